@@ -1,0 +1,41 @@
+"""The operations of PRN, one folder each, and the sets of formulations that a network can be built from.
+
+Every folder holds `reference.py`, the published formulation in plain PyTorch and the definition of correct, and,
+where that one is wasteful, `lean.py`: the same function, also in plain PyTorch, without the waste. `PUBLISHED` is
+what a user of the public implementation has today; `LEAN` is what training on the CPU and the exported graph use.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prn_fast.kernels.multi_scale_fusion import lean as fusion_lean
+from prn_fast.kernels.multi_scale_fusion import reference as fusion_reference
+from prn_fast.kernels.multi_size_attention import lean as attention_lean
+from prn_fast.kernels.multi_size_attention import reference as attention_reference
+from prn_fast.kernels.prototype_residual import lean as residual_lean
+from prn_fast.kernels.prototype_residual import reference as residual_reference
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One formulation of each operation; see the `reference.py` files for arguments and shapes."""
+
+    prototype_residual: Callable[[Tensor, Tensor], Tensor]
+    multi_scale_fusion: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    multi_size_attention: Callable[..., Tensor]
+
+
+PUBLISHED = Ops(
+    prototype_residual=residual_reference.prototype_residual,
+    multi_scale_fusion=fusion_reference.multi_scale_fusion,
+    multi_size_attention=attention_reference.multi_size_attention,
+)
+LEAN = Ops(
+    prototype_residual=residual_lean.prototype_residual,
+    multi_scale_fusion=fusion_lean.multi_scale_fusion,
+    multi_size_attention=attention_lean.multi_size_attention,
+)
+
+__all__ = ["LEAN", "PUBLISHED", "Ops"]

@@ -1,0 +1,1 @@
+"""Anomaly map and image score of a logit map."""

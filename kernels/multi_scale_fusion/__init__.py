@@ -1,0 +1,1 @@
+"""Each scale plus the resampled, projected maps of the two others."""

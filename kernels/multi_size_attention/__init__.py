@@ -1,0 +1,1 @@
+"""Attention between the patches of one map, for several patch sizes at once."""

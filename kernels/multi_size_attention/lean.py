@@ -1,0 +1,38 @@
+"""Multi-size attention with no more arithmetic than the function needs.
+
+With q = s_q x + b_q and k = s_k x + b_k, the product q_i . k_j is, up to terms that do not depend on j and so cancel
+in the softmax over j,
+
+    q_i . k_j  ~  sum_d (w_d x_id + u_d) x_jd      with w = s_q s_k, u = b_q s_k
+
+so that one projection is left, and the key is the token itself. The rows of A sum to one, so A (s_v x + b_v) =
+s_v (A x) + b_v: the value's scale and bias are applied to the folded map.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prn_fast.kernels.multi_size_attention.reference import patchify, unpatchify
+
+
+def multi_size_attention(
+    maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
+) -> Tensor:
+    """The function that `reference.multi_size_attention` defines; same arguments and result."""
+    channels, height, width = maps.shape[1:]
+    outputs = []
+    remaining_query_key = iter(query_key)
+    for grid, (value_scale, value_bias) in zip(grids, value, strict=True):
+        mixed = maps
+        if grid > 1:
+            query_scale, query_bias, key_scale, _ = next(remaining_query_key)
+            tokens = patchify(maps, grid)
+            size = tokens.shape[2]
+            query = tokens * (query_scale * key_scale / size).reshape(size)
+            query = query + (query_bias * key_scale / size).reshape(size)
+            attention = torch.softmax(query @ tokens.transpose(1, 2), dim=-1)
+            mixed = unpatchify(attention @ tokens, grid, channels, height, width)
+        outputs.append(mixed * value_scale.repeat(1, grid, grid) + value_bias.repeat(1, grid, grid))
+    return torch.cat(outputs, dim=1)

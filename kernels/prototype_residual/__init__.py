@@ -1,0 +1,1 @@
+"""Distance of a feature map to every prototype, and the squared residual to the nearest one."""

@@ -1,0 +1,136 @@
+"""What a PRN is made of: everything needed to build the module again from its weights. Imports no torch."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prn_fast.errors import ConfigError
+
+BackboneName = Literal["resnet18", "wide_resnet50_2", "efficientnet_lite0"]
+ProjectionKind = Literal["elementwise", "pointwise"]
+
+# The deepest backbone stage has stride 32, and attention needs an even map at stride 16.
+SIDE_MULTIPLE = 64
+STRIDES = (4, 8, 16)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Channels of the four used stages (strides 4, 8, 16, 32) and the pixel normalisation it was trained with."""
+
+    channels: tuple[int, int, int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# EfficientNet-Lite normalises bytes as (pixel - 127) / 128.
+_LITE_MEAN, _LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+BACKBONES: dict[str, BackboneSpec] = {
+    "resnet18": BackboneSpec((64, 128, 256, 512), _IMAGENET_MEAN, _IMAGENET_STD),
+    "wide_resnet50_2": BackboneSpec((256, 512, 1024, 2048), _IMAGENET_MEAN, _IMAGENET_STD),
+    "efficientnet_lite0": BackboneSpec((24, 40, 112, 320), _LITE_MEAN, _LITE_STD),
+}
+
+
+@dataclass(frozen=True)
+class PRNConfig:
+    """Structure of a Prototypical Residual Network.
+
+    Attributes:
+        backbone: frozen feature extractor, a key of `BACKBONES`.
+        image_size: input side in pixels, a multiple of 64.
+        image_channels: 1 (grey) or 3 (RGB), as handed to an engine.
+        prototypes: K for each scale (stride 4, 8, 16); fixed when prototypes are made from normal images.
+        attention_layers: multi-size attention layers in a row, per scale.
+        patch_divisors: patch sides are the map's side divided by these; see `attention_grids`.
+        projection: "elementwise" (published: a scale and a bias for each value of a token, scores divided by D) or
+            "pointwise" (1x1 convolutions shared by all patch sizes, scores divided by sqrt(D)).
+    """
+
+    backbone: BackboneName = "resnet18"
+    image_size: int = 256
+    image_channels: int = 3
+    prototypes: tuple[int, int, int] = (20, 20, 20)
+    attention_layers: int = 3
+    patch_divisors: tuple[int, ...] = (1, 2, 4, 8)
+    projection: ProjectionKind = "elementwise"
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ConfigError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
+        if self.image_size < SIDE_MULTIPLE or self.image_size % SIDE_MULTIPLE:
+            raise ConfigError(f"image size {self.image_size} is not a positive multiple of {SIDE_MULTIPLE}")
+        if self.image_channels not in (1, 3):
+            raise ConfigError(f"image channels must be 1 (grey) or 3 (RGB), not {self.image_channels}")
+        if len(self.prototypes) != len(STRIDES) or min(self.prototypes) < 1:
+            raise ConfigError(f"prototypes must be three counts of at least one, not {self.prototypes}")
+        if self.attention_layers < 1:
+            raise ConfigError(f"attention layers must be at least 1, not {self.attention_layers}")
+        if not self.patch_divisors or min(self.patch_divisors) < 1:
+            raise ConfigError(f"patch divisors must be positive integers, not {self.patch_divisors}")
+        if self.projection not in ("elementwise", "pointwise"):
+            raise ConfigError(f"unknown projection {self.projection!r}; choose elementwise or pointwise")
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """Channels and normalisation of the backbone."""
+        return BACKBONES[self.backbone]
+
+    @property
+    def channels(self) -> tuple[int, int, int]:
+        """Channels of the three scales, C_s."""
+        return self.spec.channels[:3]
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Sides of the three maps, h_s: the image's side over 4, 8 and 16."""
+        side = self.image_size
+        return side // STRIDES[0], side // STRIDES[1], side // STRIDES[2]
+
+    def attention_grids(self, side: int) -> tuple[int, ...]:
+        """Patches along a side, one entry a patch size.
+
+        The divisor itself where it divides the map's side (always, for images of a multiple of 128), otherwise the
+        largest smaller number that does: a 12-pixel map and divisor 8 give 6 patches of 2 pixels.
+        """
+        return tuple(
+            max(grid for grid in range(1, divisor + 1) if side % grid == 0)
+            for divisor in (min(d, side) for d in self.patch_divisors)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PRNConfig":
+        """Inverse of `to_dict`; unknown or missing fields are a ConfigError."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            difference = sorted(names.symmetric_difference(values))
+            raise ConfigError(f"model configuration has missing or unknown fields: {', '.join(difference)}")
+        try:
+            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        except TypeError as error:
+            raise ConfigError(f"model configuration has a value of the wrong kind: {error}") from None
+
+
+PRESETS: dict[str, PRNConfig] = {
+    "r18": PRNConfig(backbone="resnet18"),
+    "wide50": PRNConfig(backbone="wide_resnet50_2"),
+    # One attention layer keeps the network near 5 GFLOP an image: a model for a CPU at the line.
+    "lite0": PRNConfig(backbone="efficientnet_lite0", attention_layers=1),
+}
+
+
+def preset(name: str) -> PRNConfig:
+    """The named configuration; a ConfigError names the known ones."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ConfigError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}") from None

