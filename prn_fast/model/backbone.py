@@ -1,0 +1,215 @@
+"""Frozen feature extractors: maps at strides 4, 8, 16 and 32 of an ImageNet-trained network.
+
+Module names follow the published checkpoints (torchvision's for ResNet; EfficientNet-Lite's without the leading
+underscores), so that their weights load by name.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prn_fast.model.config import BackboneName
+
+
+class EvalOnly(nn.Module):
+    """A module that stays in eval mode, whatever `.train()` is called on."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode; `mode` is ignored."""
+        return super().train(False)
+
+
+class FrozenBatchNorm2d(EvalOnly, nn.BatchNorm2d):
+    """Batch norm that always uses its stored statistics and never changes them."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return functional.batch_norm(
+            maps, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+class FrozenSequential(EvalOnly, nn.Sequential):
+    """Modules in a row, in eval mode."""
+
+
+class BasicBlock(EvalOnly):
+    """Two 3x3 convolutions and a shortcut (ResNet-18)."""
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, channels, 3, stride, 1, bias=False)
+        self.bn1 = FrozenBatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = FrozenBatchNorm2d(channels)
+        self.downsample = shortcut(inputs, channels, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H / stride, W / stride)."""
+        out = torch.relu(self.bn1(self.conv1(maps)))
+        out = self.bn2(self.conv2(out))
+        return torch.relu(out + (maps if self.downsample is None else self.downsample(maps)))
+
+
+class WideBottleneck(EvalOnly):
+    """1x1, 3x3 and 1x1 convolutions of doubled width and a shortcut (Wide ResNet-50-2)."""
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        width = channels // 2
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = FrozenBatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = FrozenBatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
+        self.bn3 = FrozenBatchNorm2d(channels)
+        self.downsample = shortcut(inputs, channels, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H / stride, W / stride)."""
+        out = torch.relu(self.bn1(self.conv1(maps)))
+        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return torch.relu(out + (maps if self.downsample is None else self.downsample(maps)))
+
+
+def shortcut(inputs: int, channels: int, stride: int) -> FrozenSequential | None:
+    """The projection beside a residual block, where the shape changes."""
+    if stride == 1 and inputs == channels:
+        return None
+    return FrozenSequential(
+        nn.Conv2d(inputs, channels, 1, stride, bias=False), FrozenBatchNorm2d(channels)
+    )
+
+
+class ResNet(EvalOnly):
+    """ResNet without its classifier (He et al., 2016; torchvision's variant)."""
+
+    def __init__(
+        self, block: type[BasicBlock | WideBottleneck], depths: tuple[int, ...], channels: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = FrozenBatchNorm2d(64)
+        inputs = 64
+        for index, (depth, width) in enumerate(zip(depths, channels, strict=True)):
+            blocks = [block(inputs, width, 1 if index == 0 else 2)]
+            blocks += [block(width, width, 1) for _ in range(depth - 1)]
+            setattr(self, f"layer{index + 1}", FrozenSequential(*blocks))
+            inputs = width
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normalised (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
+        maps = torch.relu(self.bn1(self.conv1(images)))
+        maps = functional.max_pool2d(maps, 3, 2, 1)
+        scale1 = self.layer1(maps)
+        scale2 = self.layer2(scale1)
+        scale3 = self.layer3(scale2)
+        return scale1, scale2, scale3, self.layer4(scale3)
+
+
+class SamePadConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's "same" padding, of which the odd pixel goes to the right and the bottom.
+
+    Holds for inputs whose sides the stride divides, which is so at every stage of images of a multiple of 64.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H / stride, W / stride)."""
+        padding = self.kernel_size[0] - self.stride[0]
+        before, after = padding // 2, padding - padding // 2
+        if before == after:
+            return functional.conv2d(
+                maps, self.weight, None, self.stride, before, self.dilation, self.groups
+            )
+        padded = functional.pad(maps, (before, after, before, after))
+        return functional.conv2d(padded, self.weight, None, self.stride, 0, self.dilation, self.groups)
+
+
+# Published checkpoints of the Lite networks were trained with this epsilon.
+_LITE_EPSILON = 1e-3
+
+
+class InvertedBottleneck(EvalOnly):
+    """Expand (1x1), depthwise, project (1x1), with a shortcut where the shape is kept (EfficientNet-Lite)."""
+
+    def __init__(self, inputs: int, channels: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        self.has_shortcut = stride == 1 and inputs == channels
+        self.expand_conv = None
+        if expansion != 1:
+            self.expand_conv = nn.Conv2d(inputs, width, 1, bias=False)
+            self.bn0 = FrozenBatchNorm2d(width, eps=_LITE_EPSILON)
+        self.depthwise_conv = SamePadConv2d(width, width, kernel, stride, groups=width, bias=False)
+        self.bn1 = FrozenBatchNorm2d(width, eps=_LITE_EPSILON)
+        self.project_conv = nn.Conv2d(width, channels, 1, bias=False)
+        self.bn2 = FrozenBatchNorm2d(channels, eps=_LITE_EPSILON)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H / stride, W / stride)."""
+        out = maps
+        if self.expand_conv is not None:
+            out = functional.relu6(self.bn0(self.expand_conv(out)))
+        out = functional.relu6(self.bn1(self.depthwise_conv(out)))
+        out = self.bn2(self.project_conv(out))
+        return out + maps if self.has_shortcut else out
+
+
+class EfficientNetLite0(EvalOnly):
+    """EfficientNet-Lite0 without its head and classifier: no squeeze-and-excitation, ReLU6."""
+
+    # (repeats, kernel, stride, expansion, channels) of each stage.
+    STAGES = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+    # Blocks whose output is the last one at strides 4, 8, 16 and 32.
+    TAPS = (2, 4, 10, 15)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_stem = SamePadConv2d(3, 32, 3, 2, bias=False)
+        self.bn0 = FrozenBatchNorm2d(32, eps=_LITE_EPSILON)
+        blocks: list[nn.Module] = []
+        inputs = 32
+        for repeats, kernel, stride, expansion, channels in self.STAGES:
+            for index in range(repeats):
+                step = stride if index == 0 else 1
+                blocks.append(InvertedBottleneck(inputs, channels, kernel, step, expansion))
+                inputs = channels
+        self.blocks = FrozenSequential(*blocks)
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normalised (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
+        maps = functional.relu6(self.bn0(self.conv_stem(images)))
+        taps = []
+        for index, block in enumerate(self.blocks):
+            maps = block(maps)
+            if index in self.TAPS:
+                taps.append(maps)
+        return taps[0], taps[1], taps[2], taps[3]
+
+
+def make_backbone(name: BackboneName) -> nn.Module:
+    """The named network with random weights, frozen and in eval mode."""
+    backbone: nn.Module
+    if name == "resnet18":
+        backbone = ResNet(BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512))
+    elif name == "wide_resnet50_2":
+        backbone = ResNet(WideBottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048))
+    else:
+        backbone = EfficientNetLite0()
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return backbone.requires_grad_(False)

@@ -1,0 +1,92 @@
+"""The Prototypical Residual Network (Zhang et al., CVPR 2023)."""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from prn_fast.errors import ConfigError
+from prn_fast.kernels import PUBLISHED, Ops
+from prn_fast.kernels.anomaly_score.reference import anomaly_score
+from prn_fast.kernels.tile_normalize.reference import NETWORK_CHANNELS, normalize_images
+from prn_fast.model.attention import MultiSizeAttentionLayer
+from prn_fast.model.backbone import make_backbone
+from prn_fast.model.config import PRNConfig
+from prn_fast.model.decoder import Decoder
+from prn_fast.model.fusion import MultiScaleFusion
+from prn_fast.model.prototypes import Prototypes
+
+
+class PRN(nn.Module):
+    """Backbone, prototype residuals, fusion, attention, fusion, decoder: PRN.md, steps 1 to 8.
+
+    Args:
+        config: the structure.
+        ops: the formulation of the operations; `PUBLISHED`, the reference, by default. The weights do not depend on it.
+    """
+
+    def __init__(self, config: PRNConfig, ops: Ops = PUBLISHED) -> None:
+        super().__init__()
+        self.config = config
+        self.ops = ops
+        doubled = (2 * config.channels[0], 2 * config.channels[1], 2 * config.channels[2])
+        self.backbone = make_backbone(config.backbone)
+        self.prototypes = Prototypes(config)
+        self.fusion1 = MultiScaleFusion(config.channels, ops)
+        self.attention = nn.ModuleList(
+            nn.Sequential(
+                *(MultiSizeAttentionLayer(config, width, side, ops) for _ in range(config.attention_layers))
+            )
+            for width, side in zip(doubled, config.sides, strict=True)
+        )
+        self.fusion2 = MultiScaleFusion(doubled, ops)
+        self.decoder = Decoder(config.spec.channels)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logit maps of normalised images.
+
+        Args:
+            images: (B, 3, S, S), floating point, normalised as the backbone was trained; S = config.image_size.
+        Returns:
+            (B, 1, S, S), same dtype. sigmoid gives the anomaly map.
+        Raises:
+            ConfigError: another shape.
+        """
+        side = self.config.image_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (NETWORK_CHANNELS, side, side):
+            raise ConfigError(
+                f"images have shape {tuple(images.shape)}; this model takes (B, {NETWORK_CHANNELS}, {side}, {side})"
+            )
+        *features, deepest = self.backbone(images)
+        residuals = [
+            self.ops.prototype_residual(feature, prototypes)
+            for feature, prototypes in zip(features, self.prototypes(), strict=True)
+        ]
+        fused = zip(self.fusion1(*features), self.fusion1(*residuals), strict=True)
+        attended = [
+            layers(torch.cat(pair, dim=1)) for layers, pair in zip(self.attention, fused, strict=True)
+        ]
+        return self.decoder(*self.fusion2(*attended), deepest)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same as `logits`."""
+        return self.logits(images)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 images (N, S, S, C) to the normalised input of `logits`, in the dtype of the weights."""
+        spec = self.config.spec
+        return normalize_images(images, spec.mean, spec.std, dtype=self.decoder.out.weight.dtype)
+
+    def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Image scores (N,) and anomaly maps (N, S, S), in 0..1, of uint8 images (N, S, S, C)."""
+        return anomaly_score(self.logits(self.normalize(images)))
+
+    def set_prototypes(self, prototypes: list[Tensor]) -> Self:
+        """Take over the prototypes of the three scales, each (K_s, C_s, h_s, h_s) as the configuration says."""
+        for own, given in zip(self.prototypes(), prototypes, strict=True):
+            if own.shape != given.shape:
+                raise ConfigError(
+                    f"prototypes have shape {tuple(given.shape)}, this model needs {tuple(own.shape)}"
+                )
+            own.copy_(given)
+        return self
