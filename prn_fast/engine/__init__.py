@@ -1,0 +1,92 @@
+"""Engines: one interface, one file a backend. Opening an engine imports only its own backend's library."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from prn_fast.engine.base import Detections, Engine
+from prn_fast.errors import EngineError
+from prn_fast.package import Package
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run a package.
+
+    Attributes:
+        engine: module and class of the runner.
+        precisions: what `BACKEND:PRECISION` may name, the default first.
+        built: whether `prn-build-engine` must have put the engine into the package.
+    """
+
+    engine: str
+    precisions: tuple[str, ...]
+    built: bool
+
+    def runner(self) -> Callable[..., Engine]:
+        """The engine's class; imports the backend's library."""
+        module, name = self.engine.rsplit(".", 1)
+        return getattr(import_module(module), name)
+
+
+BACKENDS = {
+    "eager": Backend("prn_fast.engine.eager.EagerEngine", ("fp32",), built=False),
+    "openvino": Backend("prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True),
+}
+# Best first: what `default_engine` takes of what a package holds.
+PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "eager")
+
+
+def parse_name(name: str) -> tuple[str, Backend, str]:
+    """Backend's name, backend and precision of an engine's name such as "eager" or "openvino:int8"."""
+    backend_name, _, precision = name.partition(":")
+    if backend_name not in BACKENDS:
+        raise EngineError(f"unknown backend {backend_name!r}; choose one of {', '.join(BACKENDS)}")
+    backend = BACKENDS[backend_name]
+    precision = precision or backend.precisions[0]
+    if precision not in backend.precisions:
+        raise EngineError(
+            f"backend {backend_name} has no precision {precision!r}; choose one of {', '.join(backend.precisions)}"
+        )
+    return backend_name, backend, precision
+
+
+def open_engine(package: Package | Path | str, name: str | None = None, **options: Any) -> Engine:
+    """Open an engine of a package.
+
+    Args:
+        package: a package, or its path (it is then read and verified).
+        name: "eager", "openvino:fp32", "openvino:int8", ...; without one, the best that the package holds.
+        options: `batch` (most images in one run) and what the backend's class takes.
+    Raises:
+        EngineError: unknown name, not built, or its library is not installed; says what to do.
+        PackageError: the package cannot be read or was altered.
+    """
+    if not isinstance(package, Package):
+        package = Package.open(package)
+    name = name or default_engine(package)
+    backend_name, backend, precision = parse_name(name)
+    if backend.built and f"{backend_name}:{precision}" not in package.engines:
+        raise EngineError(
+            f"{package.path} holds no engine {backend_name}:{precision}; build it: "
+            f"prn-build-engine {package.path} --backend {backend_name} --precision {precision}"
+        )
+    return backend.runner()(package, precision=precision, **options)
+
+
+def default_engine(package: Package) -> str:
+    """Name of the best engine that a package holds; "eager", which every package can run, if none was built."""
+    return next((name for name in PREFERENCE if name in package.engines), PREFERENCE[-1])
+
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Detections",
+    "Engine",
+    "default_engine",
+    "open_engine",
+    "parse_name",
+]

@@ -79,9 +79,7 @@ def shortcut(inputs: int, channels: int, stride: int) -> FrozenSequential | None
     """The projection beside a residual block, where the shape changes."""
     if stride == 1 and inputs == channels:
         return None
-    return FrozenSequential(
-        nn.Conv2d(inputs, channels, 1, stride, bias=False), FrozenBatchNorm2d(channels)
-    )
+    return FrozenSequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), FrozenBatchNorm2d(channels))
 
 
 class ResNet(EvalOnly):
@@ -122,11 +120,9 @@ class SamePadConv2d(nn.Conv2d):
         padding = self.kernel_size[0] - self.stride[0]
         before, after = padding // 2, padding - padding // 2
         if before == after:
-            return functional.conv2d(
-                maps, self.weight, None, self.stride, before, self.dilation, self.groups
-            )
+            return functional.conv2d(maps, self.weight, self.bias, self.stride, before, self.dilation, self.groups)
         padded = functional.pad(maps, (before, after, before, after))
-        return functional.conv2d(padded, self.weight, None, self.stride, 0, self.dilation, self.groups)
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 # Published checkpoints of the Lite networks were trained with this epsilon.

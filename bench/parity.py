@@ -1,0 +1,164 @@
+"""Does an engine compute what float32 `eager` computes? An engine that does not gets no speed.
+
+Written for engines that are wrong in ways that make them fast: constant answers, answers to the previous image,
+unfinished answers, NaN. Errors are absolute, in units of the score (0..1), and relative to how much the reference
+itself differs from image to image:
+
+    relative error = || maps - reference || / || reference - mean of the reference over the images ||
+
+A constant answer has a relative error of at least 1, answers to the wrong images about 1.4.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_fast.bench.answers import Answers
+from prn_fast.training.metrics import image_metrics
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest accepted errors of one precision; scores and maps are in 0..1."""
+
+    score_max: float
+    map_max: float
+    map_mean: float
+    relative: float
+    auroc_change: float
+
+
+# float32 differs by the order of sums alone. In half precision a pixel at the edge of a defect can move by some
+# hundredths. INT8 is a different network: the order of images must survive, single pixels need not.
+TOLERANCES = {
+    "fp32": Tolerance(score_max=2e-3, map_max=2e-2, map_mean=2e-4, relative=0.02, auroc_change=0.002),
+    "fp16": Tolerance(score_max=2e-2, map_max=0.3, map_mean=5e-3, relative=0.15, auroc_change=0.01),
+    "bf16": Tolerance(score_max=0.1, map_max=0.6, map_mean=1e-2, relative=0.3, auroc_change=0.02),
+    "int8": Tolerance(score_max=0.35, map_max=1.0, map_mean=2e-2, relative=0.6, auroc_change=0.02),
+}
+STRICTEST = "fp32"
+
+# Above this share of its own differences between images, an answer given while timed is not the one that was checked.
+STALE_ANSWER = 0.5
+STALE_SCORE = 0.02
+# Errors below this are rounding, whatever they are compared with.
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Errors of an engine's answers against the reference, over `images` images, of which `anomalies` have a defect."""
+
+    images: int
+    anomalies: int
+    score_max_error: float
+    score_mean_error: float
+    map_max_error: float
+    map_mean_error: float
+    relative_error: float
+    image_auroc: float | None
+    image_auroc_change: float | None
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """JSON-ready values."""
+        return dataclasses.asdict(self)
+
+
+def precision_of(engine_name: str) -> str:
+    """The precision that a name like "openvino:int8" states; float32, the strictest, where it states none."""
+    stated = engine_name.rpartition(":")[2]
+    return stated if stated in TOLERANCES else STRICTEST
+
+
+def form_faults(answers: Answers, count: int, side: int) -> list[str]:
+    """What is wrong with the answers in themselves: shape, dtype, values that are not finite or not in 0..1."""
+    faults = []
+    for name, values, shape in (
+        ("scores", answers.scores, (count,)),
+        ("maps", answers.maps, (count, side, side)),
+    ):
+        if values.shape != shape:
+            faults.append(f"{name} have shape {values.shape} instead of {shape}")
+        elif values.dtype != np.float32:
+            faults.append(f"{name} are {values.dtype} instead of float32")
+        elif not np.isfinite(values).all():
+            wrong = values.size - int(np.isfinite(values).sum())
+            faults.append(f"{wrong} of {values.size} values of the {name} are NaN or infinite")
+        elif values.min() < 0 or values.max() > 1:
+            faults.append(f"{name} leave 0..1: {values.min():.4g} to {values.max():.4g}")
+    return faults
+
+
+def dependence_faults(answers: Answers) -> list[str]:
+    """Which part of the answers is the same for all images."""
+    parts = (("maps", answers.maps), ("scores", answers.scores))
+    return [
+        f"the {name} do not depend on the image" for name, values in parts if np.ptp(values, axis=0).max() <= 0
+    ]
+
+
+def compare(answers: Answers, reference: Answers, labels: NDArray[np.integer]) -> Parity:
+    """Errors of well-formed answers against the reference, and the image AUROC of both.
+
+    Args:
+        labels: (N,) 0 (good) or 1 (defect); with one class alone there is no AUROC (None).
+    """
+    score_errors = np.abs(answers.scores.astype(np.float64) - reference.scores)
+    map_errors = np.abs(answers.maps.astype(np.float64) - reference.maps)
+    auroc, change = None, None
+    if 0 < labels.sum() < len(labels):
+        auroc = image_metrics(answers.scores, labels).auroc
+        change = auroc - image_metrics(reference.scores, labels).auroc
+    return Parity(
+        images=len(labels),
+        anomalies=int(labels.sum()),
+        score_max_error=float(score_errors.max()),
+        score_mean_error=float(score_errors.mean()),
+        map_max_error=float(map_errors.max()),
+        map_mean_error=float(map_errors.mean()),
+        relative_error=relative_error(answers.maps, reference.maps, reference.maps.mean(axis=0)),
+        image_auroc=auroc,
+        image_auroc_change=change,
+    )
+
+
+def parity_faults(parity: Parity, tolerance: Tolerance) -> list[str]:
+    """Which errors are over the tolerance."""
+    checks = (
+        ("largest score error", parity.score_max_error, tolerance.score_max),
+        ("largest map error", parity.map_max_error, tolerance.map_max),
+        ("mean map error", parity.map_mean_error, tolerance.map_mean),
+        ("relative map error", parity.relative_error, tolerance.relative),
+        ("change of image AUROC", abs(parity.image_auroc_change or 0.0), tolerance.auroc_change),
+    )
+    # Stated so that NaN fails.
+    return [f"{name} {value:.3g} is over {limit:g}" for name, value, limit in checks if not value <= limit]
+
+
+def relative_error(maps: NDArray, reference: NDArray, centre: NDArray) -> float:
+    """|| maps - reference || / || reference - centre ||, 0 where the numerator is rounding."""
+    error = np.sqrt(np.mean((maps.astype(np.float64) - reference) ** 2))
+    spread = np.sqrt(np.mean((reference.astype(np.float64) - centre) ** 2))
+    return 0.0 if error < ROUNDING else float(error / max(spread, ROUNDING))
+
+
+def stale_faults(answers: Answers, checked: Answers, centre: Answers) -> list[str]:
+    """Is an answer given while timed the engine's own checked answer to the same images?
+
+    Args:
+        answers: well-formed answers to a batch.
+        checked: the engine's answers to the same images when it was checked.
+        centre: mean score and mean map of all its checked answers, shapes (1,) and (1, S, S).
+    """
+    error = relative_error(answers.maps, checked.maps, centre.maps)
+    score_error = float(np.abs(answers.scores - checked.scores).max())
+    if error <= STALE_ANSWER and score_error <= max(
+        STALE_SCORE, STALE_ANSWER * float(np.abs(checked.scores - centre.scores).max())
+    ):
+        return []
+    return [
+        "an answer given while timed is not the checked answer to the same images "
+        f"(relative map error {error:.3g}, score error {score_error:.3g})"
+    ]

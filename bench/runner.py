@@ -1,0 +1,377 @@
+"""The measurement: check every engine, warm up, time in rounds, check every timed answer.
+
+Each round gives every engine one slice of time, in a new random order, so that drift of the machine (clock,
+temperature, neighbours) hits all alike. A fast engine makes many calls in its slice, a slow one a single call.
+
+Two engines in one process have two thread pools on the same cores. After a change of engine the first call was seen
+0.5 to 2 ms slower, the following ones as fast as alone. So there is a short pause before each slice, in which the
+other pool's threads go to sleep, and the first call of a slice is not counted where calls are short enough for it to
+matter. Waiting policies of the thread pools stay as users have them.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_fast.bench import parity
+from prn_fast.bench.answers import Answers, Clock, SupportsInfer, answers_to, ask, marked_copies, timed_ask
+from prn_fast.bench.load import LoadMeter
+
+CHECK_BATCH = 8
+PAUSE_SECONDS = 0.01
+SLICE_SECONDS = (0.1, 1.0)  # shortest and longest slice; between them, one call of the slowest engine
+SETTLE_BELOW = 0.25  # calls shorter than this share of a slice: the first one of a slice is not counted
+WARM_UP_SHARE = 0.25
+STEADY_WITHIN = 0.05
+WARM_UP_WINDOW = 3
+NANOSECONDS = 1e9
+MILLISECOND = 1e6
+
+# (phase, what it works on, share of the phase that is done)
+Progress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure: batch sizes, and seconds for all timing together (the checks come on top)."""
+
+    batches: tuple[int, ...] = (1,)
+    seconds: float = 60.0
+    seed: int = 0
+
+
+@dataclass
+class Measurement:
+    """Latencies of one engine at one batch size.
+
+    Attributes:
+        rounds: milliseconds of each counted call, one list a round.
+        warm_up_calls, warm_up_seconds, steady: how long until latencies stayed within 5 %, and whether they did.
+        settled: the first call of each slice was not counted.
+        others_share: share (0..1) of the machine that other processes used meanwhile.
+    """
+
+    engine: str
+    batch: int
+    rounds: list[list[float]] = field(default_factory=list)
+    warm_up_calls: int = 0
+    warm_up_seconds: float = 0.0
+    steady: bool = False
+    settled: bool = False
+    others_share: float = 0.0
+
+
+@dataclass
+class Checked:
+    """The verdict on one engine: parity where its answers were well-formed, and everything that was wrong."""
+
+    engine: str
+    precision: str
+    parity: parity.Parity | None = None
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass
+class BenchResult:
+    """What was measured before the time was up or the user interrupted; no measurement of an engine with faults."""
+
+    checks: list[Checked] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    interrupted: bool = False
+    seconds: float = 0.0
+
+
+def run_bench(
+    engines: Mapping[str, SupportsInfer],
+    reference: SupportsInfer,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    settings: Settings,
+    *,
+    on_progress: Progress = lambda phase, detail, share: None,
+    clock: Clock = time.perf_counter_ns,
+    second_clock: Clock | None = None,
+) -> BenchResult:
+    """Check and time engines against a reference, interleaved.
+
+    Args:
+        engines: what to time, by name; the name states the precision ("openvino:int8").
+        reference: float32 eager; may be one of `engines`.
+        images: (N, S, S, C), at least two different ones.
+        labels: (N,) 0 (good) or 1 (defect).
+        clock: the clock that is measured with, in nanoseconds.
+        second_clock: an independent clock that it is held against; the system's raw one by default.
+    Returns:
+        The result; an interruption (ctrl-C) returns what there is so far.
+    """
+    result = BenchResult()
+    bench = _Bench(
+        engines, images, settings, result, on_progress, _SteadyClock(clock, second_clock or _raw_clock)
+    )
+    try:
+        bench.check(reference, labels)
+        bench.measure()
+    except KeyboardInterrupt:
+        result.interrupted = True
+    faulty = {check.engine for check in result.checks if check.faults}
+    for measurement in result.measurements:
+        measurement.rounds = [r for r in measurement.rounds if r]
+    result.measurements = [m for m in result.measurements if m.rounds and m.engine not in faulty]
+    return result
+
+
+class ClockError(Exception):
+    """The measuring clock and the second clock disagree: no time measured with it means anything."""
+
+
+class _SteadyClock:
+    """A clock that is held against a second one.
+
+    The second clock is read before and after the first, so a pause between the readings only widens the bracket in
+    which the elapsed time must lie.
+    """
+
+    # System clocks are corrected by up to 500 ppm.
+    SLACK_NANOSECONDS, SLACK_SHARE = 1e5, 1e-3
+
+    def __init__(self, clock: Clock, second: Clock) -> None:
+        self.read = clock
+        self._second = second
+
+    def bracket(self) -> tuple[int, int, int]:
+        return self._second(), self.read(), self._second()
+
+    def verify(self, start: tuple[int, int, int]) -> None:
+        end = self.bracket()
+        elapsed, shortest, longest = end[1] - start[1], end[0] - start[2], end[2] - start[0]
+        slack = self.SLACK_NANOSECONDS + self.SLACK_SHARE * longest
+        if not shortest - slack <= elapsed <= longest + slack:
+            raise ClockError(
+                f"the clock jumped: it counted {elapsed / MILLISECOND:.1f} ms while a second clock counted "
+                f"{longest / MILLISECOND:.1f} ms"
+            )
+
+
+class _ImageStream:
+    """Indices of the next batch: every image once, in random order, before any comes again."""
+
+    def __init__(self, count: int, batch: int, rng: np.random.Generator) -> None:
+        self._count, self._batch, self._rng = count, batch, rng
+        self._queue = np.empty(0, dtype=np.int64)
+
+    def next(self) -> NDArray[np.int64]:
+        while len(self._queue) < self._batch:
+            self._queue = np.concatenate([self._queue, self._rng.permutation(self._count)])
+        indices, self._queue = self._queue[: self._batch], self._queue[self._batch :]
+        return indices
+
+
+class _Bench:
+    def __init__(
+        self,
+        engines: Mapping[str, SupportsInfer],
+        images: NDArray[np.uint8],
+        settings: Settings,
+        result: BenchResult,
+        on_progress: Progress,
+        clock: _SteadyClock,
+    ) -> None:
+        self.engines, self.images, self.settings = engines, images, settings
+        self.result, self.on_progress, self.clock = result, on_progress, clock
+        self.answers: dict[str, Answers] = {}
+        self.centres: dict[str, Answers] = {}
+
+    # Checks
+
+    def check(self, reference: SupportsInfer, labels: NDArray[np.integer]) -> None:
+        """Ask the reference and every engine for answers to all images, and compare them."""
+        subjects = len(self.engines) + all(engine is not reference for engine in self.engines.values())
+        batches = -(-len(self.images) // CHECK_BATCH)
+        done = 0
+
+        def on_batch() -> None:
+            nonlocal done
+            done += 1
+            self.on_progress("check", name, done / (subjects * batches))
+
+        name = "reference"
+        self.on_progress("check", name, 0.0)
+        reference_check = Checked(name, parity.STRICTEST)
+        expected = self._well_formed_answers(reference_check, reference, on_batch)
+        for name, engine in self.engines.items():
+            check = Checked(name, parity.precision_of(name))
+            if engine is reference:
+                answers, check.faults = expected, list(reference_check.faults)
+            elif expected is None:
+                check.faults = [f"the float32 reference is faulty: {'; '.join(reference_check.faults)}"]
+                answers = None
+            else:
+                answers = self._well_formed_answers(check, engine, on_batch)
+            if answers is not None and expected is not None:
+                check.parity = parity.compare(answers, expected, labels)
+                check.faults += parity.parity_faults(check.parity, parity.TOLERANCES[check.precision])
+                self.answers[name] = answers
+                self.centres[name] = Answers(
+                    answers.scores.mean(keepdims=True), answers.maps.mean(axis=0, keepdims=True)
+                )
+            self.result.checks.append(check)
+
+    def _well_formed_answers(
+        self, check: Checked, engine: SupportsInfer, on_batch: Callable[[], None]
+    ) -> Answers | None:
+        """Answers to all images, or None and the reasons in `check.faults`."""
+        try:
+            answers = answers_to(engine, self.images, CHECK_BATCH, on_batch)
+            check.faults += parity.form_faults(answers, len(self.images), self.images.shape[1])
+            if not check.faults:
+                check.faults += parity.dependence_faults(answers)
+                check.faults += self._overwriting_faults(engine)
+        except Exception as error:
+            # Whatever a backend raises is its fault, and must not cost the figures of the others.
+            check.faults.append(f"raised {type(error).__name__}: {error}")
+        return None if check.faults else answers
+
+    def _overwriting_faults(self, engine: SupportsInfer) -> list[str]:
+        """Does a call change the answer that the call before it handed out?"""
+        first = engine.infer(self.images[:1])
+        scores, maps = np.array(first.scores), np.array(first.maps)
+        ask(engine, self.images[1:2])
+        if np.array_equal(scores, np.asarray(first.scores)) and np.array_equal(maps, np.asarray(first.maps)):
+            return []
+        return ["an answer is overwritten by the next call"]
+
+    # Timing
+
+    def measure(self) -> None:
+        """All batch sizes, one after the other; each gets an equal part of the time that is left."""
+        begin = time.monotonic()
+        for position, batch in enumerate(self.settings.batches):
+            left = self.settings.seconds - (time.monotonic() - begin)
+            share = max(0.0, left) / (len(self.settings.batches) - position)
+            try:
+                self._measure_batch(batch, share, position)
+            finally:
+                self.result.seconds = time.monotonic() - begin
+        self.on_progress("measure", "", 1.0)
+
+    def _measure_batch(self, batch: int, seconds: float, position: int) -> None:
+        begin = time.monotonic()
+        rng = np.random.default_rng([self.settings.seed, batch])
+        streams = {
+            name: _ImageStream(len(self.images), batch, np.random.default_rng([self.settings.seed, batch]))
+            for name in self.engines
+        }
+
+        def report(detail: str) -> None:
+            within = min(1.0, (time.monotonic() - begin) / max(seconds, 1e-9))
+            self.on_progress("measure", detail, (position + within) / len(self.settings.batches))
+
+        measurements = {name: Measurement(name, batch) for name in self._sound()}
+        self.result.measurements += measurements.values()
+        expected_ns = {}
+        for name, measurement in measurements.items():
+            report(f"batch {batch}, warm-up of {name}")
+            allowed = WARM_UP_SHARE * seconds / len(measurements)
+            if latencies := self._warm_up(measurement, streams[name], allowed):
+                expected_ns[name] = float(np.median(latencies[-WARM_UP_WINDOW:]))
+        if not expected_ns:
+            return
+
+        shortest, longest = (limit * NANOSECONDS for limit in SLICE_SECONDS)
+        slice_ns = min(max(shortest, max(expected_ns.values())), longest)
+        for name, call_ns in expected_ns.items():
+            measurements[name].settled = call_ns <= SETTLE_BELOW * slice_ns
+        meter = LoadMeter()
+        rounds = 0
+        try:
+            while sound := [name for name in expected_ns if name in self._sound()]:
+                # At least one call of each engine, also where that takes longer than the time that was given.
+                round_seconds = sum(max(slice_ns, expected_ns[name]) / NANOSECONDS for name in sound)
+                if rounds and time.monotonic() - begin + round_seconds > seconds:
+                    break
+                report(f"batch {batch}, round {rounds + 1}")
+                for name in rng.permutation(sound):
+                    time.sleep(PAUSE_SECONDS)
+                    self._run_slice(measurements[name], streams[name], slice_ns, expected_ns[name])
+                rounds += 1
+        finally:
+            for measurement in measurements.values():
+                measurement.others_share = meter.others_share()
+
+    def _warm_up(self, measurement: Measurement, stream: _ImageStream, seconds: float) -> list[int]:
+        """Calls until the last few are as fast as the few before, or the time is up; at least two."""
+        begin = time.monotonic()
+        latencies: list[int] = []
+        while len(latencies) < 2 or (
+            not _is_steady(latencies)
+            and time.monotonic() - begin + latencies[-1] / NANOSECONDS < seconds
+        ):
+            latency = self._call(measurement, stream)
+            if latency is None:
+                return []
+            latencies.append(latency)
+        measurement.warm_up_calls = len(latencies)
+        measurement.warm_up_seconds = time.monotonic() - begin
+        measurement.steady = _is_steady(latencies)
+        return latencies
+
+    def _run_slice(
+        self, measurement: Measurement, stream: _ImageStream, slice_ns: float, call_ns: float
+    ) -> None:
+        """Calls that fit into one slice of time, at least one that counts."""
+        if measurement.settled and self._call(measurement, stream) is None:
+            return
+        samples: list[float] = []
+        measurement.rounds.append(samples)
+        begin = time.monotonic_ns()
+        while not samples or time.monotonic_ns() - begin + call_ns <= slice_ns:
+            latency = self._call(measurement, stream)
+            if latency is None:
+                return
+            samples.append(latency / MILLISECOND)
+
+    def _call(self, measurement: Measurement, stream: _ImageStream) -> int | None:
+        """One timed call and the check of its answer; None, and the fault noted, if anything was wrong."""
+        name = measurement.engine
+        indices = stream.next()
+        images = marked_copies(self.images[indices], stream._rng)
+        try:
+            start = self.clock.bracket()
+            latency, answers = timed_ask(self.engines[name], images, self.clock.read)
+            self.clock.verify(start)
+            faults = parity.form_faults(answers, measurement.batch, images.shape[1])
+            if not faults:
+                known = self.answers[name]
+                checked = Answers(known.scores[indices], known.maps[indices])
+                faults = parity.stale_faults(answers, checked, self.centres[name])
+            if latency <= 0:
+                faults.append(f"a call took {latency} ns: the clock does not count")
+        except ClockError as error:
+            faults = [str(error)]
+        except Exception as error:
+            faults = [f"raised {type(error).__name__} at batch {measurement.batch}: {error}"]
+        if faults:
+            next(check for check in self.result.checks if check.engine == name).faults += faults
+            return None
+        return latency
+
+    def _sound(self) -> list[str]:
+        return [check.engine for check in self.result.checks if not check.faults]
+
+
+def _is_steady(latencies: list[int]) -> bool:
+    """Are the median of the last calls and of those before within 5 %?"""
+    window = min(WARM_UP_WINDOW, len(latencies) // 2)
+    if window == 0:
+        return False
+    last, before = np.median(latencies[-window:]), np.median(latencies[-2 * window : -window])
+    return bool(abs(last / before - 1) <= STEADY_WITHIN)
+
+
+def _raw_clock() -> int:
+    if hasattr(time, "CLOCK_MONOTONIC_RAW"):
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    return time.monotonic_ns()

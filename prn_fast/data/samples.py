@@ -1,0 +1,157 @@
+"""Samples of an inspection set: what they are, how they are drawn and split, and their pixels in memory."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from prn_fast.data.images import read_image, read_mask, resize_image, resize_mask
+from prn_fast.errors import DataError
+
+GOOD = "good"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image file.
+
+    Attributes:
+        path: the image.
+        label: 0 normal, 1 anomalous.
+        kind: "good" or the kind of defect, such as "crack".
+        mask: the defect's mask; None for a normal image.
+    """
+
+    path: Path
+    label: int
+    kind: str
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class InspectionSet:
+    """Training normals and test images (normal and anomalous) below one root folder."""
+
+    root: Path
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def draw_seen(test: Sequence[Sample], count: int, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Draw the anomalies that training may see.
+
+    Kinds of defect take turns, in an order drawn by the seed, so that every kind is seen before one is seen twice.
+
+    Args:
+        test: test samples, normal and anomalous.
+        count: anomalies to draw; 0 draws none.
+        seed: same seed and samples, same draw.
+    Returns:
+        (seen, rest): the drawn anomalies, and all other test samples: only these may be scored.
+    Raises:
+        DataError: count is negative or larger than the number of anomalies.
+    """
+    rng = np.random.default_rng(seed)
+    by_kind: dict[str, list[Sample]] = {}
+    for sample in test:
+        if sample.label:
+            by_kind.setdefault(sample.kind, []).append(sample)
+    available = sum(map(len, by_kind.values()))
+    if not 0 <= count <= available:
+        raise DataError(f"cannot draw {count} seen anomalies: there are {available}; ask for 0 to {available}")
+
+    kinds = sorted(by_kind)
+    rng.shuffle(kinds)
+    for kind in kinds:
+        rng.shuffle(by_kind[kind])  # type: ignore[arg-type]
+    seen: list[Sample] = []
+    while len(seen) < count:
+        for kind in kinds:
+            if by_kind[kind] and len(seen) < count:
+                seen.append(by_kind[kind].pop())
+    drawn = {sample.path for sample in seen}
+    return tuple(seen), tuple(sample for sample in test if sample.path not in drawn)
+
+
+def split_validation(
+    train: Sequence[Sample], fraction: float, seed: int
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Hold out a share of the training normals, at least one, for model selection and calibration.
+
+    Args:
+        train: training normals, at least two.
+        fraction: share to hold out, above 0 and below 1.
+        seed: same seed and samples, same split.
+    Returns:
+        (fit, held_out), each in the order of `train`.
+    Raises:
+        DataError: fewer than two normals, or a fraction outside its range.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"validation fraction {fraction} is not between 0 and 1")
+    if len(train) < 2:
+        raise DataError(f"{len(train)} training image(s): at least two are needed, to train on and to validate with")
+    count = min(max(1, round(fraction * len(train))), len(train) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(train))[:count].tolist())
+    fit = tuple(sample for i, sample in enumerate(train) if i not in chosen)
+    return fit, tuple(train[i] for i in sorted(chosen))
+
+
+def load_samples(
+    samples: Sequence[Sample], side: int, channels: int, progress: str | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read samples, resized to squares.
+
+    Args:
+        samples: N samples.
+        side: S, side of the result in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        progress: text beside a progress bar; None shows no bar.
+    Returns:
+        images uint8 (N, S, S, channels) and masks bool (N, S, S), False throughout for normal images.
+    Raises:
+        DataError: an unreadable file, a mask of another size than its image, or a mask that marks nothing.
+    """
+    images = np.empty((len(samples), side, side, channels), np.uint8)
+    masks = np.zeros((len(samples), side, side), bool)
+
+    def load(index: int) -> None:
+        image, mask = load_sample(samples[index], channels)
+        images[index] = resize_image(image, side)
+        if mask is not None:
+            masks[index] = resize_mask(mask, side)
+
+    with ThreadPoolExecutor() as pool:
+        loaded = pool.map(load, range(len(samples)))
+        for _ in track(loaded, progress or "", total=len(samples), disable=progress is None, transient=True):
+            pass
+    return images, masks
+
+
+def load_sample(sample: Sample, channels: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """Read one sample at its full size: image uint8 (H, W, channels), and mask bool (H, W) or None.
+
+    Raises:
+        DataError: as for `load_samples`.
+    """
+    image = read_image(sample.path, channels)
+    if sample.mask is None:
+        return image, None
+    mask = read_mask(sample.mask)
+    if mask.shape != image.shape[:2]:
+        raise size_mismatch(sample.path, image.shape[:2], sample.mask, mask.shape)
+    if not mask.any():
+        raise DataError(f"{sample.mask}: marks no pixel; mark the defect, or move {sample.path} to the good images")
+    return image, mask
+
+
+def size_mismatch(image: Path, image_shape: tuple[int, ...], mask: Path, mask_shape: tuple[int, ...]) -> DataError:
+    """The error for a mask whose (height, width) is not its image's."""
+    return DataError(
+        f"{mask}: mask is {mask_shape[1]}x{mask_shape[0]} pixels but its image {image} is "
+        f"{image_shape[1]}x{image_shape[0]}; save the mask at the size of the image"
+    )

@@ -1,0 +1,32 @@
+"""Triton kernels run in the interpreter here; fresh memory is poisoned, so that an unwritten value shows."""
+
+import os
+
+# Read when triton is first imported.
+os.environ["TRITON_INTERPRET"] = "1"
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """`torch.empty` gives NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(4).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def normal() -> Callable[..., Tensor]:
+    """Standard normal tensors from one seeded stream: `normal(2, 3, dtype=torch.float64)`."""
+    generator = torch.Generator().manual_seed(20221203)
+
+    def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    return draw

@@ -1,0 +1,87 @@
+"""Multi-size attention: every formulation against the published one."""
+
+import pytest
+import torch
+
+from prn_fast.kernels.multi_size_attention import lean, reference
+
+# batch, channels, height, width, grids
+CASES = {
+    "square": (1, 4, 16, 16, (1, 2, 4, 8)),
+    "odd-channels-wide-map": (3, 5, 8, 24, (1, 2, 4, 8)),
+    "repeated-grid": (2, 3, 4, 4, (1, 2, 4, 4)),
+    "six-by-six-patches": (1, 3, 12, 12, (1, 2, 4, 6)),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def draw_weights(normal, channels, height, width, grids, dtype=torch.float64):
+    """Projections away from the identity, strong enough that attention is far from uniform."""
+    query_key, value = [], []
+    for grid in grids:
+        patch = (channels, height // grid, width // grid)
+        if grid > 1:
+            strength = torch.tensor([4.0, 1.0, 2.0, 1.0], dtype=dtype).reshape(4, 1, 1, 1)
+            query_key.append(strength * normal(4, *patch, dtype=dtype))
+        value.append(normal(2, *patch, dtype=dtype))
+    return query_key, value
+
+
+@cases
+def test_lean_output_and_gradients_match_reference(normal, case):
+    batch, channels, height, width, grids = case
+    maps = normal(batch, channels, height, width)
+    query_key, value = draw_weights(normal, channels, height, width, grids)
+    upstream = normal(batch, len(grids) * channels, height, width)
+    results = []
+    for formulation in (reference, lean):
+        leaves = [tensor.clone().requires_grad_() for tensor in (maps, *query_key, *value)]
+        leaf_query_key, leaf_value = leaves[1 : 1 + len(query_key)], leaves[1 + len(query_key) :]
+        output = formulation.multi_size_attention(leaves[0], grids, leaf_query_key, leaf_value)
+        output.backward(upstream)
+        results.append((output.detach(), [leaf.grad for leaf in leaves]))
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+def test_permuting_patches_permutes_outputs(normal, formulation):
+    maps = normal(2, 3, 8, 8)
+    query_key, value = draw_weights(normal, 3, 8, 8, (4,))
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+
+    def permuted(tensor):
+        return reference.unpatchify(reference.patchify(tensor, 4)[:, order], 4, 3, 8, 8)
+
+    expected = permuted(formulation.multi_size_attention(maps, (4,), query_key, value))
+    torch.testing.assert_close(
+        formulation.multi_size_attention(permuted(maps), (4,), query_key, value), expected
+    )
+
+
+@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+def test_equal_tokens_give_uniform_attention(normal, formulation):
+    # All tokens alike: whatever the weights of the mean, it is the token itself.
+    maps = normal(1, 3, 2, 2).repeat(1, 1, 4, 4)
+    query_key, value = draw_weights(normal, 3, 8, 8, (4,))
+    scale, bias = value[0]
+    expected = maps * scale.repeat(1, 4, 4) + bias.repeat(1, 4, 4)
+    torch.testing.assert_close(formulation.multi_size_attention(maps, (4,), query_key, value), expected)
+
+
+@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+def test_zero_query_averages_all_tokens(normal, formulation):
+    maps = normal(1, 3, 8, 8)
+    query_key, value = draw_weights(normal, 3, 8, 8, (2,))
+    query_key[0][:2] = 0
+    mean = reference.patchify(maps, 2).mean(1, keepdim=True).expand(-1, 4, -1)
+    expected = reference.unpatchify(mean, 2, 3, 8, 8) * value[0][0].repeat(1, 2, 2) + value[0][1].repeat(
+        1, 2, 2
+    )
+    torch.testing.assert_close(formulation.multi_size_attention(maps, (2,), query_key, value), expected)
+
+
+@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+def test_a_single_token_is_only_scaled_and_shifted(normal, formulation):
+    maps, value = normal(2, 3, 4, 6), [normal(2, 3, 4, 6)]
+    expected = maps * value[0][0] + value[0][1]
+    torch.testing.assert_close(formulation.multi_size_attention(maps, (1,), [], value), expected)
