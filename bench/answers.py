@@ -56,6 +56,11 @@ def answers_to(
     return Answers(np.concatenate([p.scores for p in parts]), np.concatenate([p.maps for p in parts]))
 
 
+def copied(detections: Any) -> Answers:
+    """A copy of what an engine handed out, in host memory."""
+    return Answers(np.array(_in_host_memory(detections.scores)), np.array(_in_host_memory(detections.maps)))
+
+
 def marked_copies(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Copies of images with the lowest bit of one random byte of each flipped.
 

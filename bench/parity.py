@@ -94,9 +94,7 @@ def form_faults(answers: Answers, count: int, side: int) -> list[str]:
 def dependence_faults(answers: Answers) -> list[str]:
     """Which part of the answers is the same for all images."""
     parts = (("maps", answers.maps), ("scores", answers.scores))
-    return [
-        f"the {name} do not depend on the image" for name, values in parts if np.ptp(values, axis=0).max() <= 0
-    ]
+    return [f"the {name} do not depend on the image" for name, values in parts if np.ptp(values, axis=0).max() <= 0]
 
 
 def compare(answers: Answers, reference: Answers, labels: NDArray[np.integer]) -> Parity:

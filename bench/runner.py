@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.bench import parity
-from prn_fast.bench.answers import Answers, Clock, SupportsInfer, answers_to, ask, marked_copies, timed_ask
+from prn_fast.bench.answers import Answers, Clock, SupportsInfer, answers_to, ask, copied, marked_copies, timed_ask
 from prn_fast.bench.load import LoadMeter
 
 CHECK_BATCH = 8
@@ -108,9 +108,7 @@ def run_bench(
         The result; an interruption (ctrl-C) returns what there is so far.
     """
     result = BenchResult()
-    bench = _Bench(
-        engines, images, settings, result, on_progress, _SteadyClock(clock, second_clock or _raw_clock)
-    )
+    bench = _Bench(engines, images, settings, result, on_progress, _SteadyClock(clock, second_clock or _raw_clock))
     try:
         bench.check(reference, labels)
         bench.measure()
@@ -159,12 +157,12 @@ class _ImageStream:
     """Indices of the next batch: every image once, in random order, before any comes again."""
 
     def __init__(self, count: int, batch: int, rng: np.random.Generator) -> None:
-        self._count, self._batch, self._rng = count, batch, rng
+        self._count, self._batch, self.rng = count, batch, rng
         self._queue = np.empty(0, dtype=np.int64)
 
     def next(self) -> NDArray[np.int64]:
         while len(self._queue) < self._batch:
-            self._queue = np.concatenate([self._queue, self._rng.permutation(self._count)])
+            self._queue = np.concatenate([self._queue, self.rng.permutation(self._count)])
         indices, self._queue = self._queue[: self._batch], self._queue[self._batch :]
         return indices
 
@@ -237,9 +235,10 @@ class _Bench:
     def _overwriting_faults(self, engine: SupportsInfer) -> list[str]:
         """Does a call change the answer that the call before it handed out?"""
         first = engine.infer(self.images[:1])
-        scores, maps = np.array(first.scores), np.array(first.maps)
+        kept = copied(first)
         ask(engine, self.images[1:2])
-        if np.array_equal(scores, np.asarray(first.scores)) and np.array_equal(maps, np.asarray(first.maps)):
+        now = copied(first)
+        if np.array_equal(kept.scores, now.scores) and np.array_equal(kept.maps, now.maps):
             return []
         return ["an answer is overwritten by the next call"]
 
@@ -293,7 +292,8 @@ class _Bench:
                 if rounds and time.monotonic() - begin + round_seconds > seconds:
                     break
                 report(f"batch {batch}, round {rounds + 1}")
-                for name in rng.permutation(sound):
+                for index in rng.permutation(len(sound)):
+                    name = sound[index]
                     time.sleep(PAUSE_SECONDS)
                     self._run_slice(measurements[name], streams[name], slice_ns, expected_ns[name])
                 rounds += 1
@@ -306,8 +306,7 @@ class _Bench:
         begin = time.monotonic()
         latencies: list[int] = []
         while len(latencies) < 2 or (
-            not _is_steady(latencies)
-            and time.monotonic() - begin + latencies[-1] / NANOSECONDS < seconds
+            not _is_steady(latencies) and time.monotonic() - begin + latencies[-1] / NANOSECONDS < seconds
         ):
             latency = self._call(measurement, stream)
             if latency is None:
@@ -318,9 +317,7 @@ class _Bench:
         measurement.steady = _is_steady(latencies)
         return latencies
 
-    def _run_slice(
-        self, measurement: Measurement, stream: _ImageStream, slice_ns: float, call_ns: float
-    ) -> None:
+    def _run_slice(self, measurement: Measurement, stream: _ImageStream, slice_ns: float, call_ns: float) -> None:
         """Calls that fit into one slice of time, at least one that counts."""
         if measurement.settled and self._call(measurement, stream) is None:
             return
@@ -337,7 +334,7 @@ class _Bench:
         """One timed call and the check of its answer; None, and the fault noted, if anything was wrong."""
         name = measurement.engine
         indices = stream.next()
-        images = marked_copies(self.images[indices], stream._rng)
+        images = marked_copies(self.images[indices], stream.rng)
         try:
             start = self.clock.bracket()
             latency, answers = timed_ask(self.engines[name], images, self.clock.read)

@@ -60,9 +60,7 @@ def ratio_interval(numerator: Rounds, denominator: Rounds, seed: int = 0) -> tup
     if common < MINIMUM_ROUNDS:
         return None
     draws = _draws(common, seed)
-    return _interval(
-        _resampled_medians(numerator[:common], draws) / _resampled_medians(denominator[:common], draws)
-    )
+    return _interval(_resampled_medians(numerator[:common], draws) / _resampled_medians(denominator[:common], draws))
 
 
 def _draws(rounds: int, seed: int) -> NDArray[np.int64]:

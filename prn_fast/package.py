@@ -126,9 +126,7 @@ class Package:
             raise PackageError(f"{self.path}: the manifest lists no file {name}; build the package again")
         path = self.path / name
         if not path.is_file():
-            raise PackageError(
-                f"{path}: listed in the manifest but missing; copy the package again, as a whole"
-            )
+            raise PackageError(f"{path}: listed in the manifest but missing; copy the package again, as a whole")
         if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
             raise PackageError(
                 f"{path}: differs from what was recorded when it was made (sha256); "
@@ -311,9 +309,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if version != FORMAT_VERSION or any(field not in manifest for field in _REQUIRED_FIELDS):
         raise PackageError(f"{file}: is not a manifest of a model package")
     if serialize_manifest(manifest) != content:
-        raise PackageError(
-            f"{file}: was altered after it was written; copy the package again from its source"
-        )
+        raise PackageError(f"{file}: was altered after it was written; copy the package again from its source")
     for name in manifest["files"]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise PackageError(f"{file}: names a file outside the package: {name}")

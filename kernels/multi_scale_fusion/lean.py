@@ -14,8 +14,6 @@ def project_then_upsample(maps: Tensor, projection: Projection, factor: int) -> 
     return upsample(functional.conv2d(maps, projection.weight, projection.bias), factor)
 
 
-def multi_scale_fusion(
-    x1: Tensor, x2: Tensor, x3: Tensor, weights: FusionWeights
-) -> tuple[Tensor, Tensor, Tensor]:
+def multi_scale_fusion(x1: Tensor, x2: Tensor, x3: Tensor, weights: FusionWeights) -> tuple[Tensor, Tensor, Tensor]:
     """The function that `reference.multi_scale_fusion` defines; same arguments and result."""
     return fuse(x1, x2, x3, weights, project_then_upsample)

@@ -47,9 +47,7 @@ def down(maps: Tensor, projection: Projection, stride: int) -> Tensor:
     """Strided grouped convolution; the number of groups follows from the weight's shape."""
     groups = maps.shape[1] // projection.weight.shape[1]
     padding = projection.weight.shape[2] // 2
-    return functional.conv2d(
-        maps, projection.weight, projection.bias, stride=stride, padding=padding, groups=groups
-    )
+    return functional.conv2d(maps, projection.weight, projection.bias, stride=stride, padding=padding, groups=groups)
 
 
 def fuse(
@@ -62,9 +60,7 @@ def fuse(
     return out1, out2, out3
 
 
-def multi_scale_fusion(
-    x1: Tensor, x2: Tensor, x3: Tensor, weights: FusionWeights
-) -> tuple[Tensor, Tensor, Tensor]:
+def multi_scale_fusion(x1: Tensor, x2: Tensor, x3: Tensor, weights: FusionWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Fuse three maps.
 
     Args:

@@ -22,6 +22,9 @@ def multi_size_attention(
 ) -> Tensor:
     """The function that `reference.multi_size_attention` defines; same arguments and result."""
     channels, height, width = maps.shape[1:]
+    # Parameters stay in float32 under autocasting; mixed with them, a half-precision map would grow back to float32.
+    query_key = [parameters.to(maps.dtype) for parameters in query_key]
+    value = [parameters.to(maps.dtype) for parameters in value]
     outputs = []
     remaining_query_key = iter(query_key)
     for grid, (value_scale, value_bias) in zip(grids, value, strict=True):

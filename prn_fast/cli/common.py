@@ -1,10 +1,11 @@
 """What all commands share: errors as one line, exit codes."""
 
 import functools
+import importlib.util
 import sys
 from collections.abc import Callable
 
-from prn_fast.errors import PRNError
+from prn_fast.errors import ConfigError, PRNError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -28,3 +29,10 @@ def command(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return EXIT_INTERRUPTED
 
     return wrapped
+
+
+def require_training() -> None:
+    """A ConfigError that names the extra to install, if a library that training needs is missing."""
+    for library in ("lightning_fabric", "sklearn", "scipy"):
+        if importlib.util.find_spec(library) is None:
+            raise ConfigError(f"{library} is not installed: pip install 'prn-fast[train]'")

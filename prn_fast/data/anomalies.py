@@ -53,6 +53,7 @@ class AnomalyGenerator:
         Returns:
             the anomalous image uint8 (S, S, C) and the mask of its anomaly bool (S, S), never empty.
         """
+        image = np.ascontiguousarray(image)
         foreground = foreground_mask(image)
         if rng.random() < self._extended_share:
             pasted = self._seen.paste(image, foreground, rng)

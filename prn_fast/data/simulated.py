@@ -85,7 +85,7 @@ def _blob(foreground: NDArray[np.bool_], area: float, rng: np.random.Generator) 
     radius = np.sqrt(area / np.pi)
     axes = radius * np.array([stretch, 1 / stretch])
     reach_y, reach_x = (
-        int(np.ceil(1.6 * np.hypot(axes[0] * a, axes[1] * b))) + 2
+        int(np.ceil(2.2 * np.hypot(axes[0] * a, axes[1] * b))) + 2
         for a, b in ((np.sin(turn), np.cos(turn)), (np.cos(turn), np.sin(turn)))
     )
     window = _window(y, x, reach_y, reach_x, foreground.shape)
@@ -151,9 +151,7 @@ def _highest(field: NDArray[np.float32], inside: NDArray[np.bool_], area: float)
     return (field >= level) & inside
 
 
-def _softened(
-    window: tuple[slice, slice], mask: NDArray[np.bool_], radius: float, rng: np.random.Generator
-) -> _Place:
+def _softened(window: tuple[slice, slice], mask: NDArray[np.bool_], radius: float, rng: np.random.Generator) -> _Place:
     """Give the mask an edge from sharp to as soft as a fifth of the radius of its parts."""
     reach = int(min(rng.uniform(1, 2 + 0.2 * radius), 12))
     alpha = cv2.blur(mask.astype(np.float32), (2 * reach + 1,) * 2)
@@ -191,11 +189,12 @@ def _filling(
 def _toned(below: NDArray[np.float32], place: _Place, rng: np.random.Generator) -> NDArray[np.float32]:
     """The image itself, darker or brighter, from barely visible to strong, with some of its structure lost."""
     mean, least = _visibility(below, place)
-    change = np.exp(rng.uniform(np.log(least), np.log(max(120.0, 2 * least))))
+    strongest = 120.0 if np.count_nonzero(place.mask) < _SMALL_PIXELS else 70.0
+    change = np.exp(rng.uniform(np.log(least), np.log(max(strongest, 2 * least))))
     sign = -1.0 if rng.random() < 0.6 else 1.0
     if sign < 0 and mean < 1.2 * least:
         sign = 1.0
-    tint = rng.uniform(0.6, 1.4, below.shape[2]) if below.shape[2] > 1 else np.ones(1)
+    tint = 1 + rng.normal(0, rng.choice((0.05, 0.3)), below.shape[2]) if below.shape[2] > 1 else np.ones(1)
     kept = rng.uniform(0.3, 1.0)
     return mean + kept * (below - mean) + (sign * change * tint).astype(np.float32)
 

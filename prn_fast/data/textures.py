@@ -52,20 +52,20 @@ def generate_textures(count: int, channels: int, seed: int) -> list[NDArray[np.u
 
 
 def _scaled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = image.shape[:2]
-    scale = _SHORT_SIDE / min(height, width)
-    size = (max(_SHORT_SIDE, round(width * scale)), max(_SHORT_SIDE, round(height * scale)))
-    # A strip may be thousands of pixels long; its first two squares are texture enough.
-    image = image[: round(2 * height if height <= width else 2 * width), : 2 * min(height, width)]
-    size = (min(size[0], 2 * _SHORT_SIDE), min(size[1], 2 * _SHORT_SIDE))
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return resized.reshape(size[1], size[0], -1)
+    """Bring the shorter side to 256; of a strip, only the first two squares: they are texture enough."""
+    short = min(image.shape[:2])
+    image = image[: 2 * short, : 2 * short]
+    height, width = (round(size * _SHORT_SIDE / short) for size in image.shape[:2])
+    method = cv2.INTER_AREA if short > _SHORT_SIDE else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
 
 
 def _coloured(pattern: NDArray[np.float32], channels: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Two random colours, mixed along the pattern's values."""
     mix = 1 / (1 + np.exp(-1.5 * pattern))[..., None]
-    low, high = rng.uniform(0, 255, (2, channels))
+    colours = rng.uniform(0, 255, (2, channels))
+    grey = colours.mean(axis=1, keepdims=True)
+    low, high = grey + rng.uniform(0.1, 0.7) * (colours - grey) if channels > 1 else colours
     return np.clip(low + (high - low) * mix + rng.normal(0, 4, (*pattern.shape, 1)), 0, 255).astype(np.uint8)
 
 

@@ -65,9 +65,7 @@ class Engine(ABC):
         """The images as a numpy array, or an EngineError that says what is wrong with them."""
         if not isinstance(images, np.ndarray):
             if not hasattr(images, "__dlpack__"):
-                raise EngineError(
-                    f"images must be a numpy array or a torch tensor, not {type(images).__name__}"
-                )
+                raise EngineError(f"images must be a numpy array or a torch tensor, not {type(images).__name__}")
             images = images.detach().cpu().numpy() if hasattr(images, "detach") else np.from_dlpack(images)
         if images.dtype != np.uint8:
             raise EngineError(

@@ -13,9 +13,7 @@ from prn_fast.package import Package
 class EagerEngine(Engine):
     """PRN as it is published, unfused: what other engines are compared with."""
 
-    def __init__(
-        self, package: Package, precision: str = "fp32", batch: int = 8, device: str = "cpu"
-    ) -> None:
+    def __init__(self, package: Package, precision: str = "fp32", batch: int = 8, device: str = "cpu") -> None:
         if precision != "fp32":
             raise EngineError(f"the eager engine computes in fp32 only, not {precision}")
         config = package.config

@@ -32,9 +32,7 @@ class OpenVINOEngine(Engine):
     shape runs faster than a dynamic one, and no more than log2(batch) + 1 sizes are ever compiled.
     """
 
-    def __init__(
-        self, package: Package, precision: str = "fp32", batch: int = 8, threads: int | None = None
-    ) -> None:
+    def __init__(self, package: Package, precision: str = "fp32", batch: int = 8, threads: int | None = None) -> None:
         name = f"openvino:{precision}"
         config = package.config
         super().__init__(name, config.image_size, config.image_channels, batch)

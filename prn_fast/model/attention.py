@@ -38,9 +38,7 @@ class ElementwiseAttention(nn.Module):
         super().__init__()
         self.grids = grids
         self.ops = ops
-        self.query_key = nn.ParameterList(
-            identity_projection(2, channels, side // grid) for grid in grids if grid > 1
-        )
+        self.query_key = nn.ParameterList(identity_projection(2, channels, side // grid) for grid in grids if grid > 1)
         self.value = nn.ParameterList(identity_projection(1, channels, side // grid) for grid in grids)
 
     def forward(self, maps: Tensor) -> Tensor:

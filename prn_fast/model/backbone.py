@@ -149,8 +149,8 @@ class InvertedBottleneck(EvalOnly):
         """(B, C, H, W) to (B, C', H / stride, W / stride)."""
         out = maps
         if self.expand_conv is not None:
-            out = functional.relu6(self.bn0(self.expand_conv(out)))
-        out = functional.relu6(self.bn1(self.depthwise_conv(out)))
+            out = functional.relu6(self.bn0(self.expand_conv(out)), inplace=True)
+        out = functional.relu6(self.bn1(self.depthwise_conv(out)), inplace=True)
         out = self.bn2(self.project_conv(out))
         return out + maps if self.has_shortcut else out
 
@@ -187,7 +187,7 @@ class EfficientNetLite0(EvalOnly):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Normalised (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
-        maps = functional.relu6(self.bn0(self.conv_stem(images)))
+        maps = functional.relu6(self.bn0(self.conv_stem(images)), inplace=True)
         taps = []
         for index, block in enumerate(self.blocks):
             maps = block(maps)

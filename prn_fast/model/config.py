@@ -103,8 +103,7 @@ class PRNConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
         }
 
     @classmethod

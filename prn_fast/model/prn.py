@@ -1,5 +1,6 @@
 """The Prototypical Residual Network (Zhang et al., CVPR 2023)."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
@@ -15,6 +16,21 @@ from prn_fast.model.config import PRNConfig
 from prn_fast.model.decoder import Decoder
 from prn_fast.model.fusion import MultiScaleFusion
 from prn_fast.model.prototypes import Prototypes
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocasting off, where it is on: a residual is a small difference of large values."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def lowered(maps: list[Tensor]) -> list[Tensor]:
+    """Maps in the type that autocasting computes in, where it is on, so that all that follows moves half the bytes."""
+    device = maps[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return maps
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in maps]
 
 
 class PRN(nn.Module):
@@ -34,9 +50,7 @@ class PRN(nn.Module):
         self.prototypes = Prototypes(config)
         self.fusion1 = MultiScaleFusion(config.channels, ops)
         self.attention = nn.ModuleList(
-            nn.Sequential(
-                *(MultiSizeAttentionLayer(config, width, side, ops) for _ in range(config.attention_layers))
-            )
+            nn.Sequential(*(MultiSizeAttentionLayer(config, width, side, ops) for _ in range(config.attention_layers)))
             for width, side in zip(doubled, config.sides, strict=True)
         )
         self.fusion2 = MultiScaleFusion(doubled, ops)
@@ -57,15 +71,15 @@ class PRN(nn.Module):
             raise ConfigError(
                 f"images have shape {tuple(images.shape)}; this model takes (B, {NETWORK_CHANNELS}, {side}, {side})"
             )
-        *features, deepest = self.backbone(images)
-        residuals = [
-            self.ops.prototype_residual(feature, prototypes)
-            for feature, prototypes in zip(features, self.prototypes(), strict=True)
-        ]
+        with full_precision(images.device):
+            *features, deepest = self.backbone(images)
+            residuals = [
+                self.ops.prototype_residual(feature, prototypes)
+                for feature, prototypes in zip(features, self.prototypes(), strict=True)
+            ]
+        features, residuals = lowered(features), lowered(residuals)
         fused = zip(self.fusion1(*features), self.fusion1(*residuals), strict=True)
-        attended = [
-            layers(torch.cat(pair, dim=1)) for layers, pair in zip(self.attention, fused, strict=True)
-        ]
+        attended = [layers(torch.cat(pair, dim=1)) for layers, pair in zip(self.attention, fused, strict=True)]
         return self.decoder(*self.fusion2(*attended), deepest)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -85,8 +99,6 @@ class PRN(nn.Module):
         """Take over the prototypes of the three scales, each (K_s, C_s, h_s, h_s) as the configuration says."""
         for own, given in zip(self.prototypes(), prototypes, strict=True):
             if own.shape != given.shape:
-                raise ConfigError(
-                    f"prototypes have shape {tuple(given.shape)}, this model needs {tuple(own.shape)}"
-                )
+                raise ConfigError(f"prototypes have shape {tuple(given.shape)}, this model needs {tuple(own.shape)}")
             own.copy_(given)
         return self

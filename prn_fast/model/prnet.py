@@ -43,9 +43,7 @@ def load_prnet(state_dict: Mapping[str, Tensor], prototypes: Mapping[str, Tensor
         WeightsError: a key is missing or unknown, a shape does not fit, or a value is not finite.
     """
     if set(prototypes) != set(_PROTOTYPE_KEYS):
-        raise WeightsError(
-            f"prototypes need the keys {', '.join(_PROTOTYPE_KEYS)}; got {', '.join(prototypes)}"
-        )
+        raise WeightsError(f"prototypes need the keys {', '.join(_PROTOTYPE_KEYS)}; got {', '.join(prototypes)}")
     bank = [torch.as_tensor(prototypes[key]) for key in _PROTOTYPE_KEYS]
     require_finite(state_dict, _SOURCE)
     require_finite({key: value for key, value in zip(_PROTOTYPE_KEYS, bank, strict=True)}, "PRNet prototypes")
@@ -68,14 +66,10 @@ def read_structure(state_dict: Mapping[str, Tensor], bank: list[Tensor]) -> PRNC
     """The configuration that a checkpoint and its prototypes imply."""
     classes = required(state_dict, "conv_out.weight").shape[0]
     if classes != 1:
-        raise WeightsError(
-            f"{_SOURCE}: has {classes} output classes; only one-class checkpoints can be loaded"
-        )
+        raise WeightsError(f"{_SOURCE}: has {classes} output classes; only one-class checkpoints can be loaded")
     if any(prototype.ndim != 4 for prototype in bank):
         raise WeightsError("PRNet prototypes: each scale must have four dimensions, (K, C, h, w)")
-    backbone: BackboneName = (
-        "wide_resnet50_2" if "encoder.layer1.0.conv3.weight" in state_dict else "resnet18"
-    )
+    backbone: BackboneName = "wide_resnet50_2" if "encoder.layer1.0.conv3.weight" in state_dict else "resnet18"
     first_scale = [match for key in state_dict if (match := _LAYER.match(key)) and match[1] == "1"]
     layers = 1 + max((int(match[2]) for match in first_scale), default=0)
     sizes = {int(found[2]) for match in first_scale if (found := _PROJECTION.match(match[3]))}
@@ -99,9 +93,7 @@ def copy_weights(model: PRN, state_dict: Mapping[str, Tensor]) -> None:
             raise WeightsError(f"{_SOURCE}: {key} is unknown")
         place = target[name] if index is None else target[name][index]
         if place.numel() != value.numel() or (index is None and place.shape != value.shape):
-            raise WeightsError(
-                f"{_SOURCE}: {key} has shape {tuple(value.shape)}, {tuple(place.shape)} is needed"
-            )
+            raise WeightsError(f"{_SOURCE}: {key} has shape {tuple(value.shape)}, {tuple(place.shape)} is needed")
         place.copy_(value.reshape(place.shape))
         filled.add((name, index))
 
@@ -129,9 +121,7 @@ def copy_weights(model: PRN, state_dict: Mapping[str, Tensor]) -> None:
     for name, value in target.items():
         if name.startswith("prototypes."):
             continue
-        parts = (
-            range(len(value)) if ".attention.value." in name or ".attention.query_key." in name else [None]
-        )
+        parts = range(len(value)) if ".attention.value." in name or ".attention.query_key." in name else [None]
         if any((name, part) not in filled for part in parts):
             raise WeightsError(f"{_SOURCE}: nothing was given for {name}")
 

@@ -57,9 +57,7 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise WeightsError if any tensor holds NaN or infinity; `source` says where the weights came from."""
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise WeightsError(
-                f"{source}: {name} holds NaN or infinite values; train again or use another file"
-            )
+            raise WeightsError(f"{source}: {name} holds NaN or infinite values; train again or use another file")
 
 
 def pretrained_state(backbone: BackboneName, path: Path | None = None) -> dict[str, Tensor]:

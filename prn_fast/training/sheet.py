@@ -173,9 +173,9 @@ def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw) -> None:
     left, top = sheet.width - _MARGIN - width, 28
     ramp = np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
     sheet.paste(Image.fromarray(heat(np.full((height, width, 3), 128, np.uint8), ramp)), (left, top))
-    for value in (0.0, 0.5, 1.0):
+    for value, anchor in ((0.0, "lt"), (0.5, "mt"), (1.0, "rt")):
         x = left + round(value * (width - 1))
-        draw.text((x, top + height + 3), f"{value:g}", _INK, _font(_SMALL), anchor="mt" if value == 0.5 else None)
+        draw.text((x, top + height + 5), f"{value:g}", _INK, _font(_SMALL), anchor)
     draw.text((left - 10, top + height // 2), "anomaly map", _INK, _font(_SMALL), anchor="rm")
 
 
@@ -190,7 +190,7 @@ def _draw_block(
     width = len(PANEL_NAMES) * (_PANEL + _GAP) - _GAP
     colour = _RIGHT if scored.correct else _WRONG
     draw.rectangle((left - 3, top, left + width + 2, top + _CAPTION + _PANEL + 2), fill=colour)
-    draw.text((left + 4, top + _CAPTION // 2), f"{scored.score:.3f}  {verdict(scored)}", _PAPER, _font(_TEXT), "lm")
+    draw.text((left + 4, top + _CAPTION // 2), f"{scored.score:.3f}  {outcome(scored)}", _PAPER, _font(_TEXT), "lm")
     name = textwrap.shorten(scored.path.name, 44, placeholder="…")
     draw.text((left + width - 4, top + _CAPTION // 2), name, _PAPER, _font(_SMALL), "rm")
     for number, panel in enumerate(PANEL_NAMES):
@@ -198,7 +198,7 @@ def _draw_block(
         sheet.paste(Image.fromarray(getattr(panels, panel)), corner_of_panel)
 
 
-def verdict(image: ScoredImage) -> str:
+def outcome(image: ScoredImage) -> str:
     """The outcome in words: detected, missed, passed or false alarm."""
     if image.label:
         return "detected" if image.defect else "MISSED"
@@ -220,8 +220,8 @@ def _outlined(picture: Picture, found: NDArray[np.bool_]) -> Picture:
     contours, _ = cv2.findContours(found.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     drawn = picture.copy()
     # A dark line below the bright one keeps it visible on any surface.
-    cv2.drawContours(drawn, contours, -1, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.drawContours(drawn, contours, -1, _CONTOUR, 1, cv2.LINE_AA)
+    cv2.drawContours(drawn, contours, -1, (0, 0, 0), 3)
+    cv2.drawContours(drawn, contours, -1, _CONTOUR, 1)
     return drawn
 
 

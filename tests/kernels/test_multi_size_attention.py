@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from kernel_checks import assert_rounded
 
-from prn_fast.kernels.multi_size_attention import lean, reference
+from prn_fast.kernels.launch import Tile
+from prn_fast.kernels.multi_size_attention import fused, lean, reference
 
 # batch, channels, height, width, grids
 CASES = {
@@ -53,9 +55,7 @@ def test_permuting_patches_permutes_outputs(normal, formulation):
         return reference.unpatchify(reference.patchify(tensor, 4)[:, order], 4, 3, 8, 8)
 
     expected = permuted(formulation.multi_size_attention(maps, (4,), query_key, value))
-    torch.testing.assert_close(
-        formulation.multi_size_attention(permuted(maps), (4,), query_key, value), expected
-    )
+    torch.testing.assert_close(formulation.multi_size_attention(permuted(maps), (4,), query_key, value), expected)
 
 
 @pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
@@ -74,9 +74,7 @@ def test_zero_query_averages_all_tokens(normal, formulation):
     query_key, value = draw_weights(normal, 3, 8, 8, (2,))
     query_key[0][:2] = 0
     mean = reference.patchify(maps, 2).mean(1, keepdim=True).expand(-1, 4, -1)
-    expected = reference.unpatchify(mean, 2, 3, 8, 8) * value[0][0].repeat(1, 2, 2) + value[0][1].repeat(
-        1, 2, 2
-    )
+    expected = reference.unpatchify(mean, 2, 3, 8, 8) * value[0][0].repeat(1, 2, 2) + value[0][1].repeat(1, 2, 2)
     torch.testing.assert_close(formulation.multi_size_attention(maps, (2,), query_key, value), expected)
 
 
@@ -85,3 +83,40 @@ def test_a_single_token_is_only_scaled_and_shifted(normal, formulation):
     maps, value = normal(2, 3, 4, 6), [normal(2, 3, 4, 6)]
     expected = maps * value[0][0] + value[0][1]
     torch.testing.assert_close(formulation.multi_size_attention(maps, (1,), [], value), expected)
+
+
+TILES = (
+    Tile({"BLOCK_D": 16, "STEPS": 2}),
+    Tile({"BLOCK_ROWS": 4}),
+    Tile({"BLOCK_D": 16, "STEPS": 2, "BLOCK_B": 2}),
+)
+layouts = pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"]
+)
+
+
+def fused_attention(maps, grids, query_key, value):
+    return fused.attend(maps, grids, [fused.fold_query_key(one) for one in query_key], value, TILES)
+
+
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param((1, 4, 16, 16, (1, 2, 4, 8)), id="square"),
+        pytest.param((3, 5, 8, 24, (1, 2, 4, 8)), id="odd-channels-wide-map"),
+        pytest.param((2, 3, 4, 4, (1, 2, 4, 4)), id="repeated-grid"),
+        pytest.param((5, 2, 6, 4, (2,)), id="four-tokens-fill-no-tile"),
+    ],
+)
+def test_triton_output_matches_reference(normal, case, dtype, layout):
+    batch, channels, height, width, grids = case
+    maps = normal(batch, channels, height, width, dtype=dtype).to(memory_format=layout)
+    query_key, value = draw_weights(normal, channels, height, width, grids, dtype)
+    expected = reference.multi_size_attention(
+        maps.double(), grids, [one.double() for one in query_key], [one.double() for one in value]
+    )
+    output = fused_attention(maps, grids, query_key, value)
+    assert output.is_contiguous(memory_format=layout)
+    assert_rounded(output, expected, slack=32)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from kernel_checks import assert_rounded
 
-from prn_fast.kernels.prototype_residual import lean, reference
+from prn_fast.kernels.launch import Tile
+from prn_fast.kernels.prototype_residual import fused, lean, reference
 
 SHAPES = {
     "one-map-one-prototype": (1, 1, 4, 6, 6),
@@ -39,9 +41,7 @@ def test_lean_residual_and_gradient_match_reference(normal, shape):
 @pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
 def test_a_prototype_is_its_own_nearest_with_zero_residual(normal, formulation):
     prototypes = normal(5, 3, 4, 4)
-    assert torch.equal(
-        formulation.prototype_residual(prototypes, prototypes), torch.zeros(5, 3, 4, 4).double()
-    )
+    assert torch.equal(formulation.prototype_residual(prototypes, prototypes), torch.zeros(5, 3, 4, 4).double())
 
 
 @pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
@@ -52,3 +52,52 @@ def test_a_tie_takes_the_lowest_index(formulation):
     prototypes = torch.tensor([[[[step, 2 * step]]], [[[2 * step, step]]]])
     residual = formulation.prototype_residual(features, prototypes)
     assert residual.flatten().tolist() == [step**2, 4 * step**2]
+
+
+TILES = (Tile({"BLOCK_B": 2, "BLOCK_K": 4, "BLOCK_D": 64, "STEPS": 2}), Tile({"BLOCK_D": 64, "STEPS": 2}))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
+@shapes
+def test_triton_residual_matches_reference(normal, shape, dtype, layout):
+    batch, count, *map_shape = shape
+    features = normal(batch, *map_shape, dtype=dtype).to(memory_format=layout)
+    prototypes = normal(count, *map_shape, dtype=dtype)
+    expected = reference.prototype_residual(features.double(), prototypes.double())
+    residual = fused.prototype_residual(features, prototypes, tiles=TILES)
+    assert residual.is_contiguous(memory_format=layout)
+    assert_rounded(residual, expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
+def test_triton_residual_fills_half_of_a_larger_map(normal, layout):
+    features = normal(2, 3, 4, 6, dtype=torch.float32).to(memory_format=layout)
+    prototypes = normal(5, 3, 4, 6, dtype=torch.float32)
+    both = torch.full((2, 6, 4, 6), 7.0).to(memory_format=layout)
+    fused.prototype_residual(features, prototypes, out=both[:, 3:], tiles=TILES)
+    assert_rounded(both[:, 3:], reference.prototype_residual(features.double(), prototypes.double()))
+    assert (both[:, :3] == 7).all()
+
+
+def test_triton_finds_a_prototype_itself_and_the_lowest_index_on_a_tie(normal):
+    prototypes = normal(5, 3, 4, 4, dtype=torch.float32)
+    assert (fused.prototype_residual(prototypes, prototypes, tiles=TILES) == 0).all()
+    step = 2.0**20
+    tied = torch.tensor([[[[step, 2 * step]]], [[[2 * step, step]]]])
+    residual = fused.prototype_residual(torch.zeros(1, 1, 1, 2), tied, tiles=TILES)
+    assert residual.flatten().tolist() == [step**2, 4 * step**2]
+
+
+def test_triton_keeps_nan_visible(normal):
+    features = normal(2, 3, 4, 4, dtype=torch.float32)
+    features[1] = float("nan")
+    residual = fused.prototype_residual(features, normal(3, 3, 4, 4, dtype=torch.float32), tiles=TILES)
+    assert residual[0].isfinite().all()
+    assert residual[1].isnan().all()
+
+
+def test_triton_refuses_an_output_of_another_layout(normal):
+    features = normal(1, 3, 4, 4, dtype=torch.float32)
+    with pytest.raises(ValueError, match="layout"):
+        fused.prototype_residual(features, features, out=torch.empty(1, 3, 4, 4).transpose(2, 3), tiles=TILES)

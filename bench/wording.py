@@ -1,0 +1,59 @@
+"""How figures are written, on the terminal and on the page: three digits, and a dash where there is no figure."""
+
+from typing import Any
+
+ABSENT = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A value with so many significant digits, without an exponent from 0.001 to 99,999."""
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits - 1}e}"
+    whole_digits = len(str(int(abs(value))))
+    decimals = max(0, digits - whole_digits) if abs(value) >= 1 else _decimals_below_one(value, digits)
+    return f"{value:,.{decimals}f}"
+
+
+def _decimals_below_one(value: float, digits: int) -> int:
+    decimals = digits
+    while abs(value) * 10 ** (decimals - digits + 1) < 1:
+        decimals += 1
+    return decimals
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency in milliseconds: three digits, more where they are before the decimal point."""
+    return number(value)
+
+
+def interval_text(interval: list[float] | None) -> str:
+    """Both ends of an interval."""
+    return ABSENT if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
+def signed(value: float | None, decimals: int = 4) -> str:
+    """A change, with its sign."""
+    return ABSENT if value is None else f"{value:+.{decimals}f}"
+
+
+def describe_speedup(speedup: dict[str, Any] | None) -> tuple[str, str]:
+    """The ratio to eager and its interval."""
+    if speedup is None:
+        return ABSENT, ABSENT
+    return f"{number(speedup['ratio'])}", interval_text(speedup["interval"])
+
+
+def describe_memory(memory: dict[str, Any] | None) -> str:
+    """Peak memory in MB (10^6 bytes); GPU memory after a plus sign."""
+    if memory is None:
+        return ABSENT
+    if "error" in memory:
+        return "failed"
+    text = f"{memory['peak_rss_bytes'] / 1e6:,.0f}"
+    if memory["peak_cuda_bytes"]:
+        text += f" + {memory['peak_cuda_bytes'] / 1e6:,.0f} GPU"
+    return text

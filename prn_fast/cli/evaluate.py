@@ -1,0 +1,239 @@
+"""prn-eval: how well a package finds the defects of a labelled folder, or its verdicts on a plain folder."""
+
+import argparse
+import csv
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import prn_fast
+from prn_fast.cli.common import command, require_training
+from prn_fast.errors import ConfigError, PackageError
+
+if TYPE_CHECKING:
+    from prn_fast.package import Package
+    from prn_fast.training.evaluation import Evaluation
+    from prn_fast.training.evaluation import Progress as OnProgress
+
+DESCRIPTION = """Evaluate a model package on labelled images, or predict on images without labels.
+
+With --data (or the folder that the package was trained on): figures over all images and for each kind of defect,
+as a table, as JSON, and a sheet of pictures. Anomalies that training has seen are left out.
+With --images: score and verdict of each image, as CSV and JSON lines, and its anomaly map as a grey PNG
+(0 to 255 for 0 to 1, at the network's resolution)."""
+
+RESULT_FORMAT = 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Arguments of prn-eval."""
+    parser = argparse.ArgumentParser(
+        prog="prn-eval", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("package", type=Path, metavar="PACKAGE", help="model package, NAME.prn")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--data", type=Path, metavar="DIR", help="labelled images, laid out as MVTec AD (default: as in training)"
+    )
+    source.add_argument("--images", type=Path, metavar="DIR", help="images without labels: predict, no figures")
+    parser.add_argument("--engine", metavar="NAME", help="such as openvino:int8 (default: the package's best)")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="for results (default: NAME-eval or NAME-predictions)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="figures (default: OUTPUT/evaluation.json)")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="pictures (default: OUTPUT/sheet.png)")
+    return parser
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = make_parser().parse_args(argv)
+    require_training()
+    from prn_fast.package import Package
+
+    if arguments.images and (arguments.json or arguments.sheet):
+        raise ConfigError("--json and --sheet belong to an evaluation; with --images give --output only")
+    for file in (arguments.json, arguments.sheet):
+        if file and file.is_dir():
+            raise ConfigError(f"{file}: is a folder; name a file")
+    package = Package.open(arguments.package)
+    console = Console()
+    if arguments.images:
+        _predict(package, arguments, console)
+    else:
+        _evaluate(package, arguments, shlex.join(["prn-eval", *argv]), console)
+    return 0
+
+
+def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: str, console: Console) -> None:
+    from prn_fast.bench.environment import commit_of
+    from prn_fast.data.mvtec import load_mvtec
+    from prn_fast.engine import open_engine
+    from prn_fast.package import now
+    from prn_fast.training.evaluation import evaluate, leave_out_seen
+    from prn_fast.training.sheet import write_sheet
+
+    threshold, pixel_threshold = _calibration(package, "threshold"), _calibration(package, "pixel_threshold")
+    root = arguments.data or _training_data(package)
+    seen = _training(package, "seen")
+    samples, left_out = leave_out_seen(load_mvtec(root).test, root, seen)
+    output = _folder(arguments.output or _beside(package, "eval"))
+    json_file, sheet_file = arguments.json or output / "evaluation.json", arguments.sheet or output / "sheet.png"
+    for file in (json_file, sheet_file):
+        _folder(file.parent)
+
+    with open_engine(package, arguments.engine) as engine, _progress(console, engine.name) as progress:
+        evaluation = evaluate(
+            engine, samples, threshold=threshold, pixel_threshold=pixel_threshold, progress=progress
+        )
+
+    result = {
+        "format": RESULT_FORMAT,
+        "package": {"name": package.path.name, "digest": package.digest, "prn_fast": package.manifest["prn_fast"]},
+        "data": str(root),
+        "seen": {"listed": len(seen), "left_out": len(left_out)},
+        "date": now(),
+        "prn_fast": prn_fast.__version__,
+        "commit": commit_of(Path(prn_fast.__file__).resolve().parent),
+        "command": command_line,
+        **evaluation.to_dict(root),
+    }
+    json_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_sheet(evaluation, sheet_file, f"{package.path.name} on {root.resolve().name}, {evaluation.engine}")
+
+    _print_evaluation(evaluation, console)
+    if seen:
+        console.print(_seen_line(len(seen), len(left_out)), highlight=False)
+    console.print(f"figures: {json_file}\npictures: {sheet_file}", highlight=False, soft_wrap=True)
+
+
+def _predict(package: "Package", arguments: argparse.Namespace, console: Console) -> None:
+    from prn_fast.data.folders import find_images
+    from prn_fast.data.images import write_image
+    from prn_fast.engine import open_engine
+    from prn_fast.training.evaluation import predict
+
+    threshold, root = _calibration(package, "threshold"), arguments.images
+    output = arguments.output or _beside(package, "predictions")
+    # Maps are images too: the next run over the same folder would take them for pictures to inspect.
+    if output.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"{output}: lies in the folder of images {root}; choose an output outside of it")
+    paths = find_images(root)
+    maps = _folder(output / "maps")
+
+    defects = 0
+    with (
+        open_engine(package, arguments.engine) as engine,
+        (output / "predictions.csv").open("w", encoding="utf-8", newline="") as csv_file,
+        (output / "predictions.jsonl").open("w", encoding="utf-8") as lines_file,
+        _progress(console, engine.name) as progress,
+    ):
+        name = engine.name
+        table = csv.DictWriter(csv_file, ("path", "score", "verdict", "map"))
+        table.writeheader()
+        for prediction in predict(engine, paths, threshold=threshold, progress=progress):
+            path = prediction.path.relative_to(root)
+            # The suffix stays in the name: part.jpg and part.png may lie side by side.
+            map_file = maps / path.with_name(f"{path.name}.png")
+            map_file.parent.mkdir(parents=True, exist_ok=True)
+            write_image(map_file, np.rint(np.clip(prediction.map, 0, 1) * 255).astype(np.uint8))
+            row = {
+                "path": path.as_posix(),
+                "score": prediction.score,
+                "verdict": "defect" if prediction.defect else "good",
+                "map": map_file.relative_to(output).as_posix(),
+            }
+            table.writerow(row)
+            lines_file.write(json.dumps(row, allow_nan=False) + "\n")
+            defects += prediction.defect
+    console.print(
+        f"{len(paths)} images, {defects} with defects at threshold {threshold:.3f} ({name})\nresults: {output}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_evaluation(evaluation: "Evaluation", console: Console) -> None:
+    image, pixel, counts = evaluation.image, evaluation.pixel, evaluation.confusion
+    defects, good = counts.detected + counts.missed, counts.passed + counts.false_alarms
+    table = Table(title=f"{evaluation.engine}, threshold {evaluation.threshold:.3f}", title_justify="left")
+    table.add_column("defect")
+    for heading in ("images", "detected", "image AUROC", "pixel AUROC", "PRO"):
+        table.add_column(heading, justify="right")
+    for kind in evaluation.kinds:
+        figures = (kind.image_auroc, kind.pixel_auroc, kind.pro)
+        table.add_row(kind.kind, str(kind.count), str(kind.detected), *(f"{figure:.3f}" for figure in figures))
+    table.add_section()
+    figures = (image.auroc, pixel.auroc, pixel.pro)
+    table.add_row("all", str(defects), str(counts.detected), *(f"{figure:.3f}" for figure in figures), style="bold")
+    console.print(table)
+    side = evaluation.image_size
+    console.print(
+        f"images: AP {image.average_precision:.3f}, F1-max {image.f1_max:.3f} (at {image.f1_threshold:.3f}); "
+        f"pixels at {side} x {side}: AP {pixel.average_precision:.3f}, {pixel.regions} regions\n"
+        f"good images: {good}, false alarms: {counts.false_alarms} ({counts.false_alarms / good:.1%})",
+        highlight=False,
+    )
+
+
+def _seen_line(listed: int, left_out: int) -> str:
+    line = f"left out: {left_out} anomalies that training has seen"
+    if left_out < listed:
+        line += (
+            f" [bold](the package lists {listed}; the others are not in this folder under those names: "
+            "make sure that they are not here under other names)[/]"
+        )
+    return line
+
+
+@contextmanager
+def _progress(console: Console, name: str) -> Iterator["OnProgress"]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _calibration(package: "Package", name: str) -> float:
+    value = package.manifest["calibration"].get(name)
+    if not isinstance(value, int | float):
+        raise PackageError(f"{package.path}: its calibration has no {name}; train the package again")
+    return float(value)
+
+
+def _training(package: "Package", name: str) -> Any:
+    if name not in package.manifest["training"]:
+        # Without the list of seen anomalies, nobody could tell whether a figure is honest.
+        raise PackageError(f"{package.path}: its manifest does not say {name!r} of its training; train it again")
+    return package.manifest["training"][name]
+
+
+def _training_data(package: "Package") -> Path:
+    folder = Path(_training(package, "data"))
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: the folder that the package was trained on is not here; give --data DIR")
+    return folder
+
+
+def _beside(package: "Package", ending: str) -> Path:
+    path = package.path.resolve()
+    return package.path.parent / f"{path.stem}-{ending}"
+
+
+def _folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); choose another output") from None
+    return folder

@@ -1,0 +1,392 @@
+"""Training: from a folder of images to a model package."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+
+import prn_fast
+from prn_fast.data.anomalies import AnomalyGenerator
+from prn_fast.data.images import stored_channels
+from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.samples import InspectionSet, draw_seen, load_samples, split_validation
+from prn_fast.data.textures import load_textures
+from prn_fast.data.training_set import TrainingSet, use_one_thread
+from prn_fast.engine.base import Detections
+from prn_fast.environment import commit, cpu_name
+from prn_fast.errors import ConfigError, DataError
+from prn_fast.kernels import LEAN
+from prn_fast.model.config import PRNConfig, preset
+from prn_fast.model.prn import PRN
+from prn_fast.model.prototypes import cluster_prototypes, prototype_count
+from prn_fast.model.weights import load_backbone_weights, pretrained_state
+from prn_fast.package import Package, ValidationSet, check_writable
+from prn_fast.training.calibration import calibrate, validation_metrics
+from prn_fast.training.checkpoint import Checkpoint
+from prn_fast.training.losses import prn_loss
+from prn_fast.training.recipe import RECIPES, Recipe, learning_rate_factor
+
+VALIDATION_SHARE = 0.1
+MOST_VALIDATION_NORMALS = 96
+MOST_CALIBRATION_IMAGES = 128
+EXTRACTION_BATCH = 16
+# Validation takes a few seconds on a CPU: no more than a tenth of the time goes there.
+SECONDS_BETWEEN_VALIDATIONS = 60.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to train, on what, for how long.
+
+    Attributes:
+        data: root of an MVTec-AD-style folder.
+        output: the package to write, NAME.prn.
+        preset: key of `PRESETS`.
+        image_size: side to which images are resized.
+        image_channels: 1 or 3; None takes the first training image's.
+        minutes: bound of the run; None trains all epochs.
+        seen: anomalous images that training may see; they are drawn from the test folder by the seed and never scored.
+        textures: folder of texture images for simulated anomalies; None generates some.
+        backbone_weights: file of pretrained weights; None takes the published ones.
+        seed: of every draw.
+        workers: processes that generate anomalies; None: half of the processors.
+        resume: go on from the last checkpoint of the same output.
+        recipe: None takes the preset's.
+    """
+
+    data: Path
+    output: Path
+    preset: str = "lite0"
+    image_size: int = 256
+    image_channels: int | None = None
+    minutes: float | None = None
+    seen: int = 10
+    textures: Path | None = None
+    backbone_weights: Path | None = None
+    seed: int = 0
+    workers: int | None = None
+    resume: bool = False
+    recipe: Recipe | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on to be continued: all but the time, the workers and `resume` itself."""
+        values = {name: str(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: value for name, value in values.items() if name not in ("minutes", "workers", "resume")}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pixels of one run: what is trained on, what is validated on, what was seen of the defects."""
+
+    normals: NDArray[np.uint8]
+    validation: ValidationSet
+    generator: AnomalyGenerator
+    seen: tuple[str, ...]
+    fit: int
+
+
+class Timer:
+    """Seconds of work, those before an interruption included."""
+
+    def __init__(self, before: float) -> None:
+        self._start = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+def train(settings: Settings, console: Console | None = None) -> Package:
+    """Train a PRN and write its package.
+
+    Raises:
+        PRNError: bad data, weights or settings; says which.
+    """
+    console = console or Console()
+    if settings.minutes is not None and not settings.minutes > 0:
+        raise ConfigError(f"--minutes must be above 0, not {settings.minutes}")
+    check_writable(settings.output)
+    recipe = settings.recipe or RECIPES[settings.preset if settings.preset in RECIPES else "r18"]
+    inspection = load_mvtec(settings.data)
+    channels = settings.image_channels or stored_channels(inspection.train[0].path)
+    config = dataclasses.replace(preset(settings.preset), image_size=settings.image_size, image_channels=channels)
+    timer = Timer(0.0)
+    torch.manual_seed(settings.seed)
+    split = prepare_split(settings, inspection, config)
+    console.print(
+        f"[bold]{settings.preset}[/], {config.image_size} px, {'grey' if channels == 1 else 'RGB'}: "
+        f"{split.fit} normal images to train on, {len(split.validation.labels)} to validate, {len(split.seen)} seen anomalies"
+    )
+
+    fabric = Fabric(precision=training_precision(), devices="auto")
+    fabric.launch()
+    model, missing = prepare_model(settings, config, split, fabric.device, console)
+    run = Run(settings, recipe, model, split, fabric, timer, console)
+    run.fit()
+    return run.write_package(missing)
+
+
+def training_precision() -> Literal["bf16-mixed", "32-true"]:
+    """bfloat16 where its products have instructions of their own; elsewhere they are slower than float32."""
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def prepare_split(settings: Settings, inspection: InspectionSet, config: PRNConfig) -> Split:
+    """Load the images; the validation split comes from the training normals alone."""
+    seen, _ = draw_seen(inspection.test, settings.seen, settings.seed)
+    fit, held_out = split_validation(inspection.train, VALIDATION_SHARE, settings.seed)
+    held_out = held_out[:MOST_VALIDATION_NORMALS]
+    side, channels = config.image_size, config.image_channels
+    normals, _ = load_samples(fit, side, channels, progress="reading normal images")
+    seen_images, seen_masks = load_samples(seen, side, channels)
+    held_out_images, _ = load_samples(held_out, side, channels)
+    if seen and not seen_masks.any(axis=(1, 2)).all():
+        raise DataError(f"a seen anomaly's mask vanishes at {side} px; use a larger --image-size")
+    pairs = list(zip(seen_images, seen_masks, strict=True))
+    generator = AnomalyGenerator(load_textures(settings.textures, channels, seed=settings.seed), pairs)
+    rng = np.random.default_rng((settings.seed, 1))
+    generated = [generator.generate(image, rng) for image in held_out_images]
+    validation = ValidationSet(
+        images=np.concatenate([held_out_images, np.stack([image for image, _ in generated])]),
+        labels=np.repeat(np.array([0, 1], np.int64), len(held_out_images)),
+        masks=np.concatenate(
+            [np.zeros((len(held_out_images), side, side), np.bool_), np.stack([mask for _, mask in generated])]
+        ),
+    )
+    names = tuple(sample.path.relative_to(inspection.root).as_posix() for sample in seen)
+    return Split(normals, validation, generator, names, len(fit))
+
+
+def prepare_model(
+    settings: Settings, config: PRNConfig, split: Split, device: torch.device, console: Console
+) -> tuple[PRN, list[str]]:
+    """The network with its pretrained backbone and its prototypes; also the names of backbone weights it lacks."""
+    count = prototype_count(len(split.normals))
+    model = PRN(dataclasses.replace(config, prototypes=(count, count, count)), LEAN)
+    source = str(settings.backbone_weights or "published weights")
+    state = pretrained_state(config.backbone, settings.backbone_weights)
+    missing = load_backbone_weights(model.backbone, state, source)
+    if missing:
+        console.print(
+            f"[yellow]note:[/] {source} lacks {len(missing)} weights of the deepest stage (stride 32), {missing[0]} the "
+            "first: they start at random and are trained"
+        )
+    model.to(device=device, memory_format=torch.channels_last)
+    batches = (model.normalize(images.to(device)) for images in slices(split.normals, EXTRACTION_BATCH))
+    centres = cluster_prototypes(
+        model.backbone, batches, count, settings.seed, progress=lambda line: console.print(line, style="dim")
+    )
+    with torch.no_grad():
+        model.set_prototypes([centre.to(device) for centre in centres])
+    return model, missing
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the hardware behind a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def slices(images: NDArray[np.uint8], size: int) -> Iterator[Tensor]:
+    """Consecutive pieces of an array, as tensors."""
+    for start in range(0, len(images), size):
+        yield torch.from_numpy(images[start : start + size])
+
+
+class Run:
+    """One training run: its state, and the steps from the first epoch to the package."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        recipe: Recipe,
+        model: PRN,
+        split: Split,
+        fabric: Fabric,
+        timer: Timer,
+        console: Console,
+    ) -> None:
+        self.settings, self.recipe, self.model, self.split = settings, recipe, model, split
+        self.fabric, self.timer, self.console = fabric, timer, console
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.module, self.optimizer = fabric.setup(model, optimizer)
+        self.dataset = TrainingSet(split.normals, split.generator, settings.seed, flips=recipe.flips)
+        self.sampling = torch.Generator()
+        workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 2) // 2)
+        self.loader = fabric.setup_dataloaders(
+            DataLoader(
+                self.dataset,
+                batch_size=min(recipe.batch, len(self.dataset)),
+                sampler=RandomSampler(self.dataset, generator=self.sampling),
+                num_workers=workers,
+                worker_init_fn=use_one_thread,
+                persistent_workers=workers > 0,
+                drop_last=True,
+            )
+        )
+        self.checkpoint = Checkpoint(settings.output, settings.identity())
+        self.epoch = 0
+        self.step = 0
+        self.best: dict[str, Any] = {"selection": -1.0}
+        self.last_validation = 0.0
+        if settings.resume:
+            self.restore()
+        elif fabric.is_global_zero:
+            self.checkpoint.remove()
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write what is needed to go on from the end of this epoch."""
+        if self.fabric.is_global_zero:
+            self.checkpoint.save(
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "epoch": self.epoch,
+                    "step": self.step,
+                    "seconds": self.timer.seconds(),
+                    "last_validation": self.last_validation,
+                    "best": self.best,
+                }
+            )
+
+    def restore(self) -> None:
+        """Take up the state of the last finished epoch."""
+        state = self.checkpoint.load()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.last_validation = state["last_validation"]
+        self.timer = Timer(state["seconds"])
+        self.console.print(f"going on after epoch {self.epoch}, {state['seconds'] / 60:.1f} minutes into the run")
+
+    def progress(self) -> float:
+        """Share of the run that is over, by steps or by time, whichever is further."""
+        done = self.step / (self.recipe.epochs * len(self.loader))
+        if self.settings.minutes is not None:
+            done = max(done, self.timer.seconds() / (60.0 * self.settings.minutes))
+        return min(done, 1.0)
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train until the epochs or the minutes are over; keep the weights that validate best."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task("training", total=len(self.loader), status="")
+            while self.progress() < 1.0:
+                bar.update(task, description=f"epoch {self.epoch + 1}", completed=0)
+                self.train_epoch(lambda loss: bar.update(task, advance=1, status=f"loss {loss:.4f}"))
+                self.epoch += 1
+                due = self.timer.seconds() - self.last_validation > SECONDS_BETWEEN_VALIDATIONS
+                if due or self.progress() >= 1.0:
+                    self.validate()
+                self.save()
+
+    def train_epoch(self, report: Any) -> None:
+        """One pass over the data, or as much of it as the time allows."""
+        self.module.train()
+        self.dataset.set_epoch(self.epoch)
+        self.sampling.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
+        for images, masks in self.loader:
+            rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.progress())
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            normalized = self.model.normalize(images).contiguous(memory_format=torch.channels_last)
+            loss = prn_loss(self.module(normalized), masks)
+            self.optimizer.zero_grad()
+            self.fabric.backward(loss)
+            self.optimizer.step()
+            self.step += 1
+            report(float(loss.detach()))
+            if self.progress() >= 1.0:
+                break
+
+    def validate(self) -> None:
+        """Score the validation split; keep the weights if they are the best so far."""
+        metrics = validation_metrics(self.detect(self.split.validation.images), self.split.validation)
+        self.last_validation = self.timer.seconds()
+        # Finding an image and finding the place count alike; AUROC of images alone is soon perfect.
+        selection = (metrics["image_auroc"] + metrics["pixel_average_precision"]) / 2
+        if self.fabric.is_global_zero:
+            self.console.print(
+                f"epoch {self.epoch}, {self.timer.seconds() / 60:.1f} min: validation image AUROC "
+                f"{metrics['image_auroc']:.4f}, pixel AP {metrics['pixel_average_precision']:.4f}"
+            )
+        if selection > self.best["selection"]:
+            state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"selection": selection, "epoch": self.epoch, "metrics": metrics, "state": state}
+
+    @torch.inference_mode()
+    def detect(self, images: NDArray[np.uint8]) -> Detections:
+        """Scores and maps of images by the weights of now, in float32."""
+        self.model.eval()
+        results = [self.model.detect(part.to(self.fabric.device)) for part in slices(images, EXTRACTION_BATCH)]
+        return Detections(
+            np.concatenate([scores.cpu().numpy() for scores, _ in results]),
+            np.concatenate([maps.cpu().numpy() for _, maps in results]),
+        )
+
+    # -- result -------------------------------------------------------------------------------------------------
+
+    def write_package(self, missing: list[str]) -> Package:
+        """Write the best weights, what they score on the validation split, and how they came about."""
+        self.model.load_state_dict(self.best["state"])
+        validation = self.split.validation
+        chosen = np.random.default_rng(self.settings.seed).permutation(len(self.split.normals))
+        package = Package.create(
+            self.settings.output,
+            self.model,
+            calibration_images=self.split.normals[np.sort(chosen[:MOST_CALIBRATION_IMAGES])],
+            validation=validation,
+            calibration=calibrate(self.detect(validation.images), validation),
+            training={
+                "data": str(self.settings.data.resolve()),
+                "preset": self.settings.preset,
+                "seed": self.settings.seed,
+                "seen": list(self.split.seen),
+                "normals": self.split.fit,
+                "textures": "generated" if self.settings.textures is None else str(self.settings.textures.resolve()),
+                "backbone_weights": "published"
+                if self.settings.backbone_weights is None
+                else str(self.settings.backbone_weights.resolve()),
+                "backbone_weights_missing": missing,
+                "recipe": self.recipe.to_dict(),
+                "epochs": self.epoch,
+                "steps": self.step,
+                "minutes": round(self.timer.seconds() / 60, 2),
+                "selected_epoch": self.best["epoch"],
+                "validation": self.best["metrics"],
+                "precision": training_precision(),
+                "device": device_name(self.fabric.device),
+                "torch": torch.__version__,
+                "prn_fast": prn_fast.__version__,
+                "commit": commit(),
+            },
+        )
+        self.checkpoint.remove()
+        return package

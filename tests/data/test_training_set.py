@@ -1,0 +1,107 @@
+"""What the training loop reads."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from prn_fast.data.anomalies import AnomalyGenerator
+from prn_fast.data.textures import generate_textures
+from prn_fast.data.training_set import TrainingSet, use_one_thread
+from prn_fast.errors import DataError
+
+
+def make_set(channels: int = 1, seed: int = 0, flips: bool = False) -> TrainingSet:
+    normals = np.random.default_rng(5).integers(80, 140, (4, 64, 64, channels), np.uint8)
+    return TrainingSet(normals, AnomalyGenerator(generate_textures(4, channels, seed=0)), seed, flips)
+
+
+def all_items(dataset: TrainingSet) -> tuple[torch.Tensor, torch.Tensor]:
+    images, masks = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
+    return torch.stack(images), torch.stack(masks)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_normal_comes_plain_and_with_an_anomaly(channels):
+    dataset = make_set(channels)
+    images, masks = all_items(dataset)
+    assert images.shape == (8, 64, 64, channels)
+    assert images.dtype == torch.uint8
+    assert masks.shape == (8, 64, 64)
+    assert masks.dtype == torch.float32
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    assert masks.flatten(1).any(1).tolist() == [False, True] * 4
+    changed = (images[0::2] != images[1::2]).any(-1)
+    assert changed[masks[1::2] > 0].float().mean() > 0.9
+
+
+def test_items_follow_seed_epoch_and_index_alone():
+    first, second = make_set(), make_set()
+    forward = all_items(first)
+    for index in reversed(range(len(second))):
+        image, mask = second[index]
+        assert torch.equal(image, forward[0][index])
+        assert torch.equal(mask, forward[1][index])
+    assert not torch.equal(all_items(make_set(seed=1))[1], forward[1])
+
+
+def test_epochs_differ_and_come_again():
+    dataset = make_set()
+    epochs = []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        epochs.append(all_items(dataset)[1])
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_worker_processes_that_live_on_see_the_next_epoch():
+    dataset = make_set(channels=3)
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, persistent_workers=True, worker_init_fn=use_one_thread)
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        images, masks = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        expected = all_items(dataset)
+        assert torch.equal(images, expected[0])
+        assert torch.equal(masks, expected[1])
+
+
+def test_flips_mirror_the_plain_and_the_anomalous_item_alike():
+    plain, flipped = make_set(), make_set(flips=True)
+    kinds = set()
+    for epoch in range(6):
+        flipped.set_epoch(epoch)
+        for index in range(0, len(plain), 2):
+            original = plain[index][0]
+            (image, _), (anomalous, mask) = flipped[index], flipped[index + 1]
+            matches = [dims for dims in ((), (0,), (1,), (0, 1)) if torch.equal(image, original.flip(dims))]
+            assert len(matches) == 1
+            kinds.add(matches[0])
+            outside = torch.nn.functional.max_pool2d(mask[None, None], 33, 1, 16)[0, 0] == 0
+            assert torch.equal(anomalous[outside], image[outside])
+    assert kinds == {(), (0,), (1,), (0, 1)}
+
+
+def test_normals_are_left_as_they_are():
+    normals = np.random.default_rng(5).integers(80, 140, (2, 64, 64, 1), np.uint8)
+    before = normals.copy()
+    dataset = TrainingSet(normals, AnomalyGenerator(generate_textures(4, 1, seed=0)), 0, flips=True)
+    for index in range(4):
+        dataset[index][0].fill_(0)
+    np.testing.assert_array_equal(normals, before)
+
+
+@pytest.mark.parametrize(
+    "normals",
+    [np.zeros((0, 64, 64, 1), np.uint8), np.zeros((2, 64, 64), np.uint8), np.zeros((2, 64, 64, 1), np.float32)],
+    ids=["none", "no-channels", "float"],
+)
+def test_unusable_normals(normals):
+    with pytest.raises(DataError, match="training normals must be uint8"):
+        TrainingSet(normals, AnomalyGenerator(generate_textures(1, 1, seed=0)), 0)
+
+
+@pytest.mark.parametrize("index", [-1, 8])
+def test_index_out_of_range(index):
+    with pytest.raises(IndexError):
+        make_set()[index]
