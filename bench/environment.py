@@ -2,12 +2,13 @@
 
 import os
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from prn_fast.environment import commit, cpu_name
 
 # What decides which instructions a library picks for these networks.
 CPU_FLAGS = (
@@ -24,7 +25,7 @@ VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "KMP_BLOCKTI
 
 
 def describe_environment() -> dict[str, Any]:
-    """Machine, system, versions and commit as JSON-ready values; "unknown" or None for what the system does not tell."""
+    """Machine, system, versions and commit as JSON-ready values; what the system does not tell is "unknown" or None."""
     return {
         "machine": _machine(),
         "gpus": _gpus(),
@@ -32,33 +33,14 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "commit": commit_of(Path(__file__).resolve().parent),
+        "commit": commit(),
     }
 
 
-def commit_of(folder: Path) -> str:
-    """Commit of the checkout that the folder belongs to, with "-dirty" for changed or new files; or "unknown"."""
-    try:
-        head = _git(folder, "rev-parse", "HEAD")
-        # An installed copy inside some other checkout is not that checkout's code.
-        if not _git(folder, "ls-files", "."):
-            return "unknown"
-        return head + ("-dirty" if _git(folder, "status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
-
-
 def _machine() -> dict[str, Any]:
-    model, flags = _processor()
+    flags = _cpu_flags()
     return {
-        "cpu": model,
+        "cpu": cpu_name(),
         "architecture": platform.machine(),
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
@@ -69,18 +51,15 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> tuple[str, set[str]]:
-    """Model name and feature flags."""
-    model, flags = platform.processor() or "unknown", set[str]()
+def _cpu_flags() -> set[str]:
     source = Path("/proc/cpuinfo")
+    flags = set[str]()
     if source.exists():
         for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                model = value.strip()
-            elif key.strip() in ("flags", "Features"):
+            if key.strip() in ("flags", "Features"):
                 flags |= set(value.split())
-    return model, flags
+    return flags
 
 
 def _torch_threads() -> int:

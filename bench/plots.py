@@ -48,7 +48,8 @@ def latency_bars(rows: Sequence[tuple[Series, dict[str, float | None]]]) -> Mark
         parts.append(_row_label(series, middle))
         parts.append(
             Markup(
-                '<g class="s{}"><title>{}</title><rect class="fill" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="18" rx="2"/>'
+                '<g class="s{}"><title>{}</title>'
+                '<rect class="fill" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="18" rx="2"/>'
             ).format(series.style, _latency_title(series, latency), x_of(0), middle - 9, max(1.0, x_of(p50) - x_of(0)))
         )
         if tail:
@@ -147,8 +148,9 @@ def throughput_lines(batches: Sequence[int], rows: Sequence[tuple[Series, dict[i
             )
         )
     label = "Throughput: " + "; ".join(
-        f"{series.name} {', '.join(f'{number(rate)} images/s at batch {batch}' for batch, rate in sorted(rates.items()))}"
+        f"{series.name} {number(rate)} images/s at batch {batch}"
         for series, rates in rows
+        for batch, rate in sorted(rates.items())
     )
     return _svg(parts, height, label)
 

@@ -1,0 +1,62 @@
+"""From a trained package to engines in it: one builder a backend, and the check that every build must pass."""
+
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from prn_fast.build.verify import verify
+from prn_fast.engine import parse_name
+from prn_fast.engine.eager import EagerEngine
+from prn_fast.environment import commit, cpu_name
+from prn_fast.errors import EngineError
+from prn_fast.package import ENGINES, Package
+
+# Module of each backend's `build(package, precision, folder) -> record`.
+BUILDERS = {"openvino": "prn_fast.build.openvino"}
+
+
+def build_engine(
+    package: Package, backend: str, precision: str | None = None, progress: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Build an engine, verify it against float32 eager, and keep it in the package if it passes.
+
+    Args:
+        package: trained; gains the engine "BACKEND:PRECISION".
+        backend: key of `BUILDERS`.
+        precision: one of the backend's; None takes its first.
+        progress: called with a line before each step.
+    Returns:
+        The engine's entry in the manifest; its "verification" holds parity and metrics.
+    Raises:
+        EngineError: unknown backend or precision, a missing library, or a failed verification (nothing is kept).
+    """
+    name = backend if precision is None else f"{backend}:{precision}"
+    backend, runner, precision = parse_name(name)
+    if backend not in BUILDERS:
+        raise EngineError(f"{backend} needs no build: every package runs it; backends to build: {', '.join(BUILDERS)}")
+    name = f"{backend}:{precision}"
+    builder = import_module(BUILDERS[backend])
+    package.path.joinpath(ENGINES).mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=package.path / ENGINES, prefix=".building-") as folder:
+        built = Path(folder) / "engine"
+        built.mkdir()
+        progress(f"building {name}")
+        record = builder.build(package, precision, built)
+        validation = package.validation()
+        progress(f"verifying {name} against eager on {len(validation.labels)} images")
+        with runner.runner()(package, folder=built, precision=precision) as engine, EagerEngine(package) as reference:
+            verification = verify(engine, reference, validation, precision)
+        if verification.faults:
+            raise EngineError(f"{name} failed verification and is not kept: {'; '.join(verification.faults)}")
+        description = {
+            "backend": backend,
+            "precision": precision,
+            **record,
+            "verification": verification.to_dict(),
+            "machine": cpu_name(),
+            "commit": commit(),
+        }
+        package.add_engine(name, built, description)
+    return package.engines[name]

@@ -119,6 +119,12 @@ class Package:
         for name in self.manifest["files"]:
             self.verify_file(name)
 
+    def engine_folder(self, name: str) -> Path:
+        """Folder of a built engine's files, after comparing each with the manifest."""
+        for file in self.engines[name]["files"]:
+            self.verify_file(file)
+        return self.path / engine_path(name)
+
     def verify_file(self, name: str) -> Path:
         """Path of one file of the package, after comparing it with the manifest."""
         entry = self.manifest["files"].get(name)
@@ -268,7 +274,7 @@ class Package:
             built: folder with the engine's files; it is moved.
             description: JSON-ready; backend, precision, versions, verification.
         """
-        folder = f"{ENGINES}/{name.replace(':', '-')}"
+        folder = engine_path(name)
         target = self.path / folder
         target.parent.mkdir(exist_ok=True)
         files = {
@@ -287,6 +293,11 @@ class Package:
         target.chmod(0o755)
         write_atomically(self.path / MANIFEST, serialize_manifest(manifest))
         self.manifest = read_manifest(self.path)
+
+
+def engine_path(name: str) -> str:
+    """Folder of an engine inside its package: "openvino:int8" lies in engines/openvino-int8."""
+    return f"{ENGINES}/{name.replace(':', '-')}"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 import prn_fast
 from prn_fast.cli.common import command, require_training
-from prn_fast.errors import ConfigError, PackageError
+from prn_fast.errors import ConfigError, DataError, PackageError
 
 if TYPE_CHECKING:
     from prn_fast.package import Package
@@ -88,15 +88,19 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     root = arguments.data or _training_data(package)
     seen = _training(package, "seen")
     samples, left_out = leave_out_seen(load_mvtec(root).test, root, seen)
+    defects = sum(sample.label for sample in samples)
+    if defects in (0, len(samples)):
+        raise DataError(
+            f"{root}: {len(samples) - defects} good and {defects} defective test images that training has not seen; "
+            "figures need both"
+        )
     output = _folder(arguments.output or _beside(package, "eval"))
     json_file, sheet_file = arguments.json or output / "evaluation.json", arguments.sheet or output / "sheet.png"
     for file in (json_file, sheet_file):
         _folder(file.parent)
 
     with open_engine(package, arguments.engine) as engine, _progress(console, engine.name) as progress:
-        evaluation = evaluate(
-            engine, samples, threshold=threshold, pixel_threshold=pixel_threshold, progress=progress
-        )
+        evaluation = evaluate(engine, samples, threshold=threshold, pixel_threshold=pixel_threshold, progress=progress)
 
     result = {
         "format": RESULT_FORMAT,

@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-size", type=int, default=256, help="side, a multiple of 64 (default: 256)")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="grey or colour (default: as the images are)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, help="processes that generate anomalies (default: half the processors)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that generate anomalies (default: 0, none)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same output")
     recipe = parser.add_argument_group("recipe (default: the preset's)")
     recipe.add_argument("--epochs", type=int)

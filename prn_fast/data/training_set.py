@@ -1,5 +1,7 @@
 """What the training loop reads: each normal image plain, and once more with a generated anomaly."""
 
+import os
+
 import cv2
 import numpy as np
 import torch
@@ -63,3 +65,26 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
 def use_one_thread(worker: int = 0) -> None:
     """`worker_init_fn` for a DataLoader: many worker processes with many OpenCV threads each slow each other down."""
     cv2.setNumThreads(1)
+
+
+class _NoThreadsAcrossFork:
+    """Ends OpenCV's threads before a fork and allows them again in the parent.
+
+    A forked process inherits OpenCV's pool without its threads, and waits for them for ever once the pool's size is set.
+    """
+
+    def __init__(self) -> None:
+        self._allowed = 1
+        os.register_at_fork(before=self._end, after_in_parent=self._allow)
+
+    def _end(self) -> None:
+        self._allowed = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+
+    def _allow(self) -> None:
+        cv2.setNumThreads(self._allowed)
+
+
+# Windows has no fork.
+if hasattr(os, "register_at_fork"):
+    _NoThreadsAcrossFork()

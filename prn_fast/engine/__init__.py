@@ -73,6 +73,8 @@ def open_engine(package: Package | Path | str, name: str | None = None, **option
             f"{package.path} holds no engine {backend_name}:{precision}; build it: "
             f"prn-build-engine {package.path} --backend {backend_name} --precision {precision}"
         )
+    if backend.built:
+        options["folder"] = package.engine_folder(f"{backend_name}:{precision}")
     return backend.runner()(package, precision=precision, **options)
 
 

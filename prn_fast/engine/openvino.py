@@ -1,6 +1,7 @@
 """The embedded CPU engine: OpenVINO."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,19 +31,21 @@ class OpenVINOEngine(Engine):
 
     A batch is run in pieces of powers of two (13 = 8 + 4 + 1), each compiled for its exact size on first use: a fixed
     shape runs faster than a dynamic one, and no more than log2(batch) + 1 sizes are ever compiled.
+
+    Args:
+        package: gives the shape of images; `folder`: the engine's files; `precision`: "fp32", "bf16" or "int8".
+        batch: most images in one run.
+        threads: processor threads to use; None takes all that this process may.
     """
 
-    def __init__(self, package: Package, precision: str = "fp32", batch: int = 8, threads: int | None = None) -> None:
-        name = f"openvino:{precision}"
+    def __init__(
+        self, package: Package, folder: Path, precision: str, batch: int = 8, threads: int | None = None
+    ) -> None:
         config = package.config
-        super().__init__(name, config.image_size, config.image_channels, batch)
+        super().__init__(f"openvino:{precision}", config.image_size, config.image_channels, batch)
         openvino = import_openvino()
-        files = package.engines[name]["files"]
-        for file in files:
-            package.verify_file(file)
-        graph = next(file for file in files if file.endswith(GRAPH_FILE))
         self._core = openvino.Core()
-        self._graph = self._core.read_model(package.path / graph)
+        self._graph = self._core.read_model(folder / GRAPH_FILE)
         self._properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": FLOAT_HINTS[precision],

@@ -1,7 +1,6 @@
 """Training: from a folder of images to a model package."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ class Settings:
         textures: folder of texture images for simulated anomalies; None generates some.
         backbone_weights: file of pretrained weights; None takes the published ones.
         seed: of every draw.
-        workers: processes that generate anomalies; None: half of the processors.
+        workers: processes that generate anomalies; none by default, since an anomaly takes about a millisecond.
         resume: go on from the last checkpoint of the same output.
         recipe: None takes the preset's.
     """
@@ -76,7 +75,7 @@ class Settings:
     textures: Path | None = None
     backbone_weights: Path | None = None
     seed: int = 0
-    workers: int | None = None
+    workers: int = 0
     resume: bool = False
     recipe: Recipe | None = None
 
@@ -228,15 +227,16 @@ class Run:
         self.module, self.optimizer = fabric.setup(model, optimizer)
         self.dataset = TrainingSet(split.normals, split.generator, settings.seed, flips=recipe.flips)
         self.sampling = torch.Generator()
-        workers = settings.workers if settings.workers is not None else max(1, (os.cpu_count() or 2) // 2)
         self.loader = fabric.setup_dataloaders(
             DataLoader(
                 self.dataset,
                 batch_size=min(recipe.batch, len(self.dataset)),
                 sampler=RandomSampler(self.dataset, generator=self.sampling),
-                num_workers=workers,
+                num_workers=settings.workers,
                 worker_init_fn=use_one_thread,
-                persistent_workers=workers > 0,
+                persistent_workers=settings.workers > 0,
+                # A forked child hangs in OpenCV's thread pool, which does not outlive a fork.
+                multiprocessing_context="spawn" if settings.workers else None,
                 drop_last=True,
             )
         )

@@ -1,0 +1,60 @@
+"""prn-build-engine: put an engine into a model package."""
+
+import argparse
+from pathlib import Path
+
+from prn_fast.cli.common import command
+from prn_fast.engine import BACKENDS
+
+DESCRIPTION = """Build an engine from a trained package, verify it, and keep it in the package.
+
+Verification runs the package's validation images through the new engine and through float32 eager, and compares
+scores, maps and metrics. An engine beyond tolerance is not kept."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Arguments of prn-build-engine."""
+    parser = argparse.ArgumentParser(
+        prog="prn-build-engine", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("package", type=Path, metavar="PACKAGE", help="NAME.prn, as prn-train wrote it")
+    parser.add_argument("--backend", default="openvino", help="library that will run it (default: openvino)")
+    precisions = ", ".join(f"{name}: {'|'.join(backend.precisions)}" for name, backend in BACKENDS.items())
+    parser.add_argument("--precision", help=f"arithmetic (default: all of the backend; {precisions})")
+    return parser
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = make_parser().parse_args(argv)
+    from rich.console import Console
+    from rich.table import Table
+
+    from prn_fast.engine import parse_name
+    from prn_fast.package import Package
+
+    _, backend, _ = parse_name(arguments.backend)
+    precisions = [arguments.precision] if arguments.precision else list(backend.precisions)
+    for precision in precisions:
+        parse_name(f"{arguments.backend}:{precision}")
+    package = Package.open(arguments.package)
+    from prn_fast.build import build_engine
+
+    console = Console()
+    for precision in precisions:
+        entry = build_engine(
+            package, arguments.backend, precision, progress=lambda line: console.print(line, style="dim")
+        )
+        verification = entry["verification"]
+        table = Table(title=f"{arguments.backend}:{precision} in {package.path}")
+        for column in ("on the validation split", "eager fp32", precision, "change"):
+            table.add_column(column, justify="left" if column.startswith("on") else "right")
+        for name, before in verification["reference_metrics"].items():
+            after = verification["engine_metrics"][name]
+            table.add_row(name.replace("_", " "), f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+        for name in ("max_score", "mean_score", "max_map", "mean_map"):
+            table.add_row(f"difference, {name.replace('_', ' ')}", "", f"{verification['parity'][name]:.2g}", "")
+        console.print(table)
+    console.print(f"next: prn-bench {package.path}")
+    return 0
