@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 import prn_fast
@@ -206,6 +206,19 @@ def slices(images: NDArray[np.uint8], size: int) -> Iterator[Tensor]:
         yield torch.from_numpy(images[start : start + size])
 
 
+class FromBytes(nn.Module):
+    """A PRN that takes uint8 images: Fabric would round normalised ones to half precision before the backbone."""
+
+    def __init__(self, model: PRN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, C) to logits (B, 1, S, S)."""
+        normalized = self.model.normalize(images)
+        return self.model.logits(normalized.contiguous(memory_format=torch.channels_last))
+
+
 class Run:
     """One training run: its state, and the steps from the first epoch to the package."""
 
@@ -224,7 +237,7 @@ class Run:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         optimizer = kind(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.module, self.optimizer = fabric.setup(model, optimizer)
+        self.module, self.optimizer = fabric.setup(FromBytes(model), optimizer)
         self.dataset = TrainingSet(split.normals, split.generator, settings.seed, flips=recipe.flips)
         self.sampling = torch.Generator()
         self.loader = fabric.setup_dataloaders(
@@ -316,8 +329,7 @@ class Run:
             rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.progress())
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            normalized = self.model.normalize(images).contiguous(memory_format=torch.channels_last)
-            loss = prn_loss(self.module(normalized), masks)
+            loss = prn_loss(self.module(images), masks)
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
             self.optimizer.step()

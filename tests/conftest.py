@@ -1,0 +1,25 @@
+"""Fixtures for all tests."""
+
+from pathlib import Path
+
+import pytest
+from tests.small_package import write_package
+
+from prn_fast.package import Package
+
+
+@pytest.fixture(scope="session")
+def built_package_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grey package with the engines openvino:fp32 and openvino:int8; shared, so do not change it."""
+    from prn_fast.build import build_engine
+
+    package = write_package(tmp_path_factory.mktemp("built") / "small.prn")
+    for precision in ("fp32", "int8"):
+        build_engine(package, "openvino", precision)
+    return package.path
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Package:
+    """A fresh grey package without engines."""
+    return write_package(tmp_path / "fresh.prn")

@@ -1,0 +1,81 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests.small_package import small_config, small_model, textured_images
+
+from prn_fast.errors import ConfigError
+from prn_fast.kernels import LEAN, PUBLISHED
+from prn_fast.model.config import PRNConfig
+from prn_fast.model.prn import PRN
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small_config(),
+        small_config(channels=3, image_size=192),
+        small_config(attention_layers=2, patch_divisors=(1, 4)),
+        small_config(projection="pointwise"),
+        PRNConfig(image_size=64, prototypes=(2, 1, 4), attention_layers=1),
+    ],
+    ids=["lite0", "colour-192", "two-layers-two-sizes", "pointwise", "resnet18"],
+)
+def test_published_and_lean_formulations_agree(config):
+    model = small_model(config).double()
+    published = PRN(config, PUBLISHED).double().eval()
+    published.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, config.image_size, config.image_size, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = published.logits(images), model.logits(images)
+    assert expected.shape == (2, 1, config.image_size, config.image_size)
+    assert float((found - expected).norm() / expected.norm()) < 1e-10
+
+
+def test_detect_is_sigmoid_and_mean_of_the_hundred_largest():
+    config = small_config()
+    model = small_model(config)
+    images = torch.from_numpy(textured_images(3, 1, 5))
+    with torch.no_grad():
+        scores, maps = model.detect(images)
+        pixels = images.double().permute(0, 3, 1, 2).expand(-1, 3, -1, -1) / 255
+        mean = torch.tensor(config.spec.mean).double()[:, None, None]
+        std = torch.tensor(config.spec.std).double()[:, None, None]
+        expected = torch.sigmoid(model.logits(((pixels - mean) / std).float()))[:, 0]
+    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
+    top = np.sort(maps.numpy().reshape(3, -1), axis=1)[:, -100:].mean(1)
+    np.testing.assert_allclose(scores.numpy(), top, rtol=1e-5)
+
+
+def test_a_normal_image_equal_to_a_prototype_has_no_residual():
+    config = small_config()
+    model = small_model(config)
+    images = torch.from_numpy(textured_images(3, 1, 0))
+    with torch.no_grad():
+        features = model.backbone(model.normalize(images))[:3]
+    for maps, prototypes in zip(features, model.prototypes(), strict=True):
+        assert float(LEAN.prototype_residual(maps, prototypes).max()) == 0.0
+
+
+def test_training_reaches_everything_but_the_backbone():
+    model = small_model(small_config()).train()
+    before = [buffer.clone() for buffer in model.backbone.buffers()]
+    model.logits(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith("backbone."), name
+    for old, new in zip(before, model.backbone.buffers(), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 64, 64), (1, 3, 64, 128), (3, 64, 64)], ids=str)
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ConfigError, match=r"takes \(B, 3, 64, 64\)"):
+        small_model(small_config()).logits(torch.zeros(shape))
+
+
+def test_prototypes_of_another_shape_are_refused():
+    model = small_model(small_config())
+    other = PRN(dataclasses.replace(small_config(), prototypes=(4, 3, 3)))
+    with pytest.raises(ConfigError, match="prototypes"):
+        other.set_prototypes(list(model.prototypes()))
