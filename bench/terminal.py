@@ -15,6 +15,11 @@ from prn_fast.bench.wording import (
     signed,
 )
 
+SPEED_COLUMNS = (
+    *("batch", "p50", "95 %", "p90", "p99", "p99.9", "max", "calls"),
+    *("images/s", "x eager", "95 %", "peak MB"),
+)
+
 
 def show(report: Report, console: Console) -> None:
     """Print the tables, warnings and faults of a report."""
@@ -76,20 +81,7 @@ def _agreement(report: Report) -> Table:
 def _speed(report: Report) -> Table:
     table = Table(title="Latency of one call, ms, and throughput", title_justify="left")
     table.add_column("engine")
-    for column in (
-        "batch",
-        "p50",
-        "95 %",
-        "p90",
-        "p99",
-        "p99.9",
-        "max",
-        "calls",
-        "images/s",
-        "x eager",
-        "95 %",
-        "peak MB",
-    ):
+    for column in SPEED_COLUMNS:
         table.add_column(column, justify="right")
     for result in report["results"]:
         latency = result["latency_ms"]

@@ -12,9 +12,11 @@ from prn_fast.engine.openvino import GRAPH_FILE, import_openvino
 from prn_fast.errors import EngineError
 from prn_fast.package import Package
 
-# Products between the image's own values: the distances to the prototypes, where a rounded sum can pick the wrong one,
-# and attention, where both factors vary with the image. Together 1 % of the arithmetic; all convolutions go to INT8.
-KEPT_IN_FLOAT = ("MatMul",)
+# Kept in float, since rounding there is measured to cost accuracy, while most of the arithmetic lies elsewhere:
+# the backbone and the first fusion, because a residual is a small difference of large values, squared; and products
+# between values of the image, the distances to the prototypes and the attention's.
+FLOAT_MODULES = ("model.backbone", "model.fusion1")
+FLOAT_OPERATIONS = ("MatMul",)
 
 
 def build(package: Package, precision: str, folder: Path) -> dict[str, Any]:
@@ -31,24 +33,39 @@ def build(package: Package, precision: str, folder: Path) -> dict[str, Any]:
     """
     openvino = import_openvino()
     onnx_file = folder / "graph.onnx"
-    export_onnx(package.model(), onnx_file)
+    names = nodes_of(export_onnx(package.model(), onnx_file), FLOAT_MODULES)
     graph = openvino.Core().read_model(onnx_file)
     onnx_file.unlink()
     record: dict[str, Any] = {"versions": {"openvino": openvino.__version__}}
     if precision == "int8":
         images = package.calibration_images()
-        graph, record["versions"]["nncf"] = quantize(graph, images)
+        graph, record["versions"]["nncf"] = quantize(graph, images, names)
         record["calibration_images"] = len(images)
-        record["kept_in_float"] = list(KEPT_IN_FLOAT)
+        record["kept_in_float"] = [*FLOAT_MODULES, *FLOAT_OPERATIONS]
     openvino.save_model(graph, folder / GRAPH_FILE, compress_to_fp16=False)
     record["input"] = INPUT_NAME
     record["outputs"] = list(OUTPUT_NAMES)
     return record
 
 
-def quantize(graph: Any, images: NDArray[np.uint8]) -> tuple[Any, str]:
+def nodes_of(onnx_model: bytes, modules: tuple[str, ...]) -> list[str]:
+    """Names of the nodes that an exported ONNX model has for some modules of the network."""
+    import onnx
+
+    graph = onnx.load_from_string(onnx_model).graph
+    names = []
+    for node in graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
+        if any(f"'{module}'" in scopes for module in modules):
+            names.append(node.name)
+    return names
+
+
+def quantize(graph: Any, images: NDArray[np.uint8], kept_in_float: list[str]) -> tuple[Any, str]:
     """Post-training quantisation of convolutions to INT8 by NNCF, calibrated on uint8 images (N, S, S, C).
 
+    Args:
+        kept_in_float: names of nodes to leave as they are, beside those of `FLOAT_OPERATIONS`.
     Returns:
         the quantised graph, and NNCF's version.
     """
@@ -64,6 +81,6 @@ def quantize(graph: Any, images: NDArray[np.uint8]) -> tuple[Any, str]:
         # PRN's activations are not one-sided: biases of the fused maps, residuals.
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(types=list(KEPT_IN_FLOAT)),
+        ignored_scope=nncf.IgnoredScope(names=kept_in_float, types=list(FLOAT_OPERATIONS), validate=False),
     )
     return quantized, nncf.__version__

@@ -1,4 +1,4 @@
-"""Small real packages for tests: the lite0 network at 64 pixels, seeded, with prototypes of real feature maps."""
+"""Small real packages for tests: the lite0 network at 64 pixels, seeded."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from prn_fast.engine.base import Detections
 from prn_fast.kernels import LEAN
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
+from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.package import Package, ValidationSet
 from prn_fast.training.calibration import calibrate
 
@@ -35,44 +36,49 @@ def small_config(channels: int = 1, **changes: object) -> PRNConfig:
 
 
 def small_model(config: PRNConfig, seed: int = 0) -> PRN:
-    """Random weights, batch-norm statistics that are not trivial, prototypes taken from images."""
+    """Published backbone weights where a package brings them, random ones elsewhere; prototypes of real features.
+
+    Batch norms take their statistics from images, so that the output depends on the image as a trained network's does.
+    """
     torch.manual_seed(seed)
     model = PRN(config, LEAN)
+    if config.backbone == "efficientnet_lite0":
+        load_backbone_weights(model.backbone, pretrained_state(config.backbone), "published weights")
     for name, value in model.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 2.0)
-        elif name.endswith("running_mean"):
-            value.normal_(std=0.2)
-        elif ".query_key." in name or ".value." in name:
+        if ".query_key." in name or ".value." in name:
             value.add_(torch.randn_like(value) * 0.3)
-    # Spread the logits, so that maps depend on the image visibly.
-    model.decoder.out.weight.data.mul_(20.0)
-    model.eval()
-    images = torch.from_numpy(textured_images(max(config.prototypes), config.image_channels, seed, config.image_size))
+    images = torch.from_numpy(
+        textured_images(max(8, *config.prototypes), config.image_channels, seed, config.image_size)
+    )
     with torch.no_grad():
         features = model.backbone(model.normalize(images))[:3]
         model.set_prototypes([maps[:count] for maps, count in zip(features, config.prototypes, strict=True)])
-    return model
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        model.train().logits(model.normalize(images))
+        # Logits of a few units, so that maps use much of 0..1.
+        model.decoder.out.weight.mul_(3.0)
+    return model.eval()
 
 
 def write_package(path: Path, channels: int = 1, seed: int = 0) -> Package:
-    """A package of a small model, labelled so that its own scores separate the classes."""
+    """A package of a small model; the validation images are those that it scores lowest (good) and highest (bad)."""
     model = small_model(small_config(channels), seed)
-    images = textured_images(24, channels, seed + 1)
+    images = textured_images(96, channels, seed + 1)
     with torch.no_grad():
-        scores, maps = model.detect(torch.from_numpy(images))
-    order = torch.argsort(scores).numpy()
-    images, maps = images[order], maps.numpy()[order]
+        scores, maps = (values.numpy() for values in model.detect(torch.from_numpy(images)))
+    order = np.argsort(scores)
+    chosen = np.concatenate([order[:12], order[-12:]])
     labels = np.repeat(np.array([0, 1]), 12)
-    masks = (maps >= np.quantile(maps, 0.9)) & (labels[:, None, None] == 1)
+    masks = (maps[chosen] >= np.quantile(maps, 0.9)) & (labels[:, None, None] == 1)
     masks[labels == 1, :4, :4] = True
-    validation = ValidationSet(images, labels, masks)
-    detections = Detections(np.sort(scores.numpy()), maps)
+    validation = ValidationSet(images[chosen], labels, masks)
     return Package.create(
         path,
         model,
-        calibration_images=textured_images(16, channels, seed + 2),
+        calibration_images=textured_images(32, channels, seed + 2),
         validation=validation,
-        calibration=calibrate(detections, validation),
+        calibration=calibrate(Detections(scores[chosen], maps[chosen]), validation),
         training={"data": "", "seen": [], "preset": "lite0", "seed": seed, "validation": {"image_auroc": 1.0}},
     )

@@ -248,10 +248,7 @@ def _mix(
         inside = (n < T)[:, None] & (d < C * H * W // T)[None, :] & present
         x = tl.load(maps + _place(n, d, 1, FINEST, C, H, W, C, CHANNELS_LAST), mask=inside, other=0.0)
         scale, bias = _load_weights(values, n, d, GRID, FINEST, C, H, W, CHANNELS_LAST)
-        if GRID > 1:
-            mixed = tl.dot(mix, x, input_precision=PRECISION)
-        else:
-            mixed = x.to(tl.float32)
+        mixed = tl.dot(mix, x, input_precision=PRECISION) if GRID > 1 else x.to(tl.float32)
         result = (mixed * scale + bias).to(output.dtype.element_ty)
         tl.store(output + _place(n, d, 1, FINEST, C, H, W, PIXEL, CHANNELS_LAST), result, mask=inside)
 

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: str, console: Console) -> None:
-    from prn_fast.bench.environment import commit_of
+    from prn_fast.environment import commit
     from prn_fast.data.mvtec import load_mvtec
     from prn_fast.engine import open_engine
     from prn_fast.package import now
@@ -109,7 +109,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
         "seen": {"listed": len(seen), "left_out": len(left_out)},
         "date": now(),
         "prn_fast": prn_fast.__version__,
-        "commit": commit_of(Path(prn_fast.__file__).resolve().parent),
+        "commit": commit(),
         "command": command_line,
         **evaluation.to_dict(root),
     }

@@ -22,7 +22,8 @@ class _Region:
     mask: NDArray[np.float32]  # (h, w), 1 on the defect
     alpha: NDArray[np.float32]  # (h, w), 1 on the defect, falling to 0 around it
     centre: tuple[float, float]  # (y, x) in the seen image, in shares of its height and width
-    touches: tuple[tuple[bool, bool], tuple[bool, bool]]  # the seen image's (top, bottom), (left, right) border
+    reach: int  # pixels from the defect to where alpha is 0
+    touches: tuple[tuple[bool, ...], tuple[bool, ...]]  # the seen image's (top, bottom), (left, right) border
 
 
 class SeenRegions:
@@ -88,7 +89,7 @@ def _cut(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> list[_Region]:
         alpha = np.maximum(cut, cv2.blur(grown, (2 * seam + 1,) * 2))
         centre = ((rows[0] + rows[-1]) / 2 / mask.shape[0], (columns[0] + columns[-1]) / 2 / mask.shape[1])
         touches = (_touched(rows, mask.shape[0]), _touched(columns, mask.shape[1]))
-        regions.append(_Region(np.ascontiguousarray(image[window]), cut, alpha, centre, touches))
+        regions.append(_Region(np.ascontiguousarray(image[window]), cut, alpha, centre, 2 * seam, touches))
     return regions
 
 
@@ -121,10 +122,11 @@ def _augmented(region: _Region, rng: np.random.Generator) -> _Region:
     size = (new_width, new_height)
     pixels = cv2.warpAffine(region.pixels, matrix, size, borderMode=cv2.BORDER_REFLECT_101)
     return _Region(
-        pixels.reshape(new_height, new_width, -1),
-        cv2.warpAffine(region.mask, matrix, size),
-        cv2.warpAffine(region.alpha, matrix, size),
+        np.asarray(pixels, np.uint8).reshape(new_height, new_width, -1),
+        np.asarray(cv2.warpAffine(region.mask, matrix, size), np.float32),
+        np.asarray(cv2.warpAffine(region.alpha, matrix, size), np.float32),
         region.centre,
+        int(np.ceil(scale * region.reach)),
         touches,
     )
 
@@ -171,6 +173,10 @@ def _pasted(
     if count < max(_LEAST_PIXELS, 0.6 * np.count_nonzero(region.mask > 0.5)):
         return None
     alpha = region.alpha[source] * inside
+    if count < np.count_nonzero(region.mask > 0.5):
+        # Of a part that fell outside, the soft surroundings go too.
+        near = np.ones((2 * region.reach + 1,) * 2, np.uint8)
+        alpha *= cv2.dilate(marked.view(np.uint8), near)
     below = image[target].astype(np.float32)
     defect = _fitted(region.pixels[source].astype(np.float32), below, region.mask[source], alpha, rng)
 
@@ -205,5 +211,5 @@ def _fitted(
     weight = cv2.resize(seam, small, interpolation=cv2.INTER_AREA)
     sigma = max(small) / 5
     spread = cv2.GaussianBlur(gap, (0, 0), sigma).reshape(gap.shape)
-    spread /= cv2.GaussianBlur(weight, (0, 0), sigma)[..., None] + 1e-3 * weight.max() + 1e-6
+    spread = spread / (cv2.GaussianBlur(weight, (0, 0), sigma)[..., None] + 1e-3 * weight.max() + 1e-6)
     return defect + cv2.resize(spread, seam.shape[::-1], interpolation=cv2.INTER_LINEAR).reshape(defect.shape)

@@ -27,12 +27,9 @@ def foreground_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         bool (H, W), never empty.
     """
     height, width = image.shape[:2]
-    small = cv2.resize(
-        image,
-        (min(width, _WORKING_SIDE), min(height, _WORKING_SIDE)),
-        interpolation=cv2.INTER_AREA,
-    ).reshape(min(height, _WORKING_SIDE), min(width, _WORKING_SIDE), -1)
-    found = _object_in(small)
+    small = (min(height, _WORKING_SIDE), min(width, _WORKING_SIDE))
+    shrunk = np.asarray(cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+    found = _object_in(shrunk.reshape(*small, -1))
     if found is None:
         return np.ones((height, width), bool)
     return cv2.resize(found, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
@@ -47,7 +44,7 @@ def _object_in(image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     if not _is_clear(difference, above):
         return None
 
-    closed = cv2.morphologyEx(above, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    closed = np.asarray(cv2.morphologyEx(above, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)), np.uint8)
     # Small parts beside an object are dust, small holes in it belong to it; large ones are background.
     cleaned = 1 - _without_small_parts(1 - _without_small_parts(closed))
     return cleaned if _LEAST_SHARE <= cleaned.mean() <= _LARGEST_SHARE else None

@@ -117,8 +117,7 @@ def write_image(path: Path | str, image: NDArray[np.uint8] | NDArray[np.bool_]) 
     values = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
-    options = {"compress_level": 1} if Path(path).suffix.lower() == ".png" else {}
-    Image.fromarray(values).save(path, **options)
+    Image.fromarray(values).save(path, compress_level=1)  # formats other than PNG take no notice
 
 
 def resize_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -176,7 +175,7 @@ def _pixels(image: Image.Image, path: Path, mode: str) -> NDArray[np.uint8]:
 
 def _is_deep(image: Image.Image) -> bool:
     # 16-bit colour has no mode of its own: the decoder's raw mode tells.
-    return image.mode.startswith(_DEEP_MODES) or any(";16" in str(tile) for tile in image.tile)
+    return image.mode.startswith(_DEEP_MODES) or ";16" in str(getattr(image, "tile", ""))
 
 
 def _too_large(path: Path) -> DataError:

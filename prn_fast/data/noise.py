@@ -23,13 +23,9 @@ def smooth_noise(shape: tuple[int, int], cells: tuple[float, float], rng: np.ran
     offset_y, offset_x = rng.uniform(1, 2, 2)
     # Destination pixel -> lattice position.
     matrix = np.array([[columns / width, 0, offset_x], [0, rows / height, offset_y]])
-    return cv2.warpAffine(
-        lattice,
-        matrix,
-        (width, height),
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT,
-    )
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    field = cv2.warpAffine(lattice, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(field, np.float32)
 
 
 def fractal_noise(

@@ -67,7 +67,7 @@ def draw_seen(test: Sequence[Sample], count: int, seed: int) -> tuple[tuple[Samp
     kinds = sorted(by_kind)
     rng.shuffle(kinds)
     for kind in kinds:
-        rng.shuffle(by_kind[kind])  # type: ignore[arg-type]
+        rng.shuffle(by_kind[kind])
     seen: list[Sample] = []
     while len(seen) < count:
         for kind in kinds:

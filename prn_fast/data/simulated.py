@@ -125,7 +125,7 @@ def _line(foreground: NDArray[np.bool_], rng: np.random.Generator) -> _Place:
     mask = strength > 100
     if np.count_nonzero(mask) < _LEAST_PIXELS:
         return _blob(foreground, LEAST_SHARE * foreground.size, rng)
-    return _Place(window, mask, strength.astype(np.float32) / 255)
+    return _Place(window, mask, strength.astype(np.float32) / np.float32(255))
 
 
 def _wandering(
@@ -180,7 +180,7 @@ def _filling(
     kind = rng.random()
     if kind < (0.4 if large else 0.75):
         return _toned(below, place, rng)
-    source = textures[rng.integers(len(textures))] if kind < 0.85 else image
+    source = textures[int(rng.integers(len(textures)))] if kind < 0.85 else image
     patch = _crop(source, below.shape[:2], rng)
     opacity = rng.uniform(0.25, 1.0)
     return below + opacity * (_jittered(patch, rng) - below)

@@ -198,7 +198,7 @@ def _machined_ring(side: int, rng: np.random.Generator) -> Surface:
 
 def _along_radius(radius: Field, rings: float, rng: np.random.Generator) -> Field:
     profile = rng.standard_normal(int(rings) + 2).astype(np.float32)
-    return np.interp(radius.ravel(), np.linspace(0, 0.75, len(profile)), profile).reshape(radius.shape)
+    return np.interp(radius, np.linspace(0, 0.75, len(profile)), profile).astype(np.float32)
 
 
 def _filling(picture: Picture) -> Surface:
@@ -286,7 +286,7 @@ def _missing_thread(surface: Surface, rng: np.random.Generator) -> tuple[Picture
     side = len(surface.picture)
     pitch = surface.pitch
     threads = int(rng.integers(1, 3))
-    left = pitch * int(rng.integers(2, side / pitch - 3))
+    left = pitch * int(rng.integers(2, int(side / pitch) - 3))
     top, length = rng.uniform(0, 0.6) * side, rng.uniform(0.2, 0.5) * side
     y, x = np.indices((side, side), np.float32)
     sway = 1.0 * smooth_noise((side, side), (3, 1), rng)
@@ -371,7 +371,7 @@ def _stroke(side: int, path: NDArray[np.float64], width: float) -> Field:
     canvas = np.zeros((side * scale, side * scale), np.uint8)
     points = np.round((path + 0.5) * scale).astype(np.int32).reshape(-1, 1, 2)
     cv2.polylines(canvas, [points], False, 255, max(1, round(width * scale)))
-    return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return np.asarray(cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA), np.float32) / np.float32(255)
 
 
 def _fading(side: int, path: NDArray[np.float64]) -> Field:

@@ -57,7 +57,7 @@ def _scaled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     image = image[: 2 * short, : 2 * short]
     height, width = (round(size * _SHORT_SIDE / short) for size in image.shape[:2])
     method = cv2.INTER_AREA if short > _SHORT_SIDE else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8).reshape(height, width, -1)
 
 
 def _coloured(pattern: NDArray[np.float32], channels: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -72,7 +72,8 @@ def _coloured(pattern: NDArray[np.float32], channels: int, rng: np.random.Genera
 def _turned(pattern: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     side = pattern.shape[0]
     matrix = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(0, 180), rng.uniform(0.8, 1.5))
-    return cv2.warpAffine(pattern, matrix, (side, side), borderMode=cv2.BORDER_REFLECT_101)
+    turned = cv2.warpAffine(pattern, matrix, (side, side), borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(turned, np.float32)
 
 
 def _grid(shape: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -125,15 +126,15 @@ def _distances(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.f
     points = np.full(shape, 255, np.uint8)
     count = int(rng.integers(30, 300))
     points[rng.integers(0, shape[0], count), rng.integers(0, shape[1], count)] = 0
-    return cv2.distanceTransform(points, cv2.DIST_L2, 3)
+    return np.asarray(cv2.distanceTransform(points, cv2.DIST_L2, 3), np.float32)
 
 
 def _bubbles(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-    return np.minimum(_distances(shape, rng), rng.uniform(6, 20))
+    return np.minimum(_distances(shape, rng), np.float32(rng.uniform(6, 20)))
 
 
 def _veins(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-    return -(np.abs(_clouds(shape, rng)) ** 0.5)
+    return -np.sqrt(np.abs(_clouds(shape, rng)))
 
 
 def _rings(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:

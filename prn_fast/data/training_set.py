@@ -70,7 +70,7 @@ def use_one_thread(worker: int = 0) -> None:
 class _NoThreadsAcrossFork:
     """Ends OpenCV's threads before a fork and allows them again in the parent.
 
-    A forked process inherits OpenCV's pool without its threads, and waits for them for ever once the pool's size is set.
+    A forked process inherits OpenCV's pool but not its threads; setting the pool's size there waits for them for ever.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,6 @@
 """What the training loop reads."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -55,15 +56,20 @@ def test_epochs_differ_and_come_again():
     assert not torch.equal(epochs[0], epochs[1])
 
 
-def test_worker_processes_that_live_on_see_the_next_epoch():
+@pytest.mark.parametrize("init", [None, use_one_thread], ids=["plain", "one-thread"])
+def test_worker_processes_that_live_on_see_the_next_epoch(init):
+    # Large enough that OpenCV starts its threads, which a forked worker does not have.
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 5)
+    threads = cv2.getNumThreads()
     dataset = make_set(channels=3)
-    loader = DataLoader(dataset, batch_size=4, num_workers=2, persistent_workers=True, worker_init_fn=use_one_thread)
+    loader = DataLoader(dataset, batch_size=4, num_workers=2, persistent_workers=True, worker_init_fn=init, timeout=60)
     for epoch in (0, 1):
         dataset.set_epoch(epoch)
         images, masks = (torch.cat(parts) for parts in zip(*loader, strict=True))
         expected = all_items(dataset)
         assert torch.equal(images, expected[0])
         assert torch.equal(masks, expected[1])
+    assert cv2.getNumThreads() == threads
 
 
 def test_flips_mirror_the_plain_and_the_anomalous_item_alike():

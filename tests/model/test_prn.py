@@ -51,7 +51,7 @@ def test_detect_is_sigmoid_and_mean_of_the_hundred_largest():
 def test_a_normal_image_equal_to_a_prototype_has_no_residual():
     config = small_config()
     model = small_model(config)
-    images = torch.from_numpy(textured_images(3, 1, 0))
+    images = torch.from_numpy(textured_images(8, 1, 0)[:3])
     with torch.no_grad():
         features = model.backbone(model.normalize(images))[:3]
     for maps, prototypes in zip(features, model.prototypes(), strict=True):
