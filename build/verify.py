@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prn_fast.engine.base import Detections, Engine
 from prn_fast.package import ValidationSet

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.small_package import write_package
 
 from prn_fast.package import Package
+from tests.small_package import write_package
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.small_package import SIDE, small_config, small_model, textured_images, write_package
 
 from prn_fast.errors import PackageError
 from prn_fast.package import FORMAT_VERSION, Package, ValidationSet, serialize_manifest
+from tests.small_package import SIDE, small_config, small_model, textured_images, write_package
 
 
 def rewrite_manifest(package, change):

@@ -210,11 +210,10 @@ def softmax_kernel(
 
 
 @triton.jit
-def _load_attention(attention, n, present, GRID: tl.constexpr, FINEST: tl.constexpr):
+def _load_attention(attention, n, rows, GRID: tl.constexpr, FINEST: tl.constexpr):
     """A grid's attention spread over sub-tokens: E[(i, s), (j, s')] = A[i, j] where s = s', else zero."""
-    T: tl.constexpr = FINEST * FINEST
     token, spot = _token(n, GRID, FINEST), _spot(n, GRID, FINEST)
-    mask = (spot[:, None] == spot[None, :]) & (n < T)[:, None] & (n < T)[None, :] & present
+    mask = (spot[:, None] == spot[None, :]) & (n < rows)[:, None] & (n < rows)[None, :]
     return tl.load(attention + token[:, None] * (GRID * GRID) + token[None, :], mask=mask, other=0.0)
 
 
@@ -224,7 +223,7 @@ def _mix(
     attention,
     values,
     output,
-    present,
+    rows,
     start,
     GRID: tl.constexpr,
     FINEST: tl.constexpr,
@@ -238,14 +237,14 @@ def _mix(
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """Some values of every sub-token of one image, mixed by one grid's attention, scaled and shifted."""
+    """Some values of an image's sub-tokens (`rows` of them), mixed by one grid's attention, scaled and shifted."""
     T: tl.constexpr = FINEST * FINEST
     n = tl.arange(0, ROWS)
     if GRID > 1:
-        mix = _load_attention(attention, n, present, GRID, FINEST)
+        mix = _load_attention(attention, n, rows, GRID, FINEST)
     for step in range(STEPS):
         d = (start + step) * BLOCK_D + tl.arange(0, BLOCK_D)
-        inside = (n < T)[:, None] & (d < C * H * W // T)[None, :] & present
+        inside = (n < rows)[:, None] & (d < C * H * W // T)[None, :]
         x = tl.load(maps + _place(n, d, 1, FINEST, C, H, W, C, CHANNELS_LAST), mask=inside, other=0.0)
         scale, bias = _load_weights(values, n, d, GRID, FINEST, C, H, W, CHANNELS_LAST)
         mixed = tl.dot(mix, x, input_precision=PRECISION) if GRID > 1 else x.to(tl.float32)
@@ -283,7 +282,7 @@ def mixing_kernel(
                 attention + b * WEIGHTS,
                 values[level],
                 output + b * (len(GRIDS) * C * H * W) + level * (C if CHANNELS_LAST else C * H * W),
-                b < batch,
+                FINEST * FINEST if b < batch else 0,
                 start,
                 GRIDS[level],
                 FINEST,

@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: str, console: Console) -> None:
-    from prn_fast.environment import commit
     from prn_fast.data.mvtec import load_mvtec
     from prn_fast.engine import open_engine
+    from prn_fast.environment import commit
     from prn_fast.package import now
     from prn_fast.training.evaluation import evaluate, leave_out_seen
     from prn_fast.training.sheet import write_sheet

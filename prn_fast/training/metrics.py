@@ -88,9 +88,7 @@ def image_metrics(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> 
     )
 
 
-def pixel_metrics(
-    maps: NDArray[np.floating], masks: NDArray[np.bool_], pro_limit: float = PRO_LIMIT
-) -> PixelMetrics:
+def pixel_metrics(maps: NDArray[np.floating], masks: NDArray[np.bool_], pro_limit: float = PRO_LIMIT) -> PixelMetrics:
     """AUROC, average precision and PRO of anomaly maps.
 
         FPR(t) = share of defect-free pixels, of all images, with value >= t

@@ -67,12 +67,14 @@ def render_panels(
     """
     picture = resize_image(image, side)
     picture = np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
-    values = cv2.resize(anomaly_map.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
-    truth = np.zeros((side, side), np.uint8) if mask is None else mask.astype(np.uint8) * 255
-    truth = cv2.resize(truth, (side, side), interpolation=cv2.INTER_AREA)
+    values: NDArray[np.float32] = np.asarray(
+        cv2.resize(anomaly_map.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR), np.float32
+    )
+    labelled = np.zeros((side, side), np.uint8) if mask is None else mask.astype(np.uint8) * 255
+    truth = cv2.resize(labelled, (side, side), interpolation=cv2.INTER_AREA)
     return Panels(
         image=picture,
-        mask=np.repeat(truth[:, :, None], 3, axis=2),
+        mask=np.repeat(np.asarray(truth, np.uint8)[:, :, None], 3, axis=2),
         map=heat(picture, values),
         contour=_outlined(picture, values >= pixel_threshold),
     )

@@ -9,7 +9,10 @@ from prn_fast.model.config import BACKBONES
 def test_maps_have_the_channels_and_strides_of_the_configuration(name):
     features = make_backbone(name)(torch.randn(2, 3, 64, 64))
     shapes = [tuple(maps.shape) for maps in features]
-    assert shapes == [(2, channels, 64 // stride, 64 // stride) for channels, stride in zip(BACKBONES[name].channels, (4, 8, 16, 32), strict=True)]
+    assert shapes == [
+        (2, channels, 64 // stride, 64 // stride)
+        for channels, stride in zip(BACKBONES[name].channels, (4, 8, 16, 32), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])

@@ -41,7 +41,8 @@ def test_unknown_field_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("side", "grids"), [(64, (1, 2, 4, 8)), (16, (1, 2, 4, 8)), (12, (1, 2, 4, 6)), (4, (1, 2, 4, 4)), (20, (1, 2, 4, 5))]
+    ("side", "grids"),
+    [(64, (1, 2, 4, 8)), (16, (1, 2, 4, 8)), (12, (1, 2, 4, 6)), (4, (1, 2, 4, 4)), (20, (1, 2, 4, 5))],
 )
 def test_grids_divide_the_map(side, grids):
     assert PRNConfig().attention_grids(side) == grids

@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.small_package import small_config, small_model, textured_images
 
 from prn_fast.errors import ConfigError
 from prn_fast.kernels import LEAN, PUBLISHED
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
+from tests.small_package import small_config, small_model, textured_images
 
 
 @pytest.mark.parametrize(

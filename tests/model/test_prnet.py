@@ -1,4 +1,4 @@
-"""Against a second writing of PRN.md in plain functions over PRNet's own keys, on every key and shape of a checkpoint."""
+"""Against a second writing of PRN.md in plain functions over PRNet's own keys: every key and shape of a checkpoint."""
 
 import json
 import math
@@ -87,7 +87,11 @@ class Peer:
 
         def down(x, name, stride):
             return self.conv(
-                x, f"ms_fuser{number}.{name}", stride=stride, padding=stride // 2 if stride == 4 else 1, groups=x.shape[1]
+                x,
+                f"ms_fuser{number}.{name}",
+                stride=stride,
+                padding=stride // 2 if stride == 4 else 1,
+                groups=x.shape[1],
             )
 
         return (
@@ -168,7 +172,17 @@ def test_structure_follows_from_the_checkpoint():
         (lambda s, p: p["layer1"].fill_(math.inf), "layer1 holds NaN or infinite"),
         (lambda s, p: p.update(layer2=torch.zeros(3, 128, 16, 16)), "prototypes"),
     ],
-    ids=["missing", "missing-part", "unknown", "classes", "shape", "nan", "no-prototypes", "infinite", "prototype-shape"],
+    ids=[
+        "missing",
+        "missing-part",
+        "unknown",
+        "classes",
+        "shape",
+        "nan",
+        "no-prototypes",
+        "infinite",
+        "prototype-shape",
+    ],
 )
 def test_what_does_not_fit_is_named(spoil, message):
     state, prototypes = random_checkpoint(dtype=torch.float32), random_prototypes(dtype=torch.float32)

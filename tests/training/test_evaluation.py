@@ -150,9 +150,7 @@ def test_prediction_threshold_that_is_no_number(samples: tuple[Sample, ...]) -> 
         list(predict(ContrastEngine(), [samples[0].path], threshold=float("nan")))
 
 
-@pytest.mark.parametrize(
-    ("label", "message"), [(0, "are good"), (1, "are defect")], ids=["only good", "only defects"]
-)
+@pytest.mark.parametrize(("label", "message"), [(0, "are good"), (1, "are defect")], ids=["only good", "only defects"])
 def test_one_class_only(samples: tuple[Sample, ...], label: int, message: str) -> None:
     part = [sample for sample in samples if sample.label == label]
     with pytest.raises(DataError, match=message):

@@ -69,9 +69,7 @@ def test_pixel_curves_equal_those_over_all_pixels(case: dict) -> None:
     maps, masks = surfaces(**case)
     figures = pixel_metrics(maps, masks)
     assert figures.auroc == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
-    assert figures.average_precision == pytest.approx(
-        average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12
-    )
+    assert figures.average_precision == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12)
 
 
 def test_perfect_maps() -> None:

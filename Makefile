@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine with Python 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+# A build without CUDA libraries is enough for a machine without a GPU; on one with a GPU, install your CUDA build first.
+TORCH ?= torch==2.13.0
+PACKAGES = prn_fast kernels build bench
+BIN = $(VENV)/bin
+
+.PHONY: setup demo test lint format bench clean
+
+setup: $(VENV)/.ready
+
+# Installed once; again when the list of dependencies changes.
+$(VENV)/.ready: setup.py pyproject.toml setup.cfg
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=24" "setuptools>=68" wheel
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet -e ".[dev]"
+	@$(BIN)/python -c "import cv2" || { echo "OpenCV needs system libraries: apt-get install -y libgl1 libglib2.0-0"; exit 1; }
+	touch $@
+
+demo: setup
+	$(BIN)/python -m prn_fast.demo --output runs/demo
+
+test: setup
+	$(BIN)/python -m pytest tests
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .build/typecheck && mkdir -p .build/typecheck/prn_fast
+	ln -s $(addprefix $(CURDIR)/prn_fast/,$(notdir $(filter-out %__pycache__,$(wildcard prn_fast/*)))) .build/typecheck/prn_fast/
+	ln -s $(addprefix $(CURDIR)/,kernels build bench) .build/typecheck/prn_fast/
+	cd .build/typecheck && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p prn_fast
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .build runs *.egg-info

@@ -1,0 +1,270 @@
+"""prn-eval on small real packages (untrained) and synthetic surfaces."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prn_fast.cli.evaluate import main
+from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.samples import load_samples
+from prn_fast.data.synthetic import write_synthetic_surfaces
+from prn_fast.engine import open_engine
+from prn_fast.package import Package, ValidationSet, serialize_manifest
+from tests.small_package import SIDE, small_config, small_model
+
+SEEN = 2
+
+
+@pytest.fixture(scope="module")
+def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "surfaces"
+    return write_synthetic_surfaces(folder, side=96, train=2, good=5, defects=9, materials=["brushed_metal"])
+
+
+@pytest.fixture(scope="module")
+def package(surfaces: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    normals, masks = load_samples(load_mvtec(surfaces).train, SIDE, 1)
+    defects = [sample for sample in load_mvtec(surfaces).test if sample.label]
+    return Package.create(
+        tmp_path_factory.mktemp("package") / "metal.prn",
+        small_model(small_config()),
+        calibration_images=normals,
+        validation=ValidationSet(normals, np.zeros(len(normals), np.int64), masks),
+        calibration={"threshold": 0.5, "pixel_threshold": 0.5},
+        training={
+            "data": str(surfaces),
+            "seen": [sample.path.relative_to(surfaces).as_posix() for sample in defects[:SEEN]],
+        },
+    )
+
+
+def rewritten(package: Package, target: Path, **changes: dict) -> Path:
+    """A copy of the package with other fields in its manifest."""
+    shutil.copytree(package.path, target)
+    (target / "manifest.json").write_bytes(serialize_manifest({**package.manifest, **changes}))
+    return target
+
+
+def test_evaluation_of_the_training_data(package: Package, surfaces: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(package.path)]) == 0
+    output = package.path.parent / "metal-eval"
+    result = json.loads((output / "evaluation.json").read_text())
+    assert result["engine"] == "eager"
+    assert result["package"]["digest"] == package.digest
+    assert result["command"] == f"prn-eval {package.path}"
+    assert result["data"] == str(surfaces)
+    assert result["commit"]
+    assert result["date"].startswith("20")
+    assert result["seen"] == {"listed": SEEN, "left_out": SEEN}
+
+    scored = {image["path"]: image for image in result["images"]}
+    assert len(scored) == 5 + 9 - SEEN
+    assert not set(package.manifest["training"]["seen"]) & set(scored)
+    # The scores are the engine's, of the very files that the result names.
+    samples = [sample for sample in load_mvtec(surfaces).test if sample.path.relative_to(surfaces).as_posix() in scored]
+    images, _ = load_samples(samples, SIDE, 1)
+    with open_engine(package, "eager") as engine:
+        expected = engine.infer(images).scores
+    found = [scored[sample.path.relative_to(surfaces).as_posix()]["score"] for sample in samples]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    with Image.open(output / "sheet.png") as sheet:
+        assert sheet.width > 1000
+    printed = capsys.readouterr().out
+    assert f"left out: {SEEN} anomalies that training has seen" in printed
+    assert "false alarms" in printed
+    for row in result["kinds"]:
+        assert row["kind"] in printed
+
+
+def test_paths_of_results_can_be_chosen(package: Package, surfaces: Path, tmp_path: Path) -> None:
+    json_file, sheet_file = tmp_path / "a" / "figures.json", tmp_path / "b" / "pictures.png"
+    arguments = ["--data", str(surfaces), "--engine", "eager", "--output", str(tmp_path / "out")]
+    assert main([str(package.path), *arguments, "--json", str(json_file), "--sheet", str(sheet_file)]) == 0
+    assert json.loads(json_file.read_text())["image_size"] == SIDE
+    assert sheet_file.is_file()
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_copy_of_the_data_elsewhere_leaves_the_seen_out_too(
+    package: Package, surfaces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(surfaces, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    assert main([str(package.path), "--data", "./copy", "--output", "out"]) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["seen"] == {"listed": SEEN, "left_out": SEEN}
+    assert all(image["path"].startswith("test/") for image in result["images"])
+
+
+def test_seen_anomalies_that_are_not_found_are_reported(
+    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = write_synthetic_surfaces(
+        tmp_path / "other", seed=1, side=96, train=1, good=2, defects=2, materials=["wood"]
+    )
+    assert main([str(package.path), "--data", str(other), "--output", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["seen"] == {"listed": SEEN, "left_out": 0}
+    assert f"the package lists {SEEN}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_prediction_on_a_plain_folder(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "camera"
+    (folder / "line 2").mkdir(parents=True)
+    for name, shape in {"part.png": (70, 90), "part.jpg": (64, 64, 3), "line 2/part.png": (200, 64)}.items():
+        Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(folder / name)
+    output = tmp_path / "out"
+    assert main([str(package.path), "--images", str(folder), "--output", str(output)]) == 0
+
+    lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["line 2/part.png", "part.jpg", "part.png"]
+    with (output / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{**row, "score": float(row["score"])} for row in rows] == lines
+    for line in lines:
+        assert line["verdict"] == ("defect" if line["score"] >= 0.5 else "good")
+        values = np.asarray(Image.open(output / line["map"]))
+        assert values.shape == (SIDE, SIDE)
+        # The score is the mean of the 100 largest pixels; the picture has 256 levels.
+        assert np.sort(values, axis=None)[-100:].mean() / 255 == pytest.approx(line["score"], abs=0.5 / 255)
+    assert len({line["map"] for line in lines}) == 3
+    assert "3 images" in capsys.readouterr().out
+
+
+def test_prediction_stands_beside_the_package_by_default(package: Package, surfaces: Path) -> None:
+    assert main([str(package.path), "--images", str(surfaces / "test" / "good")]) == 0
+    output = package.path.parent / "metal-predictions"
+    assert len((output / "predictions.jsonl").read_text().splitlines()) == 5
+
+
+def test_best_engine_of_the_package_is_taken(
+    built_package_path: Path, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    images = ["--images", str(surfaces / "test" / "good"), "--output", str(tmp_path / "out")]
+    assert main([str(built_package_path), *images]) == 0
+    assert "(openvino:int8)" in capsys.readouterr().out
+    assert main([str(built_package_path), *images, "--engine", "openvino:fp32"]) == 0
+    assert "(openvino:fp32)" in capsys.readouterr().out
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
+    return captured.err
+
+
+def test_missing_package(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "no such package" in error_of([str(tmp_path / "none.prn")], capsys)
+
+
+def test_altered_package(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    copy = tmp_path / "metal.prn"
+    shutil.copytree(package.path, copy)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert hashlib.sha256(content).hexdigest() != package.manifest["files"]["model.safetensors"]["sha256"]
+    assert "sha256" in error_of([str(copy)], capsys)
+
+
+@pytest.mark.parametrize("option", ["--data", "--images"])
+def test_missing_and_empty_folder(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture, option: str) -> None:
+    output = ["--output", str(tmp_path / "out")]
+    assert "not found" in error_of([str(package.path), option, str(tmp_path / "none"), *output], capsys)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in error_of([str(package.path), option, str(tmp_path / "empty"), *output], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_image(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    (folder / "torn.png").write_bytes(b"not an image")
+    error = error_of([str(package.path), "--images", str(folder), "--output", str(tmp_path / "out")], capsys)
+    assert "torn.png" in error
+
+
+def test_image_without_mask(package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(surfaces, tmp_path / "copy")
+    next((tmp_path / "copy" / "ground_truth").rglob("*.png")).unlink()
+    assert "no mask for this image" in error_of([str(package.path), "--data", str(tmp_path / "copy")], capsys)
+
+
+@pytest.mark.parametrize("removed", ["good", "defects"])
+def test_test_images_of_one_class(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture, removed: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(surfaces, copy)
+    if removed == "good":
+        shutil.rmtree(copy / "test" / "good")
+    else:
+        shutil.rmtree(copy / "ground_truth")
+        for folder in (copy / "test").iterdir():
+            if folder.name != "good":
+                shutil.rmtree(folder)
+    assert "figures need both" in error_of([str(package.path), "--data", str(copy)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [("tensorflow", "unknown backend"), ("openvino:int8", "prn-build-engine")],
+    ids=["unknown", "not built"],
+)
+def test_engine_that_cannot_be_opened(
+    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture, engine: str, message: str
+) -> None:
+    arguments = [str(package.path), "--engine", engine, "--output", str(tmp_path / "out")]
+    assert message in error_of(arguments, capsys)
+
+
+def test_training_data_that_is_gone(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    training = {"data": str(tmp_path / "gone"), "seen": []}
+    assert "give --data" in error_of([str(rewritten(package, tmp_path / "a.prn", training=training))], capsys)
+
+
+def test_package_that_does_not_say_what_it_saw(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = rewritten(package, tmp_path / "a.prn", training={"data": str(surfaces)})
+    assert "'seen'" in error_of([str(path)], capsys)
+
+
+@pytest.mark.parametrize("option", ["--data", "--images"])
+def test_package_without_threshold(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture, option: str
+) -> None:
+    path = rewritten(package, tmp_path / "a.prn", calibration={})
+    assert "has no threshold" in error_of([str(path), option, str(surfaces)], capsys)
+
+
+def test_maps_are_not_written_among_the_images(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [str(package.path), "--images", str(surfaces), "--output", str(surfaces / "out")]
+    assert "outside of it" in error_of(arguments, capsys)
+    assert not (surfaces / "out").exists()
+
+
+def test_options_that_do_not_go_together(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [str(package.path), "--images", str(surfaces), "--json", str(tmp_path / "a.json")]
+    assert "belong to an evaluation" in error_of(arguments, capsys)
+    assert "name a file" in error_of([str(package.path), "--sheet", str(tmp_path)], capsys)
+
+
+def test_output_that_is_a_file(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "out").write_text("")
+    assert "cannot be made" in error_of([str(package.path), "--output", str(tmp_path / "out")], capsys)
