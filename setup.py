@@ -54,6 +54,7 @@ setup(
         "numpy>=1.26",
         "opencv-python>=4.10",
         "safetensors>=0.5",
+        "pillow>=10",  # reports truncated files, and sizes without decoding
         "rich>=13",
     ],
     extras_require={

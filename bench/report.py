@@ -131,8 +131,8 @@ def _result(
     speedup = None
     if baseline is not None:
         base = stats.percentiles([s for one_round in baseline.rounds for s in one_round])["p50"]
-        interval = stats.ratio_interval(baseline.rounds, measurement.rounds)
-        # eager against itself is 1 by definition.
+        # eager against itself is 1 by definition, without an interval.
+        interval = None if measurement is baseline else stats.ratio_interval(baseline.rounds, measurement.rounds)
         speedup = {"ratio": base / latency["p50"], "interval": _list(interval)}
     return {
         "engine": measurement.engine,

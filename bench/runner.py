@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from prn_fast.bench import parity
 from prn_fast.bench.answers import Answers, Clock, SupportsInfer, answers_to, ask, copied, marked_copies, timed_ask
 from prn_fast.bench.load import LoadMeter
+from prn_fast.bench.parity import Parity
 
 CHECK_BATCH = 8
 PAUSE_SECONDS = 0.01
@@ -70,7 +71,7 @@ class Checked:
 
     engine: str
     precision: str
-    parity: parity.Parity | None = None
+    parity: Parity | None = None
     faults: list[str] = field(default_factory=list)
 
 

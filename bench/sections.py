@@ -49,12 +49,15 @@ def _summary(
         if measured:
             tiles.append(speeds[engine["name"], measured[0]])
     others = [tile for tile in tiles if tile["engine"] != BASELINE and tile["speedup"]]
+    best = max(others, key=lambda tile: tile["speedup"]["ratio"], default=None)
     return {
         "report": report,
         "series": series,
         "failed": failed,
         "tiles": tiles,
-        "best": max(others, key=lambda tile: tile["speedup"]["ratio"], default=None),
+        "best": best,
+        # A ratio is as good as the worse of its two sides.
+        "doubtful": best is not None and bool(best["warnings"] or speeds[BASELINE, best["batch"]]["warnings"]),
         "aurocs": aurocs,
     }
 

@@ -1,50 +1,50 @@
 """The report on a terminal."""
 
+from typing import Any
+
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from prn_fast.bench.report import Report
-from prn_fast.bench.wording import (
-    ABSENT,
-    describe_memory,
-    describe_speedup,
-    interval_text,
-    milliseconds,
-    number,
-    signed,
-)
+from prn_fast.bench.wording import ABSENT, describe_memory, number, signed
 
-SPEED_COLUMNS = (
-    *("batch", "p50", "95 %", "p90", "p99", "p99.9", "max", "calls"),
-    *("images/s", "x eager", "95 %", "peak MB"),
-)
+STATUS_STYLES = {"passed": "green", "failed": "bold red", "unavailable": "yellow"}
+PARITY_COLUMNS = {
+    "score_max_error": "score error\nmax",
+    "map_mean_error": "map error\nmean",
+    "map_max_error": "map error\nmax",
+    "relative_error": "map error\nrelative",
+}
+LATENCY_COLUMNS = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9", "max": "max"}
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the tables, warnings and faults of a report."""
+    """Print the tables, faults and warnings of a report, and where it was taken."""
     console.print(as_renderable(report))
 
 
 def as_renderable(report: Report) -> RenderableType:
     """Everything that `show` prints."""
-    parts: list[RenderableType] = []
-    if report["interrupted"]:
-        parts.append(Text("Interrupted: these are the figures up to then.", style="bold yellow"))
-    parts += [_agreement(report)]
+    parts: list[RenderableType] = [_agreement(report)]
     if report["results"]:
-        parts += [_speed(report)]
+        parts.append(_speed(report))
+    if report["interrupted"]:
+        parts.append(Text("interrupted: these are the figures up to then", style="bold yellow"))
     for engine in report["engines"]:
-        style = "bold red" if engine["status"] == "failed" else "yellow"
+        style = STATUS_STYLES[engine["status"]]
         parts += [Text(f"{engine['name']} {engine['status']}: {fault}", style=style) for fault in engine["faults"]]
     for result in report["results"]:
-        where = f"{result['engine']}, batch {result['batch']}"
-        parts += [Text(f"warning: {where}: {warning}", style="yellow") for warning in result["warnings"]]
-    machine, environment = report["environment"]["machine"], report["environment"]
+        if result["warnings"]:
+            where = f"{result['engine']}, batch {result['batch']}"
+            parts.append(Text(f"warning: {where}: {'; '.join(result['warnings'])}", style="yellow"))
+    environment = report["environment"]
+    machine = environment["machine"]
     parts.append(
         Text(
-            f"{machine['cpu']}, {machine['usable_cores']} cores, {environment['system']}; "
-            f"commit {environment['commit'][:12]}; package {report['package']['sha256'][:12]}",
+            f"{machine['cpu']}, {machine['usable_cores']} cores; {environment['system']}; "
+            f"commit {environment['commit']}; package {report['package']['sha256'][:12]}",
             style="dim",
         )
     )
@@ -53,49 +53,51 @@ def as_renderable(report: Report) -> RenderableType:
 
 def _agreement(report: Report) -> Table:
     package = report["package"]
-    table = Table(
-        title=f"Agreement with float32 eager on {package['images']} validation images "
-        f"({package['anomalies']} anomalous)",
-        title_justify="left",
+    table = _table(
+        f"Agreement with float32 eager on {package['images']} validation images ({package['anomalies']} anomalous)"
     )
-    table.add_column("engine")
-    table.add_column("checks")
-    for column in ("score error max", "map error mean", "map error max", "relative", "image AUROC", "change"):
-        table.add_column(column, justify="right")
+    table.add_column("engine", no_wrap=True)
+    table.add_column("checks", no_wrap=True)
+    for column in (*PARITY_COLUMNS.values(), "image\nAUROC", "change"):
+        table.add_column(column, justify="right", no_wrap=True)
     for engine in report["engines"]:
         parity = engine["parity"] or {}
-        colour = {"passed": "green", "failed": "bold red", "unavailable": "yellow"}[engine["status"]]
+        auroc = parity.get("image_auroc")
         table.add_row(
             engine["name"],
-            Text(engine["status"], style=colour),
-            number(parity.get("score_max_error"), 2),
-            number(parity.get("map_mean_error"), 2),
-            number(parity.get("map_max_error"), 2),
-            number(parity.get("relative_error"), 2),
-            ABSENT if parity.get("image_auroc") is None else f"{parity['image_auroc']:.4f}",
+            Text(engine["status"], style=STATUS_STYLES[engine["status"]]),
+            *(number(parity.get(key), 2) for key in PARITY_COLUMNS),
+            ABSENT if auroc is None else f"{auroc:.4f}",
             signed(parity.get("image_auroc_change")),
         )
     return table
 
 
 def _speed(report: Report) -> Table:
-    table = Table(title="Latency of one call, ms, and throughput", title_justify="left")
-    table.add_column("engine")
-    for column in SPEED_COLUMNS:
-        table.add_column(column, justify="right")
+    table = _table("Latency of one call in ms, and throughput (95 % intervals in brackets)")
+    table.add_column("engine", no_wrap=True)
+    for column in ("batch", *LATENCY_COLUMNS.values(), "calls", "images/s", "x eager", "peak\nMB"):
+        table.add_column(column, justify="right", no_wrap=True)
     for result in report["results"]:
-        latency = result["latency_ms"]
-        ratio, ratio_interval = describe_speedup(result["speedup"])
+        latency, speedup = result["latency_ms"], result["speedup"] or {"ratio": None, "interval": None}
         table.add_row(
             result["engine"],
             str(result["batch"]),
-            milliseconds(latency["p50"]),
-            interval_text(latency["p50_interval"]),
-            *(milliseconds(latency[name]) for name in ("p90", "p99", "p999", "max")),
+            _with_interval(latency["p50"], latency["p50_interval"]),
+            *(number(latency[name]) for name in LATENCY_COLUMNS if name != "p50"),
             str(result["samples"]),
-            number(result["images_per_second"], 3),
-            ratio,
-            ratio_interval,
+            number(result["images_per_second"]),
+            _with_interval(speedup["ratio"], speedup["interval"]),
             describe_memory(result["memory"]),
         )
     return table
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> Any:
+    """The value, and below it its interval, which is only there where it could be taken."""
+    text = Text(number(value))
+    return text if interval is None else text.append(f"\n({number(interval[0])}–{number(interval[1])})", style="dim")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

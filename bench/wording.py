@@ -25,11 +25,6 @@ def _decimals_below_one(value: float, digits: int) -> int:
     return decimals
 
 
-def milliseconds(value: float | None) -> str:
-    """A latency in milliseconds: three digits, more where they are before the decimal point."""
-    return number(value)
-
-
 def interval_text(interval: list[float] | None) -> str:
     """Both ends of an interval."""
     return ABSENT if interval is None else f"{number(interval[0])} to {number(interval[1])}"
@@ -38,13 +33,6 @@ def interval_text(interval: list[float] | None) -> str:
 def signed(value: float | None, decimals: int = 4) -> str:
     """A change, with its sign."""
     return ABSENT if value is None else f"{value:+.{decimals}f}"
-
-
-def describe_speedup(speedup: dict[str, Any] | None) -> tuple[str, str]:
-    """The ratio to eager and its interval."""
-    if speedup is None:
-        return ABSENT, ABSENT
-    return f"{number(speedup['ratio'])}", interval_text(speedup["interval"])
 
 
 def describe_memory(memory: dict[str, Any] | None) -> str:

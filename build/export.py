@@ -7,7 +7,6 @@ product. Each of these is exact; only rounding differs.
 """
 
 import copy
-import io
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ class EngineGraph(nn.Module):
 
     def __init__(self, model: PRN) -> None:
         super().__init__()
-        self.model = fold_batch_norm(with_lean_ops(model))
+        self.model: PRN = fold_batch_norm(with_lean_ops(model))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -43,7 +42,7 @@ def with_lean_ops(model: PRN) -> PRN:
     return lean.eval().requires_grad_(False)
 
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
+def fold_batch_norm(model: PRN) -> PRN:
     """Fold every batch norm into the convolution that feeds it, in a copy; for eval mode.
 
     A batch norm follows the convolution registered just before it in the same module, as all blocks here are written.
@@ -86,9 +85,7 @@ def export_onnx(model: PRN, path: Path | None = None) -> bytes:
         verbose=False,
     )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    content = buffer.getvalue()
+    content = program.model_proto.SerializeToString()
     if path is not None:
         path.write_bytes(content)
     return content

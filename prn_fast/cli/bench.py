@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     from prn_fast.bench.sections import bench_sections
     from prn_fast.bench.terminal import show
 
-    console = Console()
+    # A file or a pipe has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     settings = Settings(arguments.batch, arguments.seconds, arguments.seed)
     with _progress() as progress:
         tasks = {

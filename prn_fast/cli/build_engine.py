@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="NAME.prn, as prn-train wrote it")
     parser.add_argument("--backend", default="openvino", help="library that will run it (default: openvino)")
     precisions = ", ".join(f"{name}: {'|'.join(backend.precisions)}" for name, backend in BACKENDS.items())
-    parser.add_argument("--precision", help=f"arithmetic (default: all of the backend; {precisions})")
+    parser.add_argument("--precision", help=f"arithmetic ({precisions}; default: fp32 and int8)")
     return parser
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from prn_fast.package import Package
 
     _, backend, _ = parse_name(arguments.backend)
-    precisions = [arguments.precision] if arguments.precision else list(backend.precisions)
+    precisions = [arguments.precision] if arguments.precision else list(backend.usual)
     for precision in precisions:
         parse_name(f"{arguments.backend}:{precision}")
     package = Package.open(arguments.package)

@@ -18,12 +18,14 @@ class Backend:
     Attributes:
         engine: module and class of the runner.
         precisions: what `BACKEND:PRECISION` may name, the default first.
+        usual: those built where none is named.
         built: whether `prn-build-engine` must have put the engine into the package.
     """
 
     engine: str
     precisions: tuple[str, ...]
     built: bool
+    usual: tuple[str, ...] = ()
 
     def runner(self) -> Callable[..., Engine]:
         """The engine's class; imports the backend's library."""
@@ -33,7 +35,9 @@ class Backend:
 
 BACKENDS = {
     "eager": Backend("prn_fast.engine.eager.EagerEngine", ("fp32",), built=False),
-    "openvino": Backend("prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True),
+    "openvino": Backend(
+        "prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True, usual=("fp32", "int8")
+    ),
 }
 # Best first: what `default_engine` takes of what a package holds.
 PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "eager")

@@ -46,7 +46,7 @@ def load_prnet(state_dict: Mapping[str, Tensor], prototypes: Mapping[str, Tensor
         raise WeightsError(f"prototypes need the keys {', '.join(_PROTOTYPE_KEYS)}; got {', '.join(prototypes)}")
     bank = [torch.as_tensor(prototypes[key]) for key in _PROTOTYPE_KEYS]
     require_finite(state_dict, _SOURCE)
-    require_finite({key: value for key, value in zip(_PROTOTYPE_KEYS, bank, strict=True)}, "PRNet prototypes")
+    require_finite(dict(zip(_PROTOTYPE_KEYS, bank, strict=True)), "PRNet prototypes")
     config = read_structure(state_dict, bank)
     model = PRN(config).to(required(state_dict, "conv_out.weight").dtype)
     copy_weights(model, state_dict)

@@ -125,7 +125,8 @@ def train(settings: Settings, console: Console | None = None) -> Package:
     split = prepare_split(settings, inspection, config)
     console.print(
         f"[bold]{settings.preset}[/], {config.image_size} px, {'grey' if channels == 1 else 'RGB'}: "
-        f"{split.fit} normal images to train on, {len(split.validation.labels)} to validate, {len(split.seen)} seen anomalies"
+        f"{split.fit} normal images to train on, {len(split.validation.labels)} to validate, "
+        f"{len(split.seen)} seen anomalies"
     )
 
     fabric = Fabric(precision=training_precision(), devices="auto")
@@ -182,10 +183,10 @@ def prepare_model(
     missing = load_backbone_weights(model.backbone, state, source)
     if missing:
         console.print(
-            f"[yellow]note:[/] {source} lacks {len(missing)} weights of the deepest stage (stride 32), {missing[0]} the "
-            "first: they start at random and are trained"
+            f"[yellow]note:[/] {source} lacks {len(missing)} weights of the deepest stage (stride 32), "
+            f"{missing[0]} the first: they start at random and are trained"
         )
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = (model.normalize(images.to(device)) for images in slices(split.normals, EXTRACTION_BATCH))
     centres = cluster_prototypes(
         model.backbone, batches, count, settings.seed, progress=lambda line: console.print(line, style="dim")

@@ -163,7 +163,7 @@ def _draw_header(sheet: Image.Image, draw: ImageDraw.ImageDraw, evaluation: Eval
         f"at threshold {evaluation.threshold:.3f}: {counts.detected} of {counts.detected + counts.missed} "
         f"defects detected, {counts.false_alarms} of {counts.false_alarms + counts.passed} good images "
         f"false alarms        outline: map at or above {evaluation.pixel_threshold:.3f}",
-        "panels: image, labelled mask, anomaly map, outline    each row: worst mistakes first, median last",
+        "panels: image, labelled mask, anomaly map, outline    each row: worst first, median last",
     ]
     for number, line in enumerate(lines):
         draw.text((_MARGIN, 56 + 21 * number), line, _FAINT if number == 2 else _INK, _font(_TEXT))

@@ -145,16 +145,6 @@ def test_prediction_stands_beside_the_package_by_default(package: Package, surfa
     assert len((output / "predictions.jsonl").read_text().splitlines()) == 5
 
 
-def test_best_engine_of_the_package_is_taken(
-    built_package_path: Path, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    images = ["--images", str(surfaces / "test" / "good"), "--output", str(tmp_path / "out")]
-    assert main([str(built_package_path), *images]) == 0
-    assert "(openvino:int8)" in capsys.readouterr().out
-    assert main([str(built_package_path), *images, "--engine", "openvino:fp32"]) == 0
-    assert "(openvino:fp32)" in capsys.readouterr().out
-
-
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     assert main(arguments) == 2
     captured = capsys.readouterr()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from kernel_checks import assert_rounded
 
 from prn_fast.kernels.launch import Tile
 from prn_fast.kernels.multi_size_attention import fused, lean, reference
+from tests.kernels.kernel_checks import assert_rounded
 
 # batch, channels, height, width, grids
 CASES = {

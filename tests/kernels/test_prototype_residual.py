@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from kernel_checks import assert_rounded
 
 from prn_fast.kernels.launch import Tile
 from prn_fast.kernels.prototype_residual import fused, lean, reference
+from tests.kernels.kernel_checks import assert_rounded
 
 SHAPES = {
     "one-map-one-prototype": (1, 1, 4, 6, 6),
