@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Clock = Callable[[], int]
 
+# Enough that the same copy never comes twice, even of a small image.
+MARKED_BYTES = 8
+
 
 class SupportsInfer(Protocol):
     """What the bench needs of an engine: uint8 images (N, S, S, C) to `.scores` (N,) and `.maps` (N, S, S)."""
@@ -62,13 +65,13 @@ def copied(detections: Any) -> Answers:
 
 
 def marked_copies(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Copies of images with the lowest bit of one random byte of each flipped.
+    """Copies of images with the lowest bit of a few random bytes of each flipped.
 
     For a detector they are the same images; an engine that looks answers up by content has never seen them.
     """
     copies = np.ascontiguousarray(images).copy()
     flat = copies.reshape(len(copies), -1)
-    flat[np.arange(len(flat)), rng.integers(flat.shape[1], size=len(flat))] ^= 1
+    flat[np.arange(len(flat))[:, None], rng.integers(flat.shape[1], size=(len(flat), MARKED_BYTES))] ^= 1
     return copies
 
 

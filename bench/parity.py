@@ -50,8 +50,8 @@ STRICTEST = "fp32"
 # Above this share of its own differences between images, an answer given while timed is not the one that was checked.
 STALE_ANSWER = 0.5
 STALE_SCORE = 0.02
-# Errors below this are rounding, whatever they are compared with.
-ROUNDING = 1e-5
+# A reference that differs from image to image by less than this cannot magnify rounding into an error.
+SMALLEST_SPREAD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def parity_faults(parity: Parity, tolerance: Tolerance) -> list[str]:
 
 
 def relative_error(maps: NDArray, reference: NDArray, centre: NDArray) -> float:
-    """|| maps - reference || / || reference - centre ||, 0 where the numerator is rounding."""
+    """|| maps - reference || / || reference - centre ||."""
     error = np.sqrt(np.mean((maps.astype(np.float64) - reference) ** 2))
     spread = np.sqrt(np.mean((reference.astype(np.float64) - centre) ** 2))
-    return 0.0 if error < ROUNDING else float(error / max(spread, ROUNDING))
+    return float(error / max(spread, SMALLEST_SPREAD))
 
 
 def stale_faults(answers: Answers, checked: Answers, centre: Answers) -> list[str]:

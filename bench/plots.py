@@ -36,7 +36,7 @@ def latency_bars(rows: Sequence[tuple[Series, dict[str, float | None]]]) -> Mark
     Args:
         rows: engine and its latency in ms: "p50", and "p90", "p99" where they are known.
     """
-    limit = 1.22 * max(value for _, latency in rows for value in _known(latency, "p50", "p90", "p99"))
+    limit = 1.42 * max(value for _, latency in rows for value in _known(latency, "p50", "p90", "p99"))
     ticks = nice_ticks(limit)
     x_of = _scale(0, limit, LABEL_WIDTH, WIDTH - 8)
     parts = []
@@ -56,7 +56,7 @@ def latency_bars(rows: Sequence[tuple[Series, dict[str, float | None]]]) -> Mark
             parts.append(_line(x_of(p50), middle, end, middle, "stroke"))
             parts += [_line(x_of(value), middle - 6, x_of(value), middle + 6, "stroke") for value in tail]
         parts.append(Markup("</g>"))
-        parts.append(_text(end + 8, middle + 4, f"{number(p50)} ms", "value"))
+        parts.append(_text(end + 8, middle + 4, f"median {number(p50)} ms", "value"))
     return _figure(
         parts,
         rows=len(rows),
@@ -66,7 +66,7 @@ def latency_bars(rows: Sequence[tuple[Series, dict[str, float | None]]]) -> Mark
 
 
 def relative_spread(rows: Sequence[tuple[Series, Sequence[float]]]) -> Markup:
-    """How the calls of each engine spread around the engine's own median; calls beyond the range are counted.
+    """How the calls of each engine spread around its own median; those beyond the range are counted at its ends.
 
     Args:
         rows: engine and the latencies of its calls, any unit.
@@ -78,7 +78,7 @@ def relative_spread(rows: Sequence[tuple[Series, Sequence[float]]]) -> Markup:
         base = TOP + ROW_HEIGHT * (row + 1) - 8
         relative = np.asarray(samples) / np.median(samples)
         inside = relative[(relative >= low) & (relative <= high)]
-        beyond = len(relative) - len(inside)
+        faster, slower = int((relative < low).sum()), int((relative > high).sum())
         parts.append(_row_label(series, base - 12))
         parts.append(
             Markup('<g class="s{}"><title>{}</title>').format(series.style, f"{series.name}: {len(relative)} calls")
@@ -92,8 +92,10 @@ def relative_spread(rows: Sequence[tuple[Series, Sequence[float]]]) -> Markup:
             parts.append(_histogram(inside, x_of, base))
         parts.append(Markup("</g>"))
         parts.append(_line(x_of(low), base, x_of(high), base, "grid"))
-        if beyond:
-            parts.append(_text(WIDTH - 4, base - 8, f"+{beyond} ▸", "value end"))
+        if slower:
+            parts.append(_text(x_of(high) + 4, base - 2, f"▸ {slower}", "tick"))
+        if faster:
+            parts.append(_text(x_of(low) + 3, base - 20, f"◂ {faster}", "tick"))
     parts.append(_line(x_of(1), TOP, x_of(1), TOP + ROW_HEIGHT * len(rows), "median"))
     ticks = [0.8, 1.0, 1.2, 1.4, 1.6]
     return _figure(
@@ -119,7 +121,7 @@ def throughput_lines(batches: Sequence[int], rows: Sequence[tuple[Series, dict[i
     parts: list[Markup] = []
     for tick in nice_ticks(limit):
         parts.append(_line(left, y_of(tick), right + 10, y_of(tick), "grid"))
-        parts.append(_text(left - 8, y_of(tick) + 4, number(tick), "tick end"))
+        parts.append(_text(left - 8, y_of(tick) + 4, f"{tick:,g}", "tick end"))
     for batch in batches:
         parts.append(_text(x_of(math.log2(batch)), bottom + 20, str(batch), "tick middle"))
     parts.append(_text((left + right) / 2, bottom + 42, "images in one call", "axis middle"))
@@ -194,7 +196,7 @@ def _axis(ticks: Sequence[float], x_of: Callable[[float], float], rows: int, tit
     parts = []
     for tick in ticks:
         parts.append(_line(x_of(tick), TOP, x_of(tick), bottom, "grid"))
-        parts.append(_text(x_of(tick), bottom + 17, number(tick) if tick else "0", "tick middle"))
+        parts.append(_text(x_of(tick), bottom + 17, f"{tick:,g}", "tick middle"))
     parts.append(_text((x_of(ticks[0]) + x_of(ticks[-1])) / 2, bottom + 37, title, "axis middle"))
     return parts
 

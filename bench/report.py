@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prn_fast.bench import stats
 from prn_fast.bench.runner import BenchResult, Measurement, Settings
 from prn_fast.errors import DataError
@@ -121,6 +123,7 @@ def _result(
     samples = [sample for one_round in measurement.rounds for sample in one_round]
     mean = sum(samples) / len(samples)
     images_per_second = 1000 * measurement.batch / mean
+    p50 = _median(measurement)
     latency = {
         "min": min(samples),
         "mean": mean,
@@ -130,10 +133,9 @@ def _result(
     }
     speedup = None
     if baseline is not None:
-        base = stats.percentiles([s for one_round in baseline.rounds for s in one_round])["p50"]
         # eager against itself is 1 by definition, without an interval.
         interval = None if measurement is baseline else stats.ratio_interval(baseline.rounds, measurement.rounds)
-        speedup = {"ratio": base / latency["p50"], "interval": _list(interval)}
+        speedup = {"ratio": _median(baseline) / p50, "interval": _list(interval)}
     return {
         "engine": measurement.engine,
         "scenario": scenario_of(measurement.batch),
@@ -180,6 +182,10 @@ def _warnings(
         if high - low > INTERVAL_LIMIT * speedup["ratio"]:
             warnings.append(f"the ratio to {BASELINE} is only known to lie in {low:.2f} to {high:.2f}")
     return warnings
+
+
+def _median(measurement: Measurement) -> float:
+    return float(np.median(np.concatenate(measurement.rounds)))
 
 
 def _list(interval: tuple[float, float] | None) -> list[float] | None:

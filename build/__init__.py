@@ -13,7 +13,7 @@ from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import EngineError
 from prn_fast.package import ENGINES, Package
 
-# Module of each backend's `build(package, precision, folder) -> record`.
+# Module of each backend's `builds(package, precision, folder)`, which yields candidates, best first.
 BUILDERS = {"openvino": "prn_fast.build.openvino"}
 
 
@@ -39,24 +39,33 @@ def build_engine(
     name = f"{backend}:{precision}"
     builder = import_module(BUILDERS[backend])
     package.path.joinpath(ENGINES).mkdir(exist_ok=True)
+    validation = package.validation()
+    rejected: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=package.path / ENGINES, prefix=".building-") as folder:
-        built = Path(folder) / "engine"
-        built.mkdir()
+        progress(f"eager on {len(validation.labels)} validation images, to compare with")
+        with EagerEngine(package) as reference:
+            expected = reference.infer(validation.images)
         progress(f"building {name}")
-        record = builder.build(package, precision, built)
-        validation = package.validation()
-        progress(f"verifying {name} against eager on {len(validation.labels)} images")
-        with runner.runner()(package, folder=built, precision=precision) as engine, EagerEngine(package) as reference:
-            verification = verify(engine, reference, validation, precision)
-        if verification.faults:
-            raise EngineError(f"{name} failed verification and is not kept: {'; '.join(verification.faults)}")
-        description = {
-            "backend": backend,
-            "precision": precision,
-            **record,
-            "verification": verification.to_dict(),
-            "machine": cpu_name(),
-            "commit": commit(),
-        }
-        package.add_engine(name, built, description)
-    return package.engines[name]
+        for built, record in builder.builds(package, precision, Path(folder)):
+            progress(f"verifying {name}")
+            with runner.runner()(package, folder=built, precision=precision) as engine:
+                verification = verify(engine, expected, validation, precision)
+            if not verification.faults:
+                package.add_engine(
+                    name,
+                    built,
+                    {
+                        "backend": backend,
+                        "precision": precision,
+                        **record,
+                        "verification": verification.to_dict(),
+                        "rejected": rejected,
+                        "machine": cpu_name(),
+                        "commit": commit(),
+                    },
+                )
+                return package.engines[name]
+            progress(f"not good enough: {'; '.join(verification.faults)}")
+            rejected.append({**record, "faults": verification.faults})
+    faults = "; ".join(rejected[-1]["faults"]) if rejected else "nothing was built"
+    raise EngineError(f"{name} failed verification and is not kept: {faults}")

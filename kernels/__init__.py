@@ -3,6 +3,8 @@
 Every folder holds `reference.py`, the published formulation in plain PyTorch and the definition of correct, and,
 where that one is wasteful, `lean.py`: the same function, also in plain PyTorch, without the waste. `PUBLISHED` is
 what a user of the public implementation has today; `LEAN` is what training on the CPU and the exported graph use.
+`FUSED` runs Triton kernels on a GPU (Triton is imported at the first such call) and is `LEAN` on the CPU; its
+operations are registered with PyTorch, so that a compiled or exported graph keeps them whole.
 """
 
 from collections.abc import Callable
@@ -10,6 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from prn_fast.kernels import multi_scale_fusion as fusion
+from prn_fast.kernels import multi_size_attention as attention
+from prn_fast.kernels import prototype_residual as residual
 from prn_fast.kernels.multi_scale_fusion import lean as fusion_lean
 from prn_fast.kernels.multi_scale_fusion import reference as fusion_reference
 from prn_fast.kernels.multi_size_attention import lean as attention_lean
@@ -37,5 +42,10 @@ LEAN = Ops(
     multi_scale_fusion=fusion_lean.multi_scale_fusion,
     multi_size_attention=attention_lean.multi_size_attention,
 )
+FUSED = Ops(
+    prototype_residual=residual.prototype_residual,
+    multi_scale_fusion=fusion.multi_scale_fusion,
+    multi_size_attention=attention.multi_size_attention,
+)
 
-__all__ = ["LEAN", "PUBLISHED", "Ops"]
+__all__ = ["FUSED", "LEAN", "PUBLISHED", "Ops"]

@@ -95,6 +95,7 @@ def power_of_two(value: int) -> int:
     return 1 << (value - 1).bit_length()
 
 
-def is_channels_last(maps: Tensor) -> bool:
-    """True where a map's channels are adjacent in memory, and not also in contiguous order."""
-    return maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+def memory_format_of(maps: Tensor) -> torch.memory_format:
+    """The dense layout in which a kernel reads a map: channels-last where it is only that, otherwise contiguous."""
+    channels_last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format

@@ -1,8 +1,10 @@
 """Block shapes of every kernel for every compute capability, checked in: nothing is tuned at run time.
 
-A device uses the entry of the highest listed capability that is not above its own. The figures come from reckoning and
+One table serves all capabilities whose hardware is alike. The figures come from reckoning and
 from the compiler's resource report, and have not been timed on a GPU yet; `bench/kernels.py` searches for better ones.
 """
+
+import torch
 
 from prn_fast.kernels.launch import Tile
 
@@ -21,20 +23,43 @@ SHARED_MEMORY = {
     (12, 0): 99 << 10,
 }
 
-_COMMON: dict[str, Tile] = {
+# Half precision on tensor cores that a warp group of four warps feeds together.
+_WARP_GROUP: dict[str, Tile] = {
     "distance": Tile({"BLOCK_B": 4, "BLOCK_K": 4, "BLOCK_D": 256, "STEPS": 8}),
     "residual": Tile({"BLOCK_D": 1024, "STEPS": 8}),
     "logits": Tile({"BLOCK_D": 64, "STEPS": 16}),
     "softmax": Tile({"BLOCK_ROWS": 4}),
     "mixing": Tile({"BLOCK_D": 64, "STEPS": 4, "BLOCK_B": 4}),
+    "upsample_add": Tile({"BLOCK": 1024}),
 }
 
-_OWN: dict[Capability, dict[str, Tile]] = {}
+# Half precision on tensor cores that take operands from registers: a narrower tile beside the three sums of the logits.
+_WARP: dict[str, Tile] = {**_WARP_GROUP, "logits": Tile({"BLOCK_D": 32, "STEPS": 32})}
+
+# Without tensor cores a product keeps its operands in registers: narrower tiles, spread over more warps.
+_NARROW: dict[str, Tile] = {
+    **_WARP_GROUP,
+    "logits": Tile({"BLOCK_D": 16, "STEPS": 64}, warps=8),
+    "mixing": Tile({"BLOCK_D": 16, "STEPS": 16, "BLOCK_B": 4}, warps=8),
+}
+
+# Triton multiplies on Turing's ordinary cores; bfloat16 came with the same generation as its tensor core support.
+_FIRST_WITH_TENSOR_CORES = (8, 0)
+_WITH_WARP_GROUPS = ((9, 0), (10, 0))
 
 
-def tile_for(kernel: str, capability: Capability) -> Tile:
-    """The kernel's tile on a device; a RuntimeError below the lowest listed capability."""
+def tile_for(kernel: str, capability: Capability, dtype: torch.dtype) -> Tile:
+    """The kernel's tile on a device for maps of a dtype.
+
+    Raises:
+        RuntimeError: a device below the lowest listed capability, or bfloat16 on one that has none.
+    """
     if capability < CAPABILITIES[0]:
         raise RuntimeError(f"compute capability {capability} is below {CAPABILITIES[0]}")
+    tensor_cores = capability >= _FIRST_WITH_TENSOR_CORES
+    if dtype == torch.bfloat16 and not tensor_cores:
+        raise RuntimeError(f"compute capability {capability} has no bfloat16; use float16")
+    if dtype == torch.float32 or not tensor_cores:
+        return _NARROW[kernel]
     listed = max(one for one in CAPABILITIES if one <= capability)
-    return _OWN.get(listed, {}).get(kernel, _COMMON[kernel])
+    return (_WARP_GROUP if listed in _WITH_WARP_GROUPS else _WARP)[kernel]

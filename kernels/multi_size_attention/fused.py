@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """Multi-size attention in three Triton kernels: two reads and four writes of the map, no patchify, no copies.
 
 The finest grid, G x G, cuts the map into T = G^2 sub-tokens of D = C (H/G) (W/G) values. A token of a coarser grid g is
@@ -9,8 +10,9 @@ r^2 of them, r = G/g, so that one loaded tile (T, BLOCK_D) serves every grid:
 2. `softmax_kernel` adds up splits and places and writes the attention of every grid, (B, sum of g^4).
 3. `mixing_kernel` spreads A to E[(i, s), (j, s')] = A[i, j] where s = s', writes s_v (E x) + b_v.
 
-The products cost 384 operations a value in each pass for grids (1, 2, 4, 8), which tensor cores hide behind the memory
-traffic. Every grid must be a power of two, 8 at most; `multi_size_attention` says so otherwise.
+Products add up in float32; float32 tiles are multiplied as such, not as TF32. They cost 384 operations a value in each
+pass for grids (1, 2, 4, 8), which tensor cores hide behind the memory traffic. Every grid must be a power of two, 8 at
+most; see `supports`.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,7 @@ from prn_fast.kernels.launch import (
     Tile,
     capability_of,
     ceil_div,
-    is_channels_last,
+    memory_format_of,
     pointer,
     steps_for,
 )
@@ -128,7 +130,6 @@ def logits_kernel(
     H: tl.constexpr,
     W: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
@@ -147,8 +148,9 @@ def logits_kernel(
         for level in tl.static_range(len(GRIDS)):
             w, u = _load_weights(projections[level], n, d, GRIDS[level], FINEST, C, H, W, CHANNELS_LAST)
             query = (w * x.to(tl.float32) + u).to(x.dtype)
-            product = tl.dot(query, tl.trans(x), sums[level], input_precision=PRECISION)
-            next_sums = next_sums + (product,)  # noqa: RUF005 - Triton knows no unpacking
+            product = tl.dot(query, tl.trans(x), sums[level], input_precision="ieee")
+            # Triton knows no unpacking.
+            next_sums = next_sums + (product,)  # type: ignore[assignment]  # noqa: RUF005
         sums = next_sums
     target = partials + (b * tl.num_programs(0) + split) * ENTRIES
     for level in tl.static_range(len(GRIDS)):
@@ -232,7 +234,6 @@ def _mix(
     W: tl.constexpr,
     PIXEL: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
@@ -247,7 +248,7 @@ def _mix(
         inside = (n < rows)[:, None] & (d < C * H * W // T)[None, :]
         x = tl.load(maps + _place(n, d, 1, FINEST, C, H, W, C, CHANNELS_LAST), mask=inside, other=0.0)
         scale, bias = _load_weights(values, n, d, GRID, FINEST, C, H, W, CHANNELS_LAST)
-        mixed = tl.dot(mix, x, input_precision=PRECISION) if GRID > 1 else x.to(tl.float32)
+        mixed = tl.dot(mix, x, input_precision="ieee") if GRID > 1 else x.to(tl.float32)
         result = (mixed * scale + bias).to(output.dtype.element_ty)
         tl.store(output + _place(n, d, 1, FINEST, C, H, W, PIXEL, CHANNELS_LAST), result, mask=inside)
 
@@ -266,7 +267,6 @@ def mixing_kernel(
     H: tl.constexpr,
     W: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
@@ -291,7 +291,6 @@ def mixing_kernel(
                 W,
                 len(GRIDS) * C,
                 CHANNELS_LAST,
-                PRECISION,
                 ROWS,
                 BLOCK_D,
                 STEPS,
@@ -337,7 +336,7 @@ class AttentionShape:
         """Attention weights of one image."""
         return sum(grid**4 for grid in self.attending)
 
-    def constants(self, precision: str) -> dict[str, Any]:
+    def constants(self) -> dict[str, Any]:
         """Constexpr arguments of the two kernels that read the map."""
         return {
             "FINEST": self.finest,
@@ -345,7 +344,6 @@ class AttentionShape:
             "H": self.height,
             "W": self.width,
             "CHANNELS_LAST": self.channels_last,
-            "PRECISION": precision,
             "ROWS": max(LEAST_ROWS, self.finest**2),
         }
 
@@ -355,7 +353,7 @@ def supports(grids: Sequence[int]) -> bool:
     return 1 < max(grids) <= FINEST_GRID and all(grid & (grid - 1) == 0 for grid in grids)
 
 
-def plan_logits(shape: AttentionShape, tile: Tile, precision: str) -> Launch:
+def plan_logits(shape: AttentionShape, tile: Tile) -> Launch:
     """Launch of `logits_kernel`."""
     blocks = dict(tile.blocks)
     size_blocks = ceil_div(shape.size, blocks["BLOCK_D"])
@@ -369,7 +367,7 @@ def plan_logits(shape: AttentionShape, tile: Tile, precision: str) -> Launch:
             "batch": "i32",
             "partials": "*fp32",
         },
-        {"GRIDS": shape.attending, "ENTRIES": shape.entries, **shape.constants(precision), **blocks},
+        {"GRIDS": shape.attending, "ENTRIES": shape.entries, **shape.constants(), **blocks},
         (ceil_div(size_blocks, blocks["STEPS"]), shape.batch),
         tile,
     )
@@ -394,7 +392,7 @@ def plan_softmax(shape: AttentionShape, splits: int, tile: Tile) -> Launch:
     )
 
 
-def plan_mixing(shape: AttentionShape, tile: Tile, precision: str) -> Launch:
+def plan_mixing(shape: AttentionShape, tile: Tile) -> Launch:
     """Launch of `mixing_kernel`."""
     blocks = dict(tile.blocks)
     blocks["BLOCK_B"] = max(1, min(blocks["BLOCK_B"], shape.batch // 4))
@@ -409,15 +407,10 @@ def plan_mixing(shape: AttentionShape, tile: Tile, precision: str) -> Launch:
             "batch": "i32",
             "output": pointer(shape.dtype),
         },
-        {"GRIDS": shape.grids, "WEIGHTS": shape.weights, **shape.constants(precision), **blocks},
+        {"GRIDS": shape.grids, "WEIGHTS": shape.weights, **shape.constants(), **blocks},
         (ceil_div(size_blocks, blocks["STEPS"]), image_blocks),
         tile,
     )
-
-
-def precision_for(dtype: torch.dtype, capability: tuple[int, int]) -> str:
-    """How float32 tiles are multiplied: three TF32 products, near float32, where tensor cores have TF32."""
-    return "tf32x3" if dtype == torch.float32 and capability >= (8, 0) else "ieee"
 
 
 def fold_query_key(query_key: Tensor) -> Tensor:
@@ -446,20 +439,19 @@ def attend(
     if not supports(grids):
         raise ValueError(f"grids must be powers of two up to {FINEST_GRID}, one of them above 1, not {tuple(grids)}")
     batch, channels, height, width = maps.shape
-    layout = torch.channels_last if is_channels_last(maps) else torch.contiguous_format
+    layout = memory_format_of(maps)
     channels_last = layout == torch.channels_last
     shape = AttentionShape(batch, channels, height, width, tuple(grids), maps.dtype, channels_last)
     maps = maps.contiguous(memory_format=layout)
     projections = tuple(one.to(maps.dtype).contiguous(memory_format=layout) for one in projections)
     values = tuple(one.to(maps.dtype).contiguous(memory_format=layout) for one in values)
     capability = capability_of(maps)
-    precision = precision_for(maps.dtype, capability)
     logits_tile, softmax_tile, mixing_tile = tiles or (
-        tile_for("logits", capability),
-        tile_for("softmax", capability),
-        tile_for("mixing", capability),
+        tile_for("logits", capability, maps.dtype),
+        tile_for("softmax", capability, maps.dtype),
+        tile_for("mixing", capability, maps.dtype),
     )
-    logits = plan_logits(shape, logits_tile, precision)
+    logits = plan_logits(shape, logits_tile)
     splits = logits.grid[0]
     partials = torch.empty(batch, splits, shape.entries, dtype=torch.float32, device=maps.device)
     attention = torch.empty(batch, shape.weights, dtype=maps.dtype, device=maps.device)
@@ -468,7 +460,7 @@ def attend(
     )
     logits(maps, projections, batch, partials)
     plan_softmax(shape, splits, softmax_tile)(partials, batch, attention)
-    plan_mixing(shape, mixing_tile, precision)(maps, attention, values, batch, output)
+    plan_mixing(shape, mixing_tile)(maps, attention, values, batch, output)
     return output
 
 

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """Prototype residual in two Triton kernels.
 
 1. `distance_kernel`: partial sums of (f - p + eps)^2, the map's D = C h w values split over programs. A program holds
@@ -14,7 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prn_fast.kernels.launch import Launch, Tile, capability_of, ceil_div, pointer, power_of_two, steps_for
+from prn_fast.kernels.launch import (
+    Launch,
+    Tile,
+    capability_of,
+    ceil_div,
+    memory_format_of,
+    pointer,
+    power_of_two,
+    steps_for,
+)
 from prn_fast.kernels.prototype_residual.reference import DISTANCE_EPSILON
 from prn_fast.kernels.tiles import tile_for
 
@@ -154,12 +164,6 @@ def plan_residual(
     )
 
 
-def memory_format_of(maps: Tensor) -> torch.memory_format:
-    """The dense layout in which the kernels read a map: channels-last if it is so, otherwise contiguous."""
-    channels_last = maps.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
 def prototype_residual(
     features: Tensor,
     prototypes: Tensor,
@@ -182,7 +186,10 @@ def prototype_residual(
     batch, channels, height, width = features.shape
     count, size = prototypes.shape[0], channels * height * width
     capability = capability_of(features)
-    distance_tile, residual_tile = tiles or (tile_for("distance", capability), tile_for("residual", capability))
+    distance_tile, residual_tile = tiles or (
+        tile_for("distance", capability, features.dtype),
+        tile_for("residual", capability, features.dtype),
+    )
     if out is None:
         out = torch.empty_like(features, memory_format=layout)
     if layout == torch.channels_last:

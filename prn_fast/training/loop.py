@@ -341,7 +341,9 @@ class Run:
 
     def validate(self) -> None:
         """Score the validation split; keep the weights if they are the best so far."""
-        metrics = validation_metrics(self.detect(self.split.validation.images), self.split.validation)
+        validation = self.split.validation
+        detections = self.detect(validation.images)
+        metrics = validation_metrics(detections, validation)
         self.last_validation = self.timer.seconds()
         # Finding an image and finding the place count alike; AUROC of images alone is soon perfect.
         selection = (metrics["image_auroc"] + metrics["pixel_average_precision"]) / 2
@@ -352,7 +354,13 @@ class Run:
             )
         if selection > self.best["selection"]:
             state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-            self.best = {"selection": selection, "epoch": self.epoch, "metrics": metrics, "state": state}
+            self.best = {
+                "selection": selection,
+                "epoch": self.epoch,
+                "metrics": metrics,
+                "calibration": calibrate(detections, validation),
+                "state": state,
+            }
 
     @torch.inference_mode()
     def detect(self, images: NDArray[np.uint8]) -> Detections:
@@ -376,7 +384,7 @@ class Run:
             self.model,
             calibration_images=self.split.normals[np.sort(chosen[:MOST_CALIBRATION_IMAGES])],
             validation=validation,
-            calibration=calibrate(self.detect(validation.images), validation),
+            calibration=self.best["calibration"],
             training={
                 "data": str(self.settings.data.resolve()),
                 "preset": self.settings.preset,

@@ -44,8 +44,8 @@ def test_int8_convolutions_are_quantised_and_only_where_meant(package, tmp_path)
 
     from prn_fast.build import openvino as builder
 
-    record = builder.build(package, "int8", tmp_path)
-    graph = openvino.Core().read_model(tmp_path / "model.xml")
+    candidate, record = next(iter(builder.builds(package, "int8", tmp_path)))
+    graph = openvino.Core().read_model(candidate / "model.xml")
     sources = [op for op in graph.get_ops() if op.get_type_name() == "FakeQuantize"]
     fed = {target.get_node().get_friendly_name() for op in sources for target in op.output(0).get_target_inputs()}
     assert len(sources) > 20
@@ -55,6 +55,7 @@ def test_int8_convolutions_are_quantised_and_only_where_meant(package, tmp_path)
     untouched = [op for op in convolutions if op.input_value(0).get_node().get_type_name() != "FakeQuantize"]
     assert len(untouched) >= 49
     assert record["calibration_images"] == 32
+    assert record["quantized"] == list(builder.INT8_ATTEMPTS[0])
     assert set(record["versions"]) == {"openvino", "nncf"}
 
 

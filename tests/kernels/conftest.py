@@ -12,6 +12,16 @@ import torch
 from torch import Tensor
 
 
+@pytest.fixture(autouse=True, scope="session")
+def interpreted_kernels() -> None:
+    """Fail with a reason where Triton was imported too early for the interpreter."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from prn_fast.kernels.prototype_residual.fused import distance_kernel
+
+    assert isinstance(distance_kernel, InterpretedFunction), "triton was imported before; set TRITON_INTERPRET=1"
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """`torch.empty` gives NaN."""

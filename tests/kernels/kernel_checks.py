@@ -4,13 +4,16 @@ import torch
 from torch import Tensor
 
 
-def assert_rounded(result: Tensor, expected: Tensor, slack: float = 4.0) -> None:
-    """Hold `result` within `slack` rounding steps of its dtype of the float64 `expected`; NaN fails.
+def assert_rounded(result: Tensor, expected: Tensor, typical: float = 1.0, worst: float = 32.0) -> None:
+    """Hold `result` to the float64 `expected`, in rounding steps of its dtype at the root mean square; NaN fails.
 
-    A step is relative to the value, and for values that cancelled, to a hundredth of the root mean square.
+    Args:
+        typical: allowed root mean square of the error.
+        worst: allowed for any value, relative to the root mean square or to the value itself if that is larger.
     """
     assert result.shape == expected.shape
     step = torch.finfo(result.dtype).eps
-    scale = expected.abs().clamp_min(expected.square().mean().sqrt() / 100)
-    error = (result.double() - expected).abs() / (scale * step)
-    assert error.max() <= slack, f"{error.max():.1f} rounding steps"
+    size = expected.square().mean().sqrt()
+    error = result.double() - expected
+    assert error.square().mean().sqrt() <= typical * step * size
+    assert (error.abs() <= worst * step * torch.maximum(expected.abs(), size)).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prn_fast.kernels.launch import Tile
-from prn_fast.kernels.prototype_residual import fused, lean, reference
+from prn_fast.kernels.prototype_residual import fused, lean, prototype_residual, reference, traffic
 from tests.kernels.kernel_checks import assert_rounded
 
 SHAPES = {
@@ -101,3 +101,36 @@ def test_triton_refuses_an_output_of_another_layout(normal):
     features = normal(1, 3, 4, 4, dtype=torch.float32)
     with pytest.raises(ValueError, match="layout"):
         fused.prototype_residual(features, features, out=torch.empty(1, 3, 4, 4).transpose(2, 3), tiles=TILES)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
+def test_operation_is_well_formed_and_differentiable(normal, layout):
+    features = normal(2, 3, 4, 6).to(memory_format=layout).requires_grad_()
+    prototypes = normal(5, 3, 4, 6)
+    torch.library.opcheck(prototype_residual, (features, prototypes))
+    torch.testing.assert_close(
+        torch.autograd.grad(prototype_residual(features, prototypes).square().sum(), features),
+        torch.autograd.grad(reference.prototype_residual(features, prototypes).square().sum(), features),
+    )
+
+
+def test_operation_survives_compile_and_export(normal):
+    class Residual(torch.nn.Module):
+        def forward(self, features, prototypes):
+            return prototype_residual(features, prototypes) + 1
+
+    inputs = normal(2, 3, 4, 6, dtype=torch.float32), normal(5, 3, 4, 6, dtype=torch.float32)
+    expected = Residual()(*inputs)
+    compiled = torch.compile(Residual(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), expected)
+    program = torch.export.export(Residual(), inputs)
+    assert any(node.target is torch.ops.prn_fast.prototype_residual.default for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(*inputs), expected)
+
+
+def test_traffic_of_a_small_case():
+    # 2 maps and 3 prototypes of 10 half values, 4 splits: 24 partial sums of 4 bytes.
+    moved = traffic.bytes_moved(2, 3, 10, 4, 2)
+    assert (moved.read, moved.written) == (2 * 40 + (3 + 2) * 20 + 96, 96 + 40)
+    published = traffic.published_bytes_moved(2, 3, 10, 2)
+    assert (published.read, published.written) == (6 * 120 + 3 * 40, 4 * 120 + 2 * 40)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Run every check and measurement that needs a GPU; see gpu_run.py. Installs nothing.
+#   bench/gpu_run.sh FOLDER
+set -euo pipefail
+folder=$(realpath -m "${1:?usage: bench/gpu_run.sh FOLDER}")
+root=$(cd "$(dirname "$0")/.." && pwd)
+# The package as setup.py lays it out, without installing it.
+packages=$(mktemp -d)
+trap 'rm -rf "$packages"' EXIT
+mkdir "$packages/prn_fast"
+ln -s "$root"/prn_fast/* "$packages/prn_fast/"
+ln -s "$root/kernels" "$root/build" "$root/bench" "$packages/prn_fast/"
+export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}"
+export PRN_FAST_COMMIT="${PRN_FAST_COMMIT:-$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)}"
+unset TRITON_INTERPRET
+cd "$packages"
+timeout 590 python3 -m prn_fast.bench.gpu_run "$folder"

@@ -1,0 +1,94 @@
+"""The JSON document, its schema and its warnings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from prn_fast.bench.report import SCHEMA_PATH, read_json, write_json
+from prn_fast.errors import DataError
+from tests.bench.reports import make_report
+
+
+def warnings_of(report: dict[str, Any], engine: str) -> str:
+    return "; ".join(next(result["warnings"] for result in report["results"] if result["engine"] == engine))
+
+
+def test_a_report_fits_the_schema_and_survives_the_file(tmp_path: Path) -> None:
+    report = make_report()
+    path = tmp_path / "new" / "report.json"
+    write_json(report, path)
+    jsonschema.Draft202012Validator.check_schema(json.loads(SCHEMA_PATH.read_text()))
+    jsonschema.validate(json.loads(path.read_text()), json.loads(SCHEMA_PATH.read_text()))
+    assert read_json(path) == report
+
+
+def test_figures() -> None:
+    results = {(result["engine"], result["batch"]): result for result in make_report()["results"]}
+    eager, fast = results["eager", 1], results["openvino:int8", 1]
+    assert eager["scenario"] == "single-stream"
+    assert results["eager", 8]["scenario"] == "multi-stream"
+    assert eager["latency_ms"]["p50"] == pytest.approx(20.0, rel=0.02)
+    assert eager["speedup"] == {"ratio": 1.0, "interval": None}
+    assert fast["speedup"]["ratio"] == pytest.approx(4.0, rel=0.02)
+    low, high = fast["speedup"]["interval"]
+    assert low <= fast["speedup"]["ratio"] <= high
+    assert fast["images_per_second"] == pytest.approx(200, rel=0.02)
+    assert fast["flop_per_second"] == pytest.approx(5e9 * fast["images_per_second"])
+    assert fast["samples"] == sum(map(len, fast["rounds_ms"]))
+    assert fast["latency_ms"]["p999"] is None
+
+
+def test_a_failed_engine_has_faults_and_no_result() -> None:
+    report = make_report(faults=["the maps do not depend on the image"])
+    assert not report["passed"]
+    assert {result["engine"] for result in report["results"]} == {"eager"}
+    assert [engine["status"] for engine in report["engines"]] == ["passed", "failed"]
+    jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
+
+
+def test_an_unavailable_engine_is_shown_and_fails_nothing() -> None:
+    report = make_report(unavailable={"tensorrt-rtx:fp16": "TensorRT-RTX is not installed"})
+    assert report["passed"]
+    assert report["engines"][-1]["status"] == "unavailable"
+    jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
+
+
+def test_a_quiet_run_has_no_warnings() -> None:
+    assert [result["warnings"] for result in make_report()["results"]] == [[], [], [], []]
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({"noise": 0.3}, "spreads over"),
+        ({"tail": 2.0}, "times the median"),
+        ({"drift": 0.4}, "drifted by"),
+        ({"others_share": 0.5}, "other processes used 50%"),
+        ({"steady": False}, "not steady"),
+        ({"rounds": 3}, "only 3 rounds"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_doubtful_run_warns(change: dict[str, Any], warning: str) -> None:
+    assert warning in warnings_of(make_report(**change), "openvino:int8")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[1]", "is not a bench report"),
+        ('{"schema": "prn-bench", "schema_version": 99}', "update prn_fast"),
+    ],
+    ids=["missing", "broken", "other-json", "newer"],
+)
+def test_a_file_that_is_no_report(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_json(path)

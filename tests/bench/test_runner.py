@@ -1,0 +1,147 @@
+"""The measurement finds engines that are wrong, and keeps what was measured."""
+
+import itertools
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from prn_fast.bench.runner import BenchResult, Settings, run_bench
+from tests.bench import engines
+from tests.bench.engines import ConvolutionEngine, blob_images
+
+SHORT = Settings(batches=(1,), seconds=0.5)
+
+
+def bench(
+    engine: ConvolutionEngine, settings: Settings = SHORT, name: str = "tested", **options: object
+) -> BenchResult:
+    """Bench one engine beside a sound `eager`."""
+    images, labels = blob_images()
+    reference = ConvolutionEngine()
+    return run_bench({"eager": reference, name: engine}, reference, images, labels, settings, **options)
+
+
+def faults_of(result: BenchResult, name: str) -> str:
+    return "; ".join(next(check.faults for check in result.checks if check.engine == name))
+
+
+def measured(result: BenchResult) -> set[str]:
+    return {measurement.engine for measurement in result.measurements}
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(engines.ZeroEngine, "do not depend on the image", id="zeros"),
+        pytest.param(engines.NaNEngine, "NaN", id="nan"),
+        pytest.param(engines.FirstAnswerEngine, "error", id="caches-first-answer"),
+        pytest.param(engines.LastAnswerEngine, "error", id="answers-one-call-late"),
+        pytest.param(lambda: engines.LazyAfterChecksEngine(6), "while timed", id="caches-after-checks"),
+        pytest.param(engines.EarlyEngine, "do not depend on the image", id="returns-too-early"),
+        pytest.param(engines.BufferEngine, "overwritten", id="overwrites-answers"),
+        pytest.param(engines.WrongShapeEngine, "shape", id="wrong-shape"),
+        pytest.param(engines.RaisingEngine, "raised RuntimeError: out of memory", id="raises"),
+    ],
+)
+@pytest.mark.parametrize("name", ["tested:fp32", "tested:int8"])
+def test_a_faulty_engine_gets_no_speed(make: Callable[[], ConvolutionEngine], reason: str, name: str) -> None:
+    result = bench(make(), name=name)
+    assert reason in faults_of(result, name)
+    assert measured(result) == {"eager"}
+    assert faults_of(result, "eager") == ""
+
+
+def test_a_sound_engine_is_measured_at_every_batch() -> None:
+    result = bench(ConvolutionEngine(), Settings(batches=(1, 5), seconds=1.0))
+    assert [(m.engine, m.batch) for m in result.measurements] == [
+        ("eager", 1), ("tested", 1), ("eager", 5), ("tested", 5),
+    ]  # fmt: skip
+    for measurement in result.measurements:
+        assert measurement.warm_up_calls >= 2
+        assert all(sample > 0 for one_round in measurement.rounds for sample in one_round)
+    parity = result.checks[1].parity
+    assert parity is not None
+    assert (parity.images, parity.anomalies, parity.score_max_error, parity.map_max_error) == (12, 6, 0, 0)
+    assert parity.image_auroc == 1.0
+
+
+def test_engines_get_equal_numbers_of_rounds() -> None:
+    result = bench(engines.SlowEngine(), Settings(seconds=1.0))
+    fast, slow = result.measurements
+    assert len(fast.rounds) == len(slow.rounds) >= 1
+    assert sum(map(len, fast.rounds)) > sum(map(len, slow.rounds))
+    assert np.median(np.concatenate(slow.rounds)) >= 2.0
+
+
+def test_no_timed_image_can_be_looked_up() -> None:
+    engine = engines.MemoryEngine()
+    result = bench(engine)
+    assert measured(result) == {"eager", "tested"}
+    # The overwriting check alone asks for known images; timed calls never do.
+    assert engine.hits <= 2
+
+
+def test_a_faulty_reference_leaves_no_speed_at_all() -> None:
+    images, labels = blob_images()
+    reference = engines.ZeroEngine()
+    result = run_bench({"eager": reference, "other": ConvolutionEngine()}, reference, images, labels, SHORT)
+    assert "reference is faulty" in faults_of(result, "other")
+    assert measured(result) == set()
+
+
+def test_a_reference_that_is_not_timed_is_still_compared_with() -> None:
+    images, labels = blob_images()
+    result = run_bench({"zeros": engines.ZeroEngine()}, ConvolutionEngine(), images, labels, SHORT)
+    assert [check.engine for check in result.checks] == ["zeros"]
+    assert measured(result) == set()
+
+
+def test_a_clock_that_jumps_is_refused() -> None:
+    calls = itertools.count()
+
+    def jumping() -> int:
+        # Ten seconds are lost between every two readings from the fortieth on.
+        return time.perf_counter_ns() - max(0, next(calls) - 40) * 10_000_000_000
+
+    result = bench(ConvolutionEngine(), clock=jumping)
+    assert "clock jumped" in faults_of(result, "eager") + faults_of(result, "tested")
+
+
+def test_a_clock_that_stands_still_is_refused() -> None:
+    result = bench(engines.SlowEngine(), clock=lambda: 1)
+    assert "clock" in faults_of(result, "tested")
+    assert "tested" not in measured(result)
+
+
+def test_an_interruption_keeps_what_was_measured() -> None:
+    def interrupt(phase: str, detail: str, share: float) -> None:
+        if "batch 3" in detail:
+            raise KeyboardInterrupt
+
+    result = bench(ConvolutionEngine(), Settings(batches=(1, 3), seconds=1.0), on_progress=interrupt)
+    assert result.interrupted
+    assert [(m.engine, m.batch) for m in result.measurements] == [("eager", 1), ("tested", 1)]
+
+
+def test_an_interruption_of_the_checks_gives_no_speed() -> None:
+    def interrupt(phase: str, detail: str, share: float) -> None:
+        raise KeyboardInterrupt
+
+    result = bench(ConvolutionEngine(), on_progress=interrupt)
+    assert result.interrupted
+    assert result.measurements == []
+
+
+def test_progress_of_each_phase_rises_to_one() -> None:
+    shares: dict[str, list[float]] = {}
+    bench(
+        ConvolutionEngine(),
+        Settings(batches=(1, 2), seconds=0.5),
+        on_progress=lambda phase, detail, share: shares.setdefault(phase, []).append(share),
+    )
+    assert list(shares) == ["check", "measure"]
+    for values in shares.values():
+        assert values == sorted(values)
+        assert values[-1] == pytest.approx(1.0)

@@ -1,0 +1,132 @@
+"""prn-bench on a real small package."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from prn_fast.bench.report import SCHEMA_PATH
+from prn_fast.cli.bench import main
+from prn_fast.engine.openvino import OpenVINOEngine
+from prn_fast.package import Package
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "out" / "report.json", tmp_path / "out" / "report.html"
+
+
+def run(package: Path, outputs: tuple[Path, Path], *more: str) -> tuple[int, dict[str, Any], str]:
+    """Exit code, JSON report (checked by its schema) and page of a short run."""
+    json_path, html_path = outputs
+    files = ["--json", str(json_path), "--html", str(html_path)]
+    code = main([str(package), "--seconds", "1", "--check-images", "12", *files, *more])
+    report = json.loads(json_path.read_text())
+    jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
+    return code, report, html_path.read_text()
+
+
+def test_all_engines_of_a_package(
+    built_package_path: Path, outputs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, report, page = run(built_package_path, outputs, "--batch", "1,3")
+    names = ["eager", *Package.open(built_package_path).engines]
+    assert "openvino:fp32" in names
+    assert code == 0
+    assert [engine["name"] for engine in report["engines"]] == names
+    assert {(result["engine"], result["batch"]) for result in report["results"]} == {
+        (name, batch) for name in names for batch in (1, 3)
+    }
+    assert all(result["memory"]["peak_rss_bytes"] > 5e7 for result in report["results"])
+    assert report["package"]["anomalies"] == 6
+    assert report["command"].startswith(f"prn-bench {built_package_path}")
+    printed = capsys.readouterr().out
+    for name in names:
+        assert name in printed
+        assert name in page
+
+
+def test_a_planted_fault_gives_exit_code_1(
+    built_package_path: Path, outputs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = OpenVINOEngine.run
+
+    def zeros(self: OpenVINOEngine, images: Any) -> Any:
+        return tuple(0 * values for values in honest(self, images))
+
+    monkeypatch.setattr(OpenVINOEngine, "run", zeros)
+    code, report, page = run(built_package_path, outputs, "--batch", "1", "--engines", "eager,openvino:fp32")
+    assert code == 1
+    assert {result["engine"] for result in report["results"]} == {"eager"}
+    assert "openvino:fp32 failed" in page
+
+
+def test_an_interruption_still_writes_the_report(
+    built_package_path: Path, outputs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = OpenVINOEngine.run, []
+
+    def interrupted(self: OpenVINOEngine, images: Any) -> Any:
+        calls.append(len(images))
+        if calls.count(3) > 1:
+            raise KeyboardInterrupt
+        return honest(self, images)
+
+    monkeypatch.setattr(OpenVINOEngine, "run", interrupted)
+    code, report, page = run(built_package_path, outputs, "--batch", "1,3", "--engines", "eager,openvino:fp32")
+    assert code == 130
+    assert report["interrupted"]
+    assert {(result["engine"], result["batch"]) for result in report["results"]} == {
+        ("eager", 1), ("openvino:fp32", 1),
+    }  # fmt: skip
+    assert "Interrupted" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/none.prn"], "no such package"),
+        (["{package}", "--engines", "warp"], "unknown backend"),
+        (["{package}", "--engines", "openvino:fp64"], "no precision"),
+        (["{package}", "--check-images", "1"], "--check-images must be at least 2"),
+        (["{package}", "--json", "{tmp}"], "is a folder"),
+    ],
+    ids=["missing-package", "unknown-backend", "unknown-precision", "one-image", "json-is-a-folder"],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    built_package_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = main([part.format(tmp=tmp_path, package=built_package_path) for part in arguments])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_tampered_package_is_refused(
+    built_package_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.prn"
+    shutil.copytree(built_package_path, copy)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert main([str(copy)]) == 2
+    assert "differs from what was recorded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--batch", "0"], ["--batch", "one"], ["--seconds", "-1"], ["--seconds", "nan"], ["--engines", ","]]
+)
+def test_malformed_arguments_are_refused_by_the_parser(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["model.prn", *arguments])
+    assert stopped.value.code == 2
