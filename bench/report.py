@@ -117,6 +117,17 @@ def scenario_of(batch: int) -> str:
     return "single-stream" if batch == 1 else "multi-stream"
 
 
+def conclusive(result: dict[str, Any]) -> bool:
+    """May the ratio to eager be stated as a finding: its interval is known and narrow, and the machine was quiet."""
+    speedup = result["speedup"]
+    return (
+        speedup is not None
+        and speedup["interval"] is not None
+        and speedup["interval"][1] - speedup["interval"][0] <= INTERVAL_LIMIT * speedup["ratio"]
+        and result["others_share"] <= OTHERS_LIMIT
+    )
+
+
 def _result(
     measurement: Measurement, baseline: Measurement | None, flop: float | None, memory: dict[str, Any] | None
 ) -> dict[str, Any]:

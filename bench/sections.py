@@ -5,7 +5,7 @@ from typing import Any
 from prn_fast.bench.page import Section, render
 from prn_fast.bench.parity import TOLERANCES
 from prn_fast.bench.plots import Series, latency_bars, relative_spread, throughput_lines
-from prn_fast.bench.report import BASELINE, Report
+from prn_fast.bench.report import BASELINE, Report, conclusive
 
 COLOURS = 6  # classes s1 to s6; s0 is the baseline's
 
@@ -49,15 +49,16 @@ def _summary(
         if measured:
             tiles.append(speeds[engine["name"], measured[0]])
     others = [tile for tile in tiles if tile["engine"] != BASELINE and tile["speedup"]]
-    best = max(others, key=lambda tile: tile["speedup"]["ratio"], default=None)
+    firm = [tile for tile in others if conclusive(tile)]
+    best = max(firm, key=lambda tile: tile["speedup"]["ratio"], default=None)
     return {
         "report": report,
         "series": series,
         "failed": failed,
         "tiles": tiles,
         "best": best,
-        # A ratio is as good as the worse of its two sides.
-        "doubtful": best is not None and bool(best["warnings"] or speeds[BASELINE, best["batch"]]["warnings"]),
+        "inconclusive": bool(others) and not firm,
+        "conclusive": conclusive,
         "aurocs": aurocs,
     }
 

@@ -67,7 +67,7 @@ def write_report(report: Path, evaluation: Path, bench_json: Path) -> None:
     figures = json.loads((evaluation / "evaluation.json").read_text())
     image, pixel = figures["image"], figures["pixel"]
     text = (
-        f"Image AUROC {image['auroc']:.3f}, pixel AUROC {pixel['auroc']:.3f}, PRO {pixel['pro']:.3f} on the test images "
+        f"Image AUROC {image['auroc']:.3f}, pixel AUROC {pixel['auroc']:.3f}, PRO {pixel['pro']:.3f} on test images "
         f"of two synthetic materials; engine {figures['engine']}. Seen anomalies are left out."
     )
     pictures = image_section("What the network finds", [(evaluation / "sheet.png", "image, mask, map, contour")], text)

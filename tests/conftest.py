@@ -1,10 +1,14 @@
 """Fixtures for all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from prn_fast.package import Package
+
+# Before anything imports triton: without a GPU its kernels run in the interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 from tests.small_package import write_package
 
 

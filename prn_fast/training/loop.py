@@ -320,6 +320,9 @@ class Run:
                 if due or self.progress() >= 1.0:
                     self.validate()
                 self.save()
+        if "state" not in self.best:
+            # The minutes were over before the first epoch began.
+            self.validate()
 
     def train_epoch(self, report: Any) -> None:
         """One pass over the data, or as much of it as the time allows."""

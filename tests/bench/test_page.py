@@ -90,10 +90,14 @@ def test_a_report_without_any_result_has_no_latency_section() -> None:
     assert titles == ["Summary", "Agreement", "Environment"]
 
 
-def test_a_doubtful_headline_says_so() -> None:
-    quiet, noisy = bench_sections(make_report())[0].html, bench_sections(make_report(others_share=0.5))[0].html
-    assert "not steady enough" not in quiet
-    assert "not steady enough" in noisy
+@pytest.mark.parametrize(
+    "changes", [{"others_share": 0.5}, {"rounds": 3}, {"noise": 1.5}], ids=["neighbour", "few-rounds", "wide-interval"]
+)
+def test_a_doubtful_ratio_is_no_headline(changes: dict) -> None:
+    assert "<b>4.00 times</b> as fast as eager" in bench_sections(make_report())[0].html
+    doubtful = bench_sections(make_report(**changes))[0].html
+    assert "as fast as eager" not in doubtful
+    assert "does not tell how much faster" in doubtful
 
 
 def test_titles_are_escaped_and_sections_are_linked() -> None:

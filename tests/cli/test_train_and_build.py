@@ -1,0 +1,115 @@
+"""prn-train and prn-build-engine as commands: what they print, write and refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from prn_fast.cli import build_engine, train
+from prn_fast.data.images import write_image
+from prn_fast.data.synthetic import write_synthetic_surfaces
+from prn_fast.package import Package
+from tests.small_package import SIDE
+
+
+@pytest.fixture(scope="module")
+def surfaces(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli") / "set"
+    return write_synthetic_surfaces(root, side=SIDE, train=10, good=2, defects=4, materials=("wood",))
+
+
+@pytest.fixture
+def data(surfaces, tmp_path):
+    return shutil.copytree(surfaces, tmp_path / "data")
+
+
+def run_train(data, output, *more: str) -> int:
+    common = ["--image-size", str(SIDE), "--epochs", "1", "--batch", "4", "--seen", "1"]
+    return train.main(["--data", str(data), "--output", str(output), *common, *more])
+
+
+def test_train_then_build(data, tmp_path, capsys):
+    output = tmp_path / "wood.prn"
+    assert run_train(data, output) == 0
+    assert "validation image AUROC" in capsys.readouterr().out
+    assert build_engine.main([str(output), "--precision", "fp32"]) == 0
+    printed = capsys.readouterr().out
+    assert "image auroc" in printed
+    assert "difference, max score" in printed
+    assert list(Package.open(output).engines) == ["openvino:fp32"]
+
+
+def damage_mask_without_image(data):
+    mask = next((data / "ground_truth").rglob("*.png"))
+    shutil.copy(mask, mask.with_name("999_mask.png"))
+
+
+def damage_size(data):
+    mask = next((data / "ground_truth").rglob("*.png"))
+    write_image(mask, np.ones((SIDE // 2, SIDE, 1), np.uint8) * 255)
+
+
+DAMAGE = {
+    "missing-folder": (shutil.rmtree, "data"),
+    "empty-folder": (lambda data: [path.unlink() for path in (data / "train/good").iterdir()], "train"),
+    "unreadable-image": (lambda data: next((data / "train/good").iterdir()).write_bytes(b"no image"), "000_wood.png"),
+    "mask-without-image": (damage_mask_without_image, "999_mask.png"),
+    "size-mismatch": (damage_size, "mask"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_bad_data_is_named_with_exit_code_2(data, tmp_path, capsys, damage, message):
+    damage(data)
+    assert run_train(data, tmp_path / "bad.prn", "--seen", "4") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "bad.prn").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "r99"], "unknown preset"),
+        (["--image-size", "100"], "multiple of 64"),
+        (["--seen", "50"], "seen anomalies"),
+        (["--backbone-weights", "none.pth"], "no such weights file"),
+        (["--textures", "nowhere"], "nowhere"),
+    ],
+    ids=["preset", "size", "seen", "weights", "textures"],
+)
+def test_bad_arguments_are_named_with_exit_code_2(data, tmp_path, capsys, arguments, message):
+    assert run_train(data, tmp_path / "bad.prn", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nan_in_weights_is_refused(data, tmp_path, capsys):
+    from prn_fast.model.backbone import make_backbone
+
+    state = make_backbone("efficientnet_lite0").state_dict()
+    state["conv_stem.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    assert run_train(data, tmp_path / "bad.prn", "--backbone-weights", str(tmp_path / "nan.pth")) == 2
+    assert "conv_stem.weight holds NaN" in capsys.readouterr().err
+
+
+def test_build_refuses_what_it_cannot_build(package, capsys, monkeypatch):
+    path = str(package.path)
+    assert build_engine.main([path, "--backend", "cuda"]) == 2
+    assert "unknown backend 'cuda'" in capsys.readouterr().err
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    assert build_engine.main([path, "--precision", "fp32"]) == 2
+    assert "pip install 'prn-fast[openvino]'" in capsys.readouterr().err
+
+
+def test_build_refuses_a_tampered_package(package, capsys):
+    manifest = package.path / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["calibration"]["threshold"] = 0.999
+    manifest.write_text(json.dumps(content))
+    assert build_engine.main([str(package.path)]) == 2
+    assert "altered" in capsys.readouterr().err

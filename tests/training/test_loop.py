@@ -1,0 +1,123 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.synthetic import write_synthetic_surfaces
+from prn_fast.errors import ConfigError, PackageError
+from prn_fast.package import Package
+from prn_fast.training import loop
+from prn_fast.training.loop import Settings, train
+from prn_fast.training.recipe import QUICK
+from tests.small_package import SIDE
+
+RECIPE = dataclasses.replace(QUICK, epochs=4, batch=8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("surfaces") / "set"
+    return write_synthetic_surfaces(root, side=SIDE, train=24, good=4, defects=8, materials=("woven_fabric",))
+
+
+def settings(data, output, **changes) -> Settings:
+    values = {"data": data, "output": output, "image_size": SIDE, "seen": 3, "seed": 5, "recipe": RECIPE}
+    return Settings(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    return train(settings(data, tmp_path_factory.mktemp("trained") / "fabric.prn"))
+
+
+def test_a_run_leaves_a_package_and_nothing_else(trained):
+    package = Package.open(trained.path)
+    assert [path.name for path in package.path.parent.iterdir()] == ["fabric.prn"]
+    training = package.manifest["training"]
+    assert training["epochs"] == 4
+    assert training["steps"] == 4 * (2 * 22 // 8)
+    assert 0.0 <= training["validation"]["image_auroc"] <= 1.0
+    assert 0.0 < package.manifest["calibration"]["threshold"] < 1.0
+
+
+def test_seen_anomalies_are_listed_and_nothing_of_the_test_set_is_stored(trained, data):
+    inspection = load_mvtec(data)
+    seen = trained.manifest["training"]["seen"]
+    assert len(seen) == 3
+    assert all((data / name).is_file() and name.startswith("test/") for name in seen)
+    from prn_fast.data.samples import load_samples
+
+    test_images, _ = load_samples(inspection.test, SIDE, trained.config.image_channels)
+    stored = [*trained.calibration_images(), *trained.validation().images]
+    assert not any(np.array_equal(image, other) for image in test_images for other in stored)
+
+
+def test_the_backbone_is_as_published_and_the_rest_is_trained(trained):
+    from prn_fast.model.backbone import make_backbone
+    from prn_fast.model.weights import load_backbone_weights, pretrained_state
+
+    published = make_backbone("efficientnet_lite0")
+    load_backbone_weights(published, pretrained_state("efficientnet_lite0"), "package")
+    model = trained.model()
+    for name, value in published.state_dict().items():
+        torch.testing.assert_close(model.backbone.state_dict()[name], value, rtol=0, atol=0)
+    for parameter in model.attention[0][0].attention.value:
+        assert not torch.equal(parameter[0], torch.ones_like(parameter[0]))
+    assert model.config.prototypes == (2, 2, 2)
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(trained, data, tmp_path, monkeypatch):
+    output = tmp_path / "fabric.prn"
+    steps = loop.Run.train_epoch
+
+    def interrupted(self, report):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        steps(self, report)
+
+    monkeypatch.setattr(loop.Run, "train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(data, output))
+    assert not output.exists()
+    monkeypatch.setattr(loop.Run, "train_epoch", steps)
+    resumed = train(settings(data, output, resume=True))
+    # The best epoch is kept; both runs validate at the end only, as they are shorter than a minute.
+    expected = trained.model().state_dict()
+    for name, value in resumed.model().state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_resuming_with_other_settings_is_refused(data, tmp_path, monkeypatch):
+    output = tmp_path / "fabric.prn"
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        train(settings(data, output, resume=True))
+    monkeypatch.setattr(loop.Run, "write_package", lambda self, missing: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(data, output, recipe=dataclasses.replace(RECIPE, epochs=1)))
+    with pytest.raises(ConfigError, match="seed=5, now it is 6"):
+        train(settings(data, output, seed=6, resume=True, recipe=dataclasses.replace(RECIPE, epochs=1)))
+
+
+def test_no_seen_anomalies_will_do(data, tmp_path):
+    package = train(settings(data, tmp_path / "none.prn", seen=0, recipe=dataclasses.replace(RECIPE, epochs=1)))
+    assert package.manifest["training"]["seen"] == []
+
+
+def test_minutes_bound_a_run(data, tmp_path):
+    package = train(
+        settings(data, tmp_path / "short.prn", minutes=0.02, recipe=dataclasses.replace(RECIPE, epochs=500))
+    )
+    assert package.manifest["training"]["epochs"] < 100
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
+def test_impossible_minutes_are_refused(data, tmp_path, minutes):
+    with pytest.raises(ConfigError, match="minutes"):
+        train(settings(data, tmp_path / "a.prn", minutes=minutes))
+
+
+def test_a_target_that_is_no_package_is_refused_before_training(data, tmp_path):
+    with pytest.raises(PackageError, match=r"ends in \.prn"):
+        train(settings(data, tmp_path / "a.zip"))

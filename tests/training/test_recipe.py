@@ -1,0 +1,28 @@
+import pytest
+
+from prn_fast.errors import ConfigError
+from prn_fast.training.recipe import PUBLISHED, QUICK, Recipe, learning_rate_factor
+
+
+def test_the_published_recipe_is_the_papers():
+    assert (PUBLISHED.epochs, PUBLISHED.batch, PUBLISHED.learning_rate, PUBLISHED.weight_decay) == (700, 48, 1e-4, 1e-2)
+    assert PUBLISHED.optimizer == "adam"
+    assert {learning_rate_factor(PUBLISHED, progress / 10) for progress in range(11)} == {1.0}
+
+
+def test_cosine_rises_then_falls_to_a_hundredth():
+    factors = [learning_rate_factor(QUICK, progress / 1000) for progress in range(1001)]
+    peak = factors.index(max(factors))
+    assert factors[peak] == pytest.approx(1.0)
+    assert 0 < peak < 60
+    assert factors[:peak] == sorted(factors[:peak])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[-1] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch": 1}, {"learning_rate": 0.0}, {"weight_decay": -1.0}], ids=str
+)
+def test_impossible_values_are_refused(change):
+    with pytest.raises(ConfigError):
+        Recipe(**change)
