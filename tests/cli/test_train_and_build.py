@@ -54,7 +54,7 @@ def damage_size(data):
 DAMAGE = {
     "missing-folder": (shutil.rmtree, "data"),
     "empty-folder": (lambda data: [path.unlink() for path in (data / "train/good").iterdir()], "train"),
-    "unreadable-image": (lambda data: next((data / "train/good").iterdir()).write_bytes(b"no image"), "000_wood.png"),
+    "unreadable-image": (lambda data: min((data / "train/good").iterdir()).write_bytes(b"no image"), "000_wood.png"),
     "mask-without-image": (damage_mask_without_image, "999_mask.png"),
     "size-mismatch": (damage_size, "mask"),
 }
