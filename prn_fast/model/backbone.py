@@ -82,6 +82,14 @@ def shortcut(inputs: int, channels: int, stride: int) -> FrozenSequential | None
     return FrozenSequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), FrozenBatchNorm2d(channels))
 
 
+def stage(
+    block: type[BasicBlock | WideBottleneck], inputs: int, channels: int, depth: int, stride: int
+) -> FrozenSequential:
+    """Blocks of one width, the first of which may shrink the map."""
+    rest = (block(channels, channels, 1) for _ in range(depth - 1))
+    return FrozenSequential(block(inputs, channels, stride), *rest)
+
+
 class ResNet(EvalOnly):
     """ResNet without its classifier (He et al., 2016; torchvision's variant)."""
 
@@ -91,12 +99,11 @@ class ResNet(EvalOnly):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = FrozenBatchNorm2d(64)
-        inputs = 64
-        for index, (depth, width) in enumerate(zip(depths, channels, strict=True)):
-            blocks = [block(inputs, width, 1 if index == 0 else 2)]
-            blocks += [block(width, width, 1) for _ in range(depth - 1)]
-            setattr(self, f"layer{index + 1}", FrozenSequential(*blocks))
-            inputs = width
+        first, second, third, fourth = channels
+        self.layer1 = stage(block, 64, first, depths[0], stride=1)
+        self.layer2 = stage(block, first, second, depths[1], stride=2)
+        self.layer3 = stage(block, second, third, depths[2], stride=2)
+        self.layer4 = stage(block, third, fourth, depths[3], stride=2)
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -114,7 +114,8 @@ class PRNConfig:
             difference = sorted(names.symmetric_difference(values))
             raise ConfigError(f"model configuration has missing or unknown fields: {', '.join(difference)}")
         try:
-            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+            arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+            return cls(**arguments)
         except TypeError as error:
             raise ConfigError(f"model configuration has a value of the wrong kind: {error}") from None
 

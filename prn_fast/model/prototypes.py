@@ -14,6 +14,10 @@ PROTOTYPE_SHARE = 0.1  # K is this share of the normal training images
 class Prototypes(nn.Module):
     """K_s prototypes (K_s, C_s, h_s, h_s) of each scale, as buffers `scale1`, `scale2`, `scale3`."""
 
+    scale1: Tensor
+    scale2: Tensor
+    scale3: Tensor
+
     def __init__(self, config: PRNConfig) -> None:
         super().__init__()
         for index, (count, channels, side) in enumerate(
