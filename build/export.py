@@ -7,6 +7,7 @@ product. Each of these is exact; only rounding differs.
 """
 
 import copy
+import logging
 from pathlib import Path
 
 import torch
@@ -74,6 +75,8 @@ def export_onnx(model: PRN, path: Path | None = None) -> bytes:
     config = model.config
     graph = EngineGraph(model).eval()
     example = torch.zeros(2, config.image_size, config.image_size, config.image_channels, dtype=torch.uint8)
+    # It says at each export that torchvision, which nothing here uses, is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     program = torch.onnx.export(
         graph,
         (example,),
