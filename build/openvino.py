@@ -15,8 +15,7 @@ from prn_fast.package import Package
 
 # What goes to INT8, by modules of the network, boldest first; the first attempt that passes verification is kept. The
 # backbone and the first fusion are never in it: a residual is a small difference of large values, squared, and its
-# rounding is what the attention and the decoder then look at. The attention at stride 4 alone is a third of all
-# arithmetic.
+# rounding is what the attention and the decoder then look at.
 INT8_ATTEMPTS = (
     ("model.attention", "model.fusion2", "model.decoder"),
     ("model.attention", "model.fusion2"),
