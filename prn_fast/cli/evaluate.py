@@ -5,7 +5,7 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,19 @@ def make_parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="DIR", help="labelled images, laid out as MVTec AD (default: as in training)"
     )
     source.add_argument("--images", type=Path, metavar="DIR", help="images without labels: predict, no figures")
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=float,
+        metavar="SHARE",
+        help="judge by the threshold for this share of good images called defective (default: the package's threshold)",
+    )
+    parser.add_argument(
+        "--shift",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="good images in a shift, for the expected number of false alarms (default: 10000)",
+    )
     parser.add_argument("--engine", metavar="NAME", help="such as openvino:int8 (default: the package's best)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="for results (default: NAME-eval or NAME-predictions)"
@@ -84,7 +97,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     from prn_fast.training.evaluation import evaluate, leave_out_seen
     from prn_fast.training.sheet import write_sheet
 
-    threshold, pixel_threshold = _calibration(package, "threshold"), _calibration(package, "pixel_threshold")
+    threshold, pixel_threshold = _threshold(package, arguments), _calibration(package, "pixel_threshold")
     root = arguments.data or _training_data(package)
     seen = _training(package, "seen")
     samples, left_out = leave_out_seen(load_mvtec(root).test, root, seen)
@@ -117,6 +130,8 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     write_sheet(evaluation, sheet_file, f"{package.path.name} on {root.resolve().name}, {evaluation.engine}")
 
     _print_evaluation(evaluation, console)
+    if "normal_tail" in package.manifest["calibration"]:
+        console.print(_shift_line(package.manifest["calibration"], threshold, arguments.shift), highlight=False)
     if seen:
         console.print(_seen_line(len(seen), len(left_out)), highlight=False)
     console.print(f"figures: {json_file}\npictures: {sheet_file}", highlight=False, soft_wrap=True)
@@ -128,7 +143,7 @@ def _predict(package: "Package", arguments: argparse.Namespace, console: Console
     from prn_fast.engine import open_engine
     from prn_fast.training.evaluation import predict
 
-    threshold, root = _calibration(package, "threshold"), arguments.images
+    threshold, root = _threshold(package, arguments), arguments.images
     output = arguments.output or _beside(package, "predictions")
     # Maps are images too: the next run over the same folder would take them for pictures to inspect.
     if output.resolve().is_relative_to(root.resolve()):
@@ -186,8 +201,28 @@ def _print_evaluation(evaluation: "Evaluation", console: Console) -> None:
     console.print(
         f"images: AP {image.average_precision:.3f}, F1-max {image.f1_max:.3f} (at {image.f1_threshold:.3f}); "
         f"pixels at {side} x {side}: AP {pixel.average_precision:.3f}, {pixel.regions} regions\n"
-        f"good images: {good}, false alarms: {counts.false_alarms} ({counts.false_alarms / good:.1%})",
+        f"good images: {good}, false alarms: {counts.false_alarms} ({counts.false_alarms / good:.1%}, "
+        f"95 % interval {_interval(counts.false_alarms, good)})",
         highlight=False,
+    )
+
+
+def _interval(count: int, total: int) -> str:
+    """Exact (Clopper-Pearson) 95 % interval of a share."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, total).proportion_ci(0.95, method="exact")
+    return f"{low:.1%} to {high:.1%}"
+
+
+def _shift_line(calibration: Mapping[str, Any], threshold: float, images: int) -> str:
+    from prn_fast.training.calibration import expected_false_alarm_rate
+
+    rate = expected_false_alarm_rate(calibration, threshold)
+    bound = " or more" if rate >= calibration["normal_tail"]["share"] else ""
+    return (
+        f"expected in a shift of {images:,} good images: {rate * images:,.0f}{bound} false alarms "
+        f"({rate:.2%}, reckoned from {calibration['normals']} held-out normal images)"
     )
 
 
@@ -207,6 +242,16 @@ def _progress(console: Console, name: str) -> Iterator["OnProgress"]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _threshold(package: "Package", arguments: argparse.Namespace) -> float:
+    if arguments.false_alarm_rate is None:
+        return _calibration(package, "threshold")
+    from prn_fast.training.calibration import threshold_for
+
+    if "normal_tail" not in package.manifest["calibration"]:
+        raise PackageError(f"{package.path}: its calibration has no normal_tail; train the package again")
+    return threshold_for(package.manifest["calibration"], arguments.false_alarm_rate)
 
 
 def _calibration(package: "Package", name: str) -> float:

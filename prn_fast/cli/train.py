@@ -30,6 +30,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--channels", type=int, choices=(1, 3), help="grey or colour (default: as the images are)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="processes that generate anomalies (default: 0, none)")
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="wanted share of good images called defective, which sets the package's threshold (default: 0.01)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same output")
     recipe = parser.add_argument_group("recipe (default: the preset's)")
     recipe.add_argument("--epochs", type=int)
@@ -70,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         backbone_weights=arguments.backbone_weights,
         seed=arguments.seed,
         workers=arguments.workers,
+        false_alarm_rate=arguments.false_alarm_rate,
         resume=arguments.resume,
         recipe=dataclasses.replace(RECIPES[arguments.preset], **changes),
     )

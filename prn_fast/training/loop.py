@@ -32,7 +32,7 @@ from prn_fast.model.prn import PRN
 from prn_fast.model.prototypes import cluster_prototypes, prototype_count
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.package import Package, ValidationSet, check_writable
-from prn_fast.training.calibration import calibrate, validation_metrics
+from prn_fast.training.calibration import FALSE_ALARM_RATE, calibrate, require_rate, validation_metrics
 from prn_fast.training.checkpoint import Checkpoint
 from prn_fast.training.losses import prn_loss
 from prn_fast.training.recipe import RECIPES, Recipe, learning_rate_factor
@@ -41,8 +41,12 @@ VALIDATION_SHARE = 0.1
 MOST_VALIDATION_NORMALS = 96
 MOST_CALIBRATION_IMAGES = 128
 EXTRACTION_BATCH = 16
-# Validation takes a few seconds on a CPU: no more than a tenth of the time goes there.
+# No more than a tenth of the time goes into validation, and where it is quick, once a minute will do.
 SECONDS_BETWEEN_VALIDATIONS = 60.0
+TRAINING_PER_VALIDATION = 9.0
+# Kept free at the end of a bounded run, as a multiple of the time that the last validation took: for the final one, and
+# for writing the package.
+RESERVE = 1.2
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,13 @@ class Settings:
         preset: key of `PRESETS`.
         image_size: side to which images are resized.
         image_channels: 1 or 3; None takes the first training image's.
-        minutes: bound of the run; None trains all epochs.
+        minutes: bound of the whole run, the final validation included; None trains all epochs.
         seen: anomalous images that training may see; they are drawn from the test folder by the seed and never scored.
         textures: folder of texture images for simulated anomalies; None generates some.
         backbone_weights: file of pretrained weights; None takes the published ones.
         seed: of every draw.
         workers: processes that generate anomalies; none by default, since an anomaly takes about a millisecond.
+        false_alarm_rate: wanted share of good images called defective; the package's threshold stands for it.
         resume: go on from the last checkpoint of the same output.
         recipe: None takes the preset's.
     """
@@ -76,6 +81,7 @@ class Settings:
     backbone_weights: Path | None = None
     seed: int = 0
     workers: int = 0
+    false_alarm_rate: float = FALSE_ALARM_RATE
     resume: bool = False
     recipe: Recipe | None = None
 
@@ -115,6 +121,7 @@ def train(settings: Settings, console: Console | None = None) -> Package:
     console = console or Console()
     if settings.minutes is not None and not settings.minutes > 0:
         raise ConfigError(f"--minutes must be above 0, not {settings.minutes}")
+    require_rate(settings.false_alarm_rate)
     check_writable(settings.output)
     recipe = settings.recipe or RECIPES[settings.preset if settings.preset in RECIPES else "r18"]
     inspection = load_mvtec(settings.data)
@@ -259,6 +266,7 @@ class Run:
         self.step = 0
         self.best: dict[str, Any] = {"selection": -1.0}
         self.last_validation = 0.0
+        self.validation_seconds = 0.0
         if settings.resume:
             self.restore()
         elif fabric.is_global_zero:
@@ -292,11 +300,27 @@ class Run:
         self.console.print(f"going on after epoch {self.epoch}, {state['seconds'] / 60:.1f} minutes into the run")
 
     def progress(self) -> float:
-        """Share of the run that is over, by steps or by time, whichever is further."""
+        """Share of the training that is over, by steps or by time, whichever is further."""
         done = self.step / (self.recipe.epochs * len(self.loader))
         if self.settings.minutes is not None:
-            done = max(done, self.timer.seconds() / (60.0 * self.settings.minutes))
+            available = 60.0 * self.settings.minutes - RESERVE * self.validation_seconds
+            done = max(done, self.timer.seconds() / available) if available > 0 else 1.0
         return min(done, 1.0)
+
+    def is_validation_due(self) -> bool:
+        """After the last step, and in between where it takes no more than a tenth of the time."""
+        if self.progress() >= 1.0:
+            return True
+        pause = max(SECONDS_BETWEEN_VALIDATIONS, TRAINING_PER_VALIDATION * self.validation_seconds)
+        return self.timer.seconds() - self.last_validation > pause
+
+    def estimate_validation(self) -> float:
+        """Seconds that scoring the validation split will take, from its first batch."""
+        images = self.split.validation.images
+        sample = images[:EXTRACTION_BATCH]
+        start = time.monotonic()
+        self.detect(sample)
+        return (time.monotonic() - start) * len(images) / len(sample)
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -310,14 +334,15 @@ class Run:
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
         )
+        if self.settings.minutes is not None:
+            self.validation_seconds = self.estimate_validation()
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("training", total=len(self.loader), status="")
             while self.progress() < 1.0:
                 bar.update(task, description=f"epoch {self.epoch + 1}", completed=0)
                 self.train_epoch(lambda loss: bar.update(task, advance=1, status=f"loss {loss:.4f}"))
                 self.epoch += 1
-                due = self.timer.seconds() - self.last_validation > SECONDS_BETWEEN_VALIDATIONS
-                if due or self.progress() >= 1.0:
+                if self.is_validation_due():
                     self.validate()
                 self.save()
         if "state" not in self.best:
@@ -345,9 +370,11 @@ class Run:
     def validate(self) -> None:
         """Score the validation split; keep the weights if they are the best so far."""
         validation = self.split.validation
+        start = self.timer.seconds()
         detections = self.detect(validation.images)
         metrics = validation_metrics(detections, validation)
         self.last_validation = self.timer.seconds()
+        self.validation_seconds = self.last_validation - start
         # Finding an image and finding the place count alike; AUROC of images alone is soon perfect.
         selection = (metrics["image_auroc"] + metrics["pixel_average_precision"]) / 2
         if self.fabric.is_global_zero:
@@ -361,7 +388,7 @@ class Run:
                 "selection": selection,
                 "epoch": self.epoch,
                 "metrics": metrics,
-                "calibration": calibrate(detections, validation),
+                "calibration": calibrate(detections, validation, self.settings.false_alarm_rate),
                 "state": state,
             }
 

@@ -258,3 +258,22 @@ def test_options_that_do_not_go_together(
 def test_output_that_is_a_file(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "out").write_text("")
     assert "cannot be made" in error_of([str(package.path), "--output", str(tmp_path / "out")], capsys)
+
+
+def test_the_wanted_false_alarm_rate_sets_the_threshold(package: Package, tmp_path: Path, capsys) -> None:
+    tail = {"level": -1.0, "share": 0.25, "mean_excess": 0.5}
+    calibration = {"threshold": 0.5, "pixel_threshold": 0.5, "normal_tail": tail, "normals": 76}
+    path = rewritten(package, tmp_path / "tail.prn", calibration=calibration)
+    assert main([str(path), "--false-alarm-rate", "0.02", "--shift", "5000"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "5,000 good images: 100 false alarms (2.00%, reckoned from 76 held-out normal images)" in printed
+    threshold = json.loads((tmp_path / "tail-eval/evaluation.json").read_text())["threshold"]
+    # -1 + 0.5 ln(0.25 / 0.02), a logit.
+    assert threshold == pytest.approx(1 / (1 + np.exp(1 - 0.5 * np.log(12.5))))
+    assert main([str(path), "--false-alarm-rate", "0.6"]) == 2
+    assert "false-alarm rate" in capsys.readouterr().err
+
+
+def test_a_package_without_the_tail_of_its_normals_says_so(package: Package, capsys) -> None:
+    assert main([str(package.path), "--false-alarm-rate", "0.01"]) == 2
+    assert "train the package again" in capsys.readouterr().err

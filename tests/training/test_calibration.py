@@ -1,9 +1,27 @@
 import numpy as np
+import pytest
 from sklearn.metrics import f1_score
 
 from prn_fast.engine import Detections
+from prn_fast.errors import ConfigError
 from prn_fast.package import ValidationSet
-from prn_fast.training.calibration import best_threshold, calibrate
+from prn_fast.training.calibration import (
+    best_threshold,
+    calibrate,
+    defect_probability,
+    expected_false_alarm_rate,
+    fit_probability,
+    normal_tail,
+    threshold_for,
+)
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-values))
+
+
+def calibration_of(scores: np.ndarray) -> dict:
+    return {"normal_tail": normal_tail(scores)}
 
 
 def test_no_other_threshold_has_a_larger_f1():
@@ -28,7 +46,56 @@ def test_calibration_holds_thresholds_and_quantiles_of_the_normals():
     masks = np.zeros((10, 4, 4), bool)
     masks[5:, 0] = True
     maps = np.where(masks, 0.8, 0.1).astype(np.float32)
-    result = calibrate(Detections(scores, maps), ValidationSet(np.zeros((10, 4, 4, 1), np.uint8), labels, masks))
-    assert scores[4] < result["threshold"] < scores[5]
+    validation = ValidationSet(np.zeros((10, 4, 4, 1), np.uint8), labels, masks)
+    result = calibrate(Detections(scores, maps), validation, false_alarm_rate=0.05)
+    assert scores[4] < result["f1_threshold"] < scores[5]
+    assert result["threshold"] == threshold_for(result, 0.05) > scores[4]
+    assert result["false_alarm_rate"] == 0.05
+    assert result["normals"] == 5
     assert abs(result["pixel_threshold"] - 0.45) < 1e-6
     assert result["normal_score_quantiles"]["0.5"] == scores[2]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.01, 0.001])
+def test_the_threshold_keeps_the_wanted_rate_on_images_that_it_has_not_seen(rate):
+    rng = np.random.default_rng(1)
+    calibration = calibration_of(sigmoid(rng.exponential(0.7, 20_000) - 4))
+    fresh = sigmoid(rng.exponential(0.7, 200_000) - 4)
+    assert np.mean(fresh >= threshold_for(calibration, rate)) == pytest.approx(rate, rel=0.25)
+
+
+def test_few_normals_do_not_promise_a_rate_that_they_cannot_show():
+    scores = np.linspace(0.01, 0.3, 20, dtype=np.float32)
+    assert threshold_for(calibration_of(scores), 0.001) > scores.max()
+
+
+def test_rate_and_threshold_are_each_others_inverse():
+    calibration = calibration_of(np.random.default_rng(2).random(100))
+    for rate in (0.2, 0.05, 0.003):
+        assert expected_false_alarm_rate(calibration, threshold_for(calibration, rate)) == pytest.approx(rate)
+    assert expected_false_alarm_rate(calibration, 0.0) == calibration["normal_tail"]["share"]
+
+
+def test_equal_scores_and_a_single_normal_give_a_threshold():
+    assert threshold_for(calibration_of(np.full(30, 0.25, np.float32)), 0.01) == pytest.approx(0.25)
+    assert 0 < threshold_for(calibration_of(np.array([0.0], np.float32)), 0.01) < 1e-5
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 0.5, float("nan")])
+def test_an_impossible_rate_is_refused(rate):
+    with pytest.raises(ConfigError, match="false-alarm rate"):
+        threshold_for(calibration_of(np.linspace(0.1, 0.2, 40)), rate)
+
+
+def test_probabilities_are_those_that_made_the_labels():
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], 50_000)
+    values = rng.normal(np.where(labels == 1, 1.0, -1.0), 1.0)
+    # Two unit normals, two apart: the log odds are twice the value.
+    calibration = {"probability": fit_probability(sigmoid(values).astype(np.float32), labels)}
+    found = defect_probability(sigmoid(np.array([-1.0, 0.0, 1.0])), calibration)
+    np.testing.assert_allclose(found, sigmoid(np.array([-2.0, 0.0, 2.0])), atol=0.01)
+    rare = defect_probability(sigmoid(np.array([0.0])), calibration, defect_share=0.01)
+    np.testing.assert_allclose(rare, 0.01, atol=0.002)
+    with pytest.raises(ConfigError, match="share of defective"):
+        defect_probability(np.array([0.5]), calibration, defect_share=0.0)
