@@ -26,3 +26,7 @@ class PackageError(PRNError):
 
 class EngineError(PRNError):
     """An engine that cannot be built, found, opened or fed with the given input."""
+
+
+class LinescanError(PRNError):
+    """A line camera, line ring or inspection that cannot be built, reached or fed with the given lines."""
