@@ -42,8 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="model package, NAME.prn")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--data", type=Path, metavar="DIR", help="labelled images, laid out as MVTec AD (default: as in training)"
+        "--data", type=Path, metavar="DIR", help="labelled images of one product (default: as in training)"
     )
+    parser.add_argument("--format", metavar="NAME", help="layout of DIR, see prn-train (default: as in training)")
     source.add_argument("--images", type=Path, metavar="DIR", help="images without labels: predict, no figures")
     parser.add_argument(
         "--false-alarm-rate",
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: str, console: Console) -> None:
-    from prn_fast.data.mvtec import load_mvtec
+    from prn_fast.data.layouts import AUTO, load_inspection_set
     from prn_fast.engine import open_engine
     from prn_fast.environment import commit
     from prn_fast.package import now
@@ -100,7 +101,11 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     threshold, pixel_threshold = _threshold(package, arguments), _calibration(package, "pixel_threshold")
     root = arguments.data or _training_data(package)
     seen = _training(package, "seen")
-    samples, left_out = leave_out_seen(load_mvtec(root).test, root, seen)
+    layout = arguments.format or package.manifest["training"].get("layout", AUTO)
+    inspection = load_inspection_set(root, layout)
+    # Where a set has anomalies of its own for training, those that were seen are not among the test images.
+    samples, left_out = leave_out_seen((*inspection.test, *inspection.anomalies), inspection.root, seen)
+    samples = tuple(sample for sample in samples if sample not in inspection.anomalies)
     defects = sum(sample.label for sample in samples)
     if defects in (0, len(samples)):
         raise DataError(
@@ -124,7 +129,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
         "prn_fast": prn_fast.__version__,
         "commit": commit(),
         "command": command_line,
-        **evaluation.to_dict(root),
+        **evaluation.to_dict(inspection.root),
     }
     json_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_sheet(evaluation, sheet_file, f"{package.path.name} on {root.resolve().name}, {evaluation.engine}")

@@ -5,11 +5,13 @@ import dataclasses
 from pathlib import Path
 
 from prn_fast.cli.common import command
+from prn_fast.data.layouts import AUTO, LAYOUTS
 from prn_fast.model.config import PRESETS
 
 DESCRIPTION = """Train a PRN on images of one product and write a model package.
 
-DATA is laid out as MVTec AD: train/good, test/good, test/DEFECT, ground_truth/DEFECT/NAME_mask.png."""
+A plant's own images are laid out as MVTec AD: train/good, test/good, test/DEFECT, ground_truth/DEFECT/NAME_mask.png.
+Published sets are read as they are; of those with several products, give the folder of one."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -17,7 +19,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prn-train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="images, laid out as MVTec AD")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="images of one product")
+    parser.add_argument(
+        "--format",
+        default=AUTO,
+        metavar="NAME",
+        help=f"layout of DIR: {AUTO} (by its folder names, the default), {', '.join(LAYOUTS)}",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="NAME.prn", help="package to write")
     parser.add_argument("--preset", default="lite0", help=f"network: {', '.join(PRESETS)} (default: lite0)")
     parser.add_argument("--minutes", type=float, help="bound of the whole run (default: all epochs)")
@@ -68,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = Settings(
         data=arguments.data,
         output=arguments.output,
+        layout=arguments.format,
         preset=arguments.preset,
         image_size=arguments.image_size,
         image_channels=arguments.channels,

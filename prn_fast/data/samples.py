@@ -34,11 +34,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class InspectionSet:
-    """Training normals and test images (normal and anomalous) below one root folder."""
+    """The images of one product below one root folder, split as its publisher or its plant has split them.
+
+    Attributes:
+        root: the folder.
+        train: normal images to train on.
+        test: normal and anomalous images to score.
+        validation: normal images held out for validation; empty where the layout has none, and some of `train` serve.
+        anomalies: anomalous images of the training side; empty where the layout has none, and seen ones are drawn
+            from `test`.
+    """
 
     root: Path
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    validation: tuple[Sample, ...] = ()
+    anomalies: tuple[Sample, ...] = ()
 
 
 def draw_seen(test: Sequence[Sample], count: int, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 import prn_fast
 from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.images import stored_channels
-from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.layouts import AUTO, load_inspection_set
 from prn_fast.data.samples import InspectionSet, draw_seen, load_samples, split_validation
 from prn_fast.data.textures import load_textures
 from prn_fast.data.training_set import TrainingSet, use_one_thread
@@ -54,13 +54,14 @@ class Settings:
     """What to train, on what, for how long.
 
     Attributes:
-        data: root of an MVTec-AD-style folder.
+        data: folder of one product's images.
+        layout: how the folder is laid out, a key of `LAYOUTS`, or "auto".
         output: the package to write, NAME.prn.
         preset: key of `PRESETS`.
         image_size: side to which images are resized.
         image_channels: 1 or 3; None takes the first training image's.
         minutes: bound of the whole run, the final validation included; None trains all epochs.
-        seen: anomalous images that training may see; they are drawn from the test folder by the seed and never scored.
+        seen: anomalous images that training may see; they are drawn by the seed and never scored.
         textures: folder of texture images for simulated anomalies; None generates some.
         backbone_weights: file of pretrained weights; None takes the published ones.
         seed: of every draw.
@@ -72,6 +73,7 @@ class Settings:
 
     data: Path
     output: Path
+    layout: str = AUTO
     preset: str = "lite0"
     image_size: int = 256
     image_channels: int | None = None
@@ -124,7 +126,7 @@ def train(settings: Settings, console: Console | None = None) -> Package:
     require_rate(settings.false_alarm_rate)
     check_writable(settings.output)
     recipe = settings.recipe or RECIPES[settings.preset if settings.preset in RECIPES else "r18"]
-    inspection = load_mvtec(settings.data)
+    inspection = load_inspection_set(settings.data, settings.layout)
     channels = settings.image_channels or stored_channels(inspection.train[0].path)
     config = dataclasses.replace(preset(settings.preset), image_size=settings.image_size, image_channels=channels)
     timer = Timer(0.0)
@@ -155,8 +157,10 @@ def training_precision() -> Literal["bf16-mixed", "32-true"]:
 
 def prepare_split(settings: Settings, inspection: InspectionSet, config: PRNConfig) -> Split:
     """Load the images; the validation split comes from the training normals alone."""
-    seen, _ = draw_seen(inspection.test, settings.seen, settings.seed)
-    fit, held_out = split_validation(inspection.train, VALIDATION_SHARE, settings.seed)
+    seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
+    fit, held_out = inspection.train, inspection.validation
+    if not held_out:
+        fit, held_out = split_validation(inspection.train, VALIDATION_SHARE, settings.seed)
     held_out = held_out[:MOST_VALIDATION_NORMALS]
     side, channels = config.image_size, config.image_channels
     normals, _ = load_samples(fit, side, channels, progress="reading normal images")
@@ -417,6 +421,7 @@ class Run:
             calibration=self.best["calibration"],
             training={
                 "data": str(self.settings.data.resolve()),
+                "layout": self.settings.layout,
                 "preset": self.settings.preset,
                 "seed": self.settings.seed,
                 "seen": list(self.split.seen),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from prn_fast.cli.evaluate import main
-from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.samples import load_samples
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.engine import open_engine

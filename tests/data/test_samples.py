@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prn_fast.data.images import write_image
-from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.samples import Sample, draw_seen, load_samples, split_validation
 from prn_fast.errors import DataError
 

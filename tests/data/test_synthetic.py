@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.samples import load_samples
 from prn_fast.data.synthetic import DEFECTS, MATERIALS, add_defect, render, write_synthetic_surfaces
 from prn_fast.errors import ConfigError, DataError

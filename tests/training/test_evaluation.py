@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.samples import Sample
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.engine.base import Engine

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prn_fast.data.mvtec import load_mvtec
+from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError, PackageError
 from prn_fast.package import Package
