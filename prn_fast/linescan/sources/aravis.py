@@ -1,0 +1,167 @@
+"""Cameras that speak GigE Vision or USB3 Vision, through Aravis."""
+
+import importlib.util
+import sys
+import threading
+from importlib.machinery import PathFinder
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_fast.errors import LinescanError
+from prn_fast.linescan.sources.camera import CameraLost, CameraSource, Grabbed, monotonic_from_epoch
+from prn_fast.linescan.sources.line_numbers import GIGE_VISION_IDS
+
+# Debian's bindings lie here, where a virtual environment does not look.
+_SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
+
+
+def import_aravis() -> Any:
+    """The Aravis bindings, or a LinescanError that says what to install."""
+    try:
+        if importlib.util.find_spec("gi") is None:
+            spec = PathFinder.find_spec("gi", [_SYSTEM_PACKAGES])
+            if spec is None or spec.loader is None:
+                raise ImportError("gi")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules["gi"] = module
+            try:
+                spec.loader.exec_module(module)
+            except ImportError:
+                del sys.modules["gi"]
+                raise
+        import gi
+
+        gi.require_version("Aravis", "0.8")
+        from gi.repository import Aravis
+    except (ImportError, ValueError):
+        raise LinescanError(
+            "Aravis is not installed: apt-get install gir1.2-aravis-0.8 python3-gi, "
+            "or pip install 'prn-fast[aravis]' beside a libaravis of your own"
+        ) from None
+    return Aravis
+
+
+class AravisSource(CameraSource):
+    """A GenICam line camera on the network or on USB.
+
+    Buffers are filled by Aravis' own thread; Python only hands them on, and they are stamped when their first packet
+    arrives. A camera that is lost (Aravis notices about five seconds later) is looked for until it is back.
+
+    Args:
+        where: the camera's name or address as Aravis lists it; empty takes the first.
+        width: pixels in a line; 0 leaves the camera's own setting.
+        lines: lines in a block.
+        line_rate: lines per second; 0 leaves the camera's own setting (an encoder, for instance).
+        pixel_format: GenICam name.
+        counter: as for `CameraSource`.
+        packet_size: bytes, GigE Vision; 0 leaves it to Aravis. Jumbo frames (9000) cost far less processor time.
+        buffers: blocks that may wait for Python.
+    """
+
+    def __init__(
+        self,
+        where: str = "",
+        *,
+        width: int = 0,
+        lines: int = 256,
+        line_rate: float = 0.0,
+        pixel_format: str = "Mono8",
+        counter: str = "block",
+        packet_size: int = 0,
+        buffers: int = 16,
+    ) -> None:
+        self._aravis = import_aravis()
+        self._where = where
+        self._settings = (width, lines, line_rate, pixel_format)
+        self._packet_size = packet_size
+        self._buffers = buffers
+        self._camera: Any = None
+        self._stream: Any = None
+        self._lent: Any = None
+        self._memory: dict[Any, NDArray[Any]] = {}
+        self._lost = threading.Event()
+        self.connect()
+        reported = self._rate()
+        ids = GIGE_VISION_IDS if self._camera.is_gv_device() else None
+        super().__init__(f"aravis:{where}", self._width, pixel_format, lines, reported, ids=ids, counter=counter)
+
+    def connect(self) -> None:
+        """See `CameraSource.connect`."""
+        aravis = self._aravis
+        width, lines, line_rate, pixel_format = self._settings
+        aravis.update_device_list()
+        try:
+            camera = aravis.Camera.new(self._where or None)
+            if camera is None:
+                raise LinescanError(f"aravis:{self._where}: there is no such camera; is it on and reachable?")
+            camera.set_pixel_format_from_string(pixel_format)
+            if not width:
+                width = camera.get_integer("Width")
+            camera.set_integer("Width", width)
+            camera.set_integer("Height", lines)
+            if line_rate:
+                camera.set_float("AcquisitionLineRate", line_rate)
+            if camera.is_gv_device():
+                # Its shortcut past the kernel's network stack receives nothing on loopback.
+                camera.gv_set_stream_options(aravis.GvStreamOption.PACKET_SOCKET_DISABLED)
+                if self._packet_size:
+                    camera.gv_set_packet_size(self._packet_size)
+            stream = camera.create_stream(None, None)
+            if camera.is_gv_device():
+                # With the default size, blocks arrive incomplete as soon as the process is late once.
+                stream.set_property("socket-buffer", aravis.GvStreamSocketBuffer.FIXED)
+                stream.set_property("socket-buffer-size", max(4 << 20, 4 * camera.get_payload()))
+            self._width = width
+            self._memory = {}
+            for _ in range(self._buffers):
+                memory = np.zeros(camera.get_payload(), np.uint8)
+                buffer = aravis.Buffer.new_full(memory.nbytes, memory.ctypes.data, None, None)
+                self._memory[buffer] = memory
+                stream.push_buffer(buffer)
+            self._lost.clear()
+            camera.get_device().connect("control-lost", lambda _: self._lost.set())
+            camera.start_acquisition()
+        except LinescanError:
+            raise
+        except Exception as error:  # GLib errors share no base class that can be named without gi
+            message = getattr(error, "message", str(error))
+            raise LinescanError(f"aravis:{self._where}: {message}") from None
+        self._camera, self._stream = camera, stream
+
+    def _rate(self) -> float | None:
+        try:
+            return float(self._camera.get_float("AcquisitionLineRate"))
+        except Exception:  # as above; a camera on an encoder need not have a rate
+            return None
+
+    def grab(self, timeout: float) -> Grabbed | None:
+        """See `CameraSource.grab`."""
+        if self._lent is not None:
+            self._stream.push_buffer(self._lent)
+            self._lent = None
+        buffer = self._stream.timeout_pop_buffer(int(timeout * 1e6))
+        if buffer is None:
+            if self._lost.is_set():
+                raise CameraLost
+            return None
+        self._lent = buffer
+        rows = None
+        if buffer.get_status() == self._aravis.BufferStatus.SUCCESS:
+            rows = self._memory[buffer].reshape(self.lines, -1)
+        return Grabbed(buffer.get_frame_id(), rows, monotonic_from_epoch(buffer.get_system_timestamp()))
+
+    def disconnect(self) -> None:
+        """See `CameraSource.disconnect`."""
+        camera, stream = self._camera, self._stream
+        self._camera = self._stream = self._lent = None
+        if camera is None:
+            return
+        try:
+            camera.stop_acquisition()
+        except Exception as error:  # as above; a camera that is gone cannot be told to stop
+            del error
+        # The receiving thread writes into our memory until the stream is gone.
+        del camera, stream
+        self._memory = {}

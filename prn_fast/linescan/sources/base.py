@@ -1,0 +1,124 @@
+"""What every source is: blocks of lines in the order of the web, and the gaps between them."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
+
+from prn_fast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prn_fast.linescan._native import MissingReason
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines that arrived.
+
+    Attributes:
+        rows: (lines, ...) in the source's pixel format, as `LineRing.push` takes them; a view of the source's memory,
+            valid until the next event is asked for.
+        first_line: number of the first line, from the camera's counter.
+        arrival_ns: when it arrived, monotonic clock; where the source knows its schedule, when it was due.
+    """
+
+    rows: NDArray[Any]
+    first_line: int
+    arrival_ns: int
+
+    @property
+    def end_line(self) -> int:
+        """One past the number of the last line."""
+        return self.first_line + len(self.rows)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Lines that went over the wire, or past the camera, and did not arrive.
+
+    Attributes:
+        first_line: number of the first missing line.
+        lines: how many, at least 1.
+        reason: as the ledger names it.
+        estimated: the camera did not count them; their number comes from the time that passed.
+    """
+
+    first_line: int
+    lines: int
+    reason: "MissingReason"
+    estimated: bool = False
+
+    @property
+    def end_line(self) -> int:
+        """One past the number of the last missing line."""
+        return self.first_line + self.lines
+
+
+Event = Block | Gap
+
+
+class Source(ABC):
+    """Delivers lines; one subclass a kind of camera.
+
+    Events follow each other without a hole or an overlap: each begins where the one before it ended.
+
+    Attributes:
+        name: for people.
+        width: pixels in a line.
+        pixel_format: of the rows, GenICam name.
+        lines: most lines in one block.
+        line_rate: lines per second that the source was told to deliver; None where it does not know.
+        live: lines come whether or not anyone keeps up; the others wait for their reader.
+    """
+
+    live = True
+
+    def __init__(self, name: str, width: int, pixel_format: str, lines: int, line_rate: float | None = None) -> None:
+        if min(width, lines) < 1:
+            raise ConfigError(f"{name}: width {width} and blocks of {lines} lines cannot be; both are at least 1")
+        self.name = name
+        self.width = width
+        self.pixel_format = pixel_format
+        self.lines = lines
+        self.line_rate = line_rate
+        self._stopping = threading.Event()
+
+    @abstractmethod
+    def events(self) -> Iterator[Event]:
+        """Blocks and gaps until the source ends or `stop` is called."""
+
+    def wait_until(self, due_ns: int) -> bool:
+        """Sleep until a moment of the monotonic clock; False if `stop` was called meanwhile."""
+        while (left := due_ns - time.monotonic_ns()) > 0:
+            if self._stopping.wait(left / 1e9):
+                return False
+        return not self.stopping
+
+    def stop(self) -> None:
+        """Ask `events` to end soon; may be called from any thread."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
+    def close(self) -> None:
+        """Release the camera; `events` must have ended."""
+        self.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
