@@ -15,6 +15,9 @@ from torch import Tensor
 # A type is "*fp16" for a pointer, "i32" for a size, and a tuple for several pointers given as one argument.
 Signature = Mapping[str, str | tuple[str, ...]]
 
+# Tensor cores multiply tiles of 16 rows at least.
+LEAST_ROWS = 16
+
 TRITON_NAMES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -98,4 +101,26 @@ def power_of_two(value: int) -> int:
 def memory_format_of(maps: Tensor) -> torch.memory_format:
     """The dense layout in which a kernel reads a map: channels-last where it is only that, otherwise contiguous."""
     channels_last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def slice_strides(out: Tensor, shape: torch.Size, layout: torch.memory_format) -> tuple[int, int]:
+    """How far apart pixels (if channels-last) and maps lie in an output that may be a slice of the channels of a map.
+
+    Raises:
+        ValueError: another shape, or a layout other than the given one.
+    """
+    _, channels, height, width = shape
+    pixel = out.stride(3) if layout == torch.channels_last else channels
+    last = (1, width * pixel, pixel)
+    expected = last if layout == torch.channels_last else (height * width, width, 1)
+    # The stride of a dimension of one element is any number.
+    same = all(size == 1 or one == two for size, one, two in zip(shape[1:], out.stride()[1:], expected, strict=True))
+    if out.shape != shape or not same:
+        raise ValueError("out must have the shape of the map, and its layout but for more channels")
+    return pixel, out.stride(0)
+
+
+def layout_for(channels_last: bool) -> torch.memory_format:
+    """PyTorch's name of the layout of a result."""
     return torch.channels_last if channels_last else torch.contiguous_format

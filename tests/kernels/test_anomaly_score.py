@@ -1,8 +1,21 @@
-"""Anomaly map and image score."""
+"""Anomaly map, image score and stitching: the definitions, and the kernels against them."""
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from prn_fast.kernels.anomaly_score import reference
+from prn_fast.errors import ConfigError
+from prn_fast.kernels.anomaly_score import anomaly_score, fused, reference, stitch_tiles, traffic
+from prn_fast.kernels.launch import Tile
+from prn_fast.kernels.tile_normalize.reference import tile_positions, tile_starts
+from tests.kernels.kernel_checks import assert_rounded
+
+# Several programs a map, and several rounds of reading an image's candidates.
+TILES = (Tile({"BLOCK": 128}), Tile({"BLOCK": 64}))
+STITCH_TILE = Tile({"BLOCK": 32})
+formulations = pytest.mark.parametrize("formulation", [reference, fused], ids=["reference", "triton"])
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
 
 
 def test_score_is_the_mean_of_the_hundred_largest_pixels(normal):
@@ -11,3 +24,160 @@ def test_score_is_the_mean_of_the_hundred_largest_pixels(normal):
     torch.testing.assert_close(maps, 1 / (1 + torch.exp(-logits[:, 0])))
     ordered = maps.flatten(1).sort(dim=1, descending=True).values
     torch.testing.assert_close(scores, ordered[:, :100].sum(1) / 100)
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((1, 1, 10, 10), id="all-pixels-count"),
+        pytest.param((3, 1, 7, 37), id="last-program-has-three-pixels"),
+        pytest.param((2, 1, 20, 20), id="square"),
+    ],
+)
+def test_triton_score_and_map_match_float64(normal, shape, dtype):
+    logits = (3 * normal(*shape)).to(dtype)
+    expected_scores, expected_maps = reference.anomaly_score(logits.double())
+    scores, maps = fused.anomaly_score(logits, TILES)
+    assert (scores.dtype, maps.dtype) == (torch.float32, torch.float32)
+    assert_rounded(maps, expected_maps)
+    assert_rounded(scores, expected_scores)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.sampled_from([-2.0, 0.0, 0.5, 3.0]), min_size=100, max_size=300),
+    st.sampled_from([-1e4, -20.0, 20.0, 1e4]),
+)
+def test_triton_score_of_many_equal_pixels_is_that_of_topk(levels, extreme):
+    logits = torch.tensor([*levels, extreme]).reshape(1, 1, 1, -1)
+    expected = torch.topk(torch.sigmoid(logits.double()).flatten(), 100).values.mean()
+    torch.testing.assert_close(fused.anomaly_score(logits, TILES)[0][0], expected.float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("logit", "value"), [(0.0, 0.5), (-float("inf"), 0.0), (float("inf"), 1.0)])
+def test_triton_score_of_equal_pixels_is_their_value(logit, value):
+    scores, maps = fused.anomaly_score(torch.full((1, 1, 15, 20), logit), TILES)
+    assert scores.item() == value
+    assert (maps == value).all()
+
+
+@formulations
+@pytest.mark.parametrize("sign", [1, -1], ids=["nan", "negative-nan"])
+def test_one_nan_makes_the_score_nan(normal, formulation, sign):
+    logits = normal(3, 1, 13, 29, dtype=torch.float32)
+    nan = torch.copysign(torch.tensor(float("nan")), torch.tensor(float(sign)))
+    # At the end of a map, among the lowest pixels.
+    logits[1] -= 50
+    logits[1, 0, -1, -1] = nan
+    scores, maps = formulation.anomaly_score(logits)
+    assert scores.isnan().tolist() == [False, True, False]
+    assert maps[1, -1, -1].isnan()
+    assert maps.isnan().sum() == 1
+
+
+@formulations
+def test_maps_with_too_few_pixels_are_refused(formulation):
+    for shape in [(1, 1, 9, 11), (1, 2, 16, 16), (1, 16, 16)]:
+        with pytest.raises(ConfigError, match="100 pixels"):
+            formulation.anomaly_score(torch.zeros(shape))
+
+
+@st.composite
+def strips(draw):
+    side = draw(st.integers(1, 8))
+    lengths = st.integers(side, 20)
+    return draw(lengths), draw(lengths), side, draw(st.integers(0, side // 2))
+
+
+@settings(max_examples=15, deadline=None)
+@given(strips())
+def test_cutting_a_strip_and_stitching_it_gives_it_back(case):
+    lines, width, side, overlap = case
+    strip = torch.rand(lines, width, generator=torch.Generator().manual_seed(lines * width))
+    tiles = torch.stack([strip[y : y + side, x : x + side] for y, x in tile_positions(lines, width, side, overlap)])
+    torch.testing.assert_close(reference.stitch_tiles(tiles, lines, width, overlap), strip)
+    torch.testing.assert_close(fused.stitch_tiles(tiles, lines, width, overlap, STITCH_TILE), strip)
+
+
+def test_two_tiles_fade_into_each_other_in_a_straight_line():
+    side, overlap = 8, 3
+    maps = torch.stack([torch.zeros(side, side), torch.ones(side, side)])
+    line = reference.stitch_tiles(maps, side, 2 * side - overlap, overlap)[0]
+    torch.testing.assert_close(line, torch.tensor([0.0] * 5 + [0.25, 0.5, 0.75] + [1.0] * 5))
+
+
+@dtypes
+@pytest.mark.parametrize(
+    ("lines", "width", "side", "overlap"),
+    [
+        pytest.param(9, 9, 9, 0, id="one-tile"),
+        pytest.param(17, 41, 8, 3, id="flush-and-overlapping"),
+        pytest.param(11, 23, 8, 6, id="every-pixel-in-many-tiles"),
+    ],
+)
+def test_triton_stitching_matches_float64(normal, lines, width, side, overlap, dtype):
+    maps = normal(len(tile_positions(lines, width, side, overlap)), side, side, dtype=dtype)
+    expected = reference.stitch_tiles(maps.double(), lines, width, overlap)
+    strip = fused.stitch_tiles(maps, lines, width, overlap, STITCH_TILE)
+    assert strip.dtype == dtype
+    assert_rounded(strip, expected)
+
+
+@formulations
+def test_stitching_keeps_nan_at_its_place(normal, formulation):
+    lines, width, side, overlap = 8, 14, 8, 2
+    maps = normal(2, side, side, dtype=torch.float32)
+    maps[1, 3, 1] = float("nan")
+    strip = formulation.stitch_tiles(maps, lines, width, overlap)
+    assert strip.isnan().nonzero().tolist() == [[3, tile_starts(width, side, overlap)[1] + 1]]
+
+
+@formulations
+def test_maps_that_are_not_those_of_the_strip_are_refused(formulation):
+    with pytest.raises(ConfigError, match="has 2 tiles of 8 with overlap 2, not 3"):
+        formulation.stitch_tiles(torch.zeros(3, 8, 8), 8, 14, 2)
+    with pytest.raises(ConfigError, match="N, side, side"):
+        formulation.stitch_tiles(torch.zeros(2, 8, 7), 8, 14, 2)
+
+
+def test_operations_are_well_formed(normal):
+    torch.library.opcheck(anomaly_score, (normal(3, 1, 12, 17, dtype=torch.float16),))
+    torch.library.opcheck(anomaly_score, (normal(3, 1, 12, 17),))
+    torch.library.opcheck(stitch_tiles, (normal(2, 8, 8, dtype=torch.float16), 8, 14, 2))
+
+
+def test_operations_survive_compile_and_export_with_any_batch(normal):
+    class Score(torch.nn.Module):
+        def forward(self, logits):
+            scores, maps = anomaly_score(2 * logits)
+            return scores, maps + 1
+
+    logits = normal(4, 1, 12, 17, dtype=torch.float32)
+    expected = Score()(logits)
+    compiled = torch.compile(Score(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits), expected)
+    program = torch.export.export(Score(), (logits,), dynamic_shapes={"logits": {0: torch.export.Dim("batch")}})
+    assert any(node.target is torch.ops.prn_fast.anomaly_score.default for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(logits[:3]), tuple(one[:3] for one in expected))
+
+
+def test_traffic_of_a_small_case():
+    # 2 maps of 1000 half values in 4 splits: 800 candidates of 4 bytes.
+    moved = traffic.bytes_moved(2, 1000, 4, 2)
+    assert (moved.read, moved.written) == (4000 + 3200, 8000 + 3200 + 8)
+    published = traffic.published_bytes_moved(2, 1000, 4)
+    assert (published.read, published.written) == (16000 + 800, 8000 + 200 * 12 + 8)
+    half = traffic.published_bytes_moved(2, 1000, 2)
+    assert (half.read - published.read, half.written - published.written) == (4000, 8000)
+
+
+def test_stitching_traffic_of_a_small_case():
+    # 2 tiles of 8 x 8 half values, a strip of 8 x 14.
+    moved = traffic.stitch_bytes_moved(128, 112, 2)
+    assert (moved.read, moved.written) == (256, 224)
+    published = traffic.published_stitch_bytes_moved(128, 112, 4)
+    assert (published.read, published.written) == (128 * 16 + 112 * 8, 128 * 12 + 112 * 12)
+    half = traffic.published_stitch_bytes_moved(128, 112, 2)
+    assert (half.read - published.read, half.written - published.written) == (112 * 4 - 128 * 2, 112 * 2)

@@ -1,0 +1,46 @@
+"""Bytes that the anomaly score and the stitching of a strip move."""
+
+from prn_fast.kernels.anomaly_score.reference import TOP_PIXELS
+from prn_fast.kernels.traffic import Traffic
+
+FLOAT_BYTES = 4
+
+
+def bytes_moved(batch: int, size: int, splits: int, value_bytes: int) -> Traffic:
+    """The two kernels of `fused.py`: logits in, float maps and 100 candidates a split out; those in, scores out."""
+    pixels = batch * size
+    candidates = batch * splits * TOP_PIXELS * FLOAT_BYTES
+    return Traffic(pixels * value_bytes + candidates, pixels * FLOAT_BYTES + candidates + batch * FLOAT_BYTES)
+
+
+def published_bytes_moved(batch: int, size: int, value_bytes: int) -> Traffic:
+    """`reference.anomaly_score`, one kernel an operation.
+
+    Of maps in float32: sigmoid (1 read, 1 written), topk (1 read; 100 values and their indices of 8 bytes written),
+    mean of the 100 (read; one written). Half precision is converted before (1 read in half, 1 written).
+    """
+    pixels, top = batch * size, batch * TOP_PIXELS
+    read = 2 * pixels * FLOAT_BYTES + top * FLOAT_BYTES
+    written = pixels * FLOAT_BYTES + top * (FLOAT_BYTES + 8) + batch * FLOAT_BYTES
+    if value_bytes < FLOAT_BYTES:
+        read, written = read + pixels * value_bytes, written + pixels * FLOAT_BYTES
+    return Traffic(read, written)
+
+
+def stitch_bytes_moved(tile_pixels: int, strip_pixels: int, value_bytes: int) -> Traffic:
+    """The stitching kernel of `fused.py`: the N side^2 pixels of all tiles in, the strip out."""
+    return Traffic(tile_pixels * value_bytes, strip_pixels * value_bytes)
+
+
+def published_stitch_bytes_moved(tile_pixels: int, strip_pixels: int, value_bytes: int) -> Traffic:
+    """`reference.stitch_tiles`, one kernel an operation, sums in float32.
+
+    Two sums are zeroed. A tile pixel is weighted (1 value read, 1 float written) and added to the sum (2 read, 1
+    written), its weight too (1 read, 1 written; the weights of a tile stay in the cache). A strip pixel is divided (2
+    read, 1 written), and rounded to half precision if asked for (1 read, 1 value written).
+    """
+    read = tile_pixels * (value_bytes + 3 * FLOAT_BYTES) + strip_pixels * 2 * FLOAT_BYTES
+    written = tile_pixels * 3 * FLOAT_BYTES + strip_pixels * 3 * FLOAT_BYTES
+    if value_bytes < FLOAT_BYTES:
+        read, written = read + strip_pixels * FLOAT_BYTES, written + strip_pixels * value_bytes
+    return Traffic(read, written)
