@@ -16,18 +16,19 @@ from prn_fast.kernels.multi_size_attention import lean
 
 
 def _lean(maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]) -> Tensor:
-    query_key, value = [one.to(maps.dtype) for one in query_key], [one.to(maps.dtype) for one in value]
-    output = lean.multi_size_attention(maps, grids, query_key, value)
-    return output.contiguous(memory_format=memory_format_of(maps))
+    # Products of half-precision tokens are summed in float32, as the kernels do.
+    wide = torch.promote_types(maps.dtype, torch.float32)
+    output = lean.multi_size_attention(maps.to(wide), grids, query_key, value)
+    return output.to(maps.dtype).contiguous(memory_format=memory_format_of(maps))
 
 
 @torch.library.custom_op("prn_fast::multi_size_attention", mutates_args=())
 def multi_size_attention(
     maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
 ) -> Tensor:
-    """The function that `reference.multi_size_attention` defines; the result has the map's layout.
+    """The function that `lean.multi_size_attention` defines; the result has the map's layout.
 
-    Weights of another dtype than the map's are rounded to it.
+    Weights may have another dtype than the map.
     """
     return _lean(maps, grids, query_key, value)
 

@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prn_fast.kernels.launch import (
+    LEAST_ROWS,
     Launch,
     Tile,
     capability_of,
@@ -33,11 +34,10 @@ from prn_fast.kernels.launch import (
     pointer,
     steps_for,
 )
+from prn_fast.kernels.multi_size_attention.lean import fold_query_key
 from prn_fast.kernels.tiles import tile_for
 
 FINEST_GRID = 8
-# Tensor cores multiply tiles of 16 rows at least.
-LEAST_ROWS = 16
 
 
 @triton.jit
@@ -413,11 +413,6 @@ def plan_mixing(shape: AttentionShape, tile: Tile) -> Launch:
     )
 
 
-def fold_query_key(query_key: Tensor) -> Tensor:
-    """The one projection (2, C, h, w), w and u of `lean.py`, that a query and a key (4, C, h, w) come to."""
-    return query_key[:2] * query_key[2]
-
-
 def attend(
     maps: Tensor,
     grids: Sequence[int],
@@ -467,5 +462,5 @@ def attend(
 def multi_size_attention(
     maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
 ) -> Tensor:
-    """The function that `reference.multi_size_attention` defines, for grids that `supports` accepts."""
+    """The function that `lean.multi_size_attention` defines, for grids that `supports` accepts."""
     return attend(maps, grids, [fold_query_key(one) for one in query_key], value)

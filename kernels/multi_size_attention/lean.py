@@ -5,8 +5,8 @@ in the softmax over j,
 
     q_i . k_j  ~  sum_d (w_d x_id + u_d) x_jd      with w = s_q s_k, u = b_q s_k
 
-so that one projection is left, and the key is the token itself. The rows of A sum to one, so A (s_v x + b_v) =
-s_v (A x) + b_v: the value's scale and bias are applied to the folded map.
+so that one projection is left (`fold_query_key`), and the key is the token itself. The rows of A sum to one, so
+A (s_v x + b_v) = s_v (A x) + b_v: the value's scale and bias are applied to the folded map.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,15 @@ from torch import Tensor
 from prn_fast.kernels.multi_size_attention.reference import patchify, unpatchify
 
 
+def fold_query_key(query_key: Tensor) -> Tensor:
+    """The projection (2, C, h, w), w and u, that a query and a key (4, C, h, w) come to; a folded one is returned."""
+    return query_key if len(query_key) == 2 else query_key[:2] * query_key[2]
+
+
 def multi_size_attention(
     maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
 ) -> Tensor:
-    """The function that `reference.multi_size_attention` defines; same arguments and result."""
+    """The function that `reference.multi_size_attention` defines; `query_key` may be folded already."""
     channels, height, width = maps.shape[1:]
     # Parameters stay in float32 under autocasting; mixed with them, a half-precision map would grow back to float32.
     query_key = [parameters.to(maps.dtype) for parameters in query_key]
@@ -30,11 +35,10 @@ def multi_size_attention(
     for grid, (value_scale, value_bias) in zip(grids, value, strict=True):
         mixed = maps
         if grid > 1:
-            query_scale, query_bias, key_scale, _ = next(remaining_query_key)
+            scale, bias = fold_query_key(next(remaining_query_key))
             tokens = patchify(maps, grid)
             size = tokens.shape[2]
-            query = tokens * (query_scale * key_scale / size).reshape(size)
-            query = query + (query_bias * key_scale / size).reshape(size)
+            query = tokens * (scale / size).reshape(size) + (bias / size).reshape(size)
             attention = torch.softmax(query @ tokens.transpose(1, 2), dim=-1)
             mixed = unpatchify(attention @ tokens, grid, channels, height, width)
         outputs.append(mixed * value_scale.repeat(1, grid, grid) + value_bias.repeat(1, grid, grid))

@@ -16,7 +16,10 @@ from prn_fast.kernels.prototype_residual import lean
 @torch.library.custom_op("prn_fast::prototype_residual", mutates_args=())
 def prototype_residual(features: Tensor, prototypes: Tensor) -> Tensor:
     """The function that `reference.prototype_residual` defines; the result has the features' layout."""
-    return lean.prototype_residual(features, prototypes).contiguous(memory_format=memory_format_of(features))
+    # Distances of half-precision maps are summed in float32, as the kernels do.
+    wide = torch.promote_types(features.dtype, torch.float32)
+    residual = lean.prototype_residual(features.to(wide), prototypes.to(wide))
+    return residual.to(features.dtype).contiguous(memory_format=memory_format_of(features))
 
 
 @prototype_residual.register_kernel("cuda")

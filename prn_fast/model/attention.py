@@ -73,7 +73,8 @@ class PointwiseAttention(nn.Module):
                 continue
             tokens = patchify(query, grid)
             scale = 1.0 / math.sqrt(tokens.shape[2])
-            attended = attend(tokens, patchify(key, grid), patchify(value, grid), scale)
+            # Scaled before the product, which would pass half precision's largest number.
+            attended = attend(tokens * scale, patchify(key, grid), patchify(value, grid), 1.0)
             outputs.append(unpatchify(attended, grid, channels, height, width))
         return torch.cat(outputs, dim=1)
 

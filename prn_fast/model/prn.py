@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from prn_fast.errors import ConfigError
 from prn_fast.kernels import PUBLISHED, Ops
-from prn_fast.kernels.anomaly_score.reference import anomaly_score
-from prn_fast.kernels.tile_normalize.reference import NETWORK_CHANNELS, normalize_images
+from prn_fast.kernels.tile_normalize.reference import NETWORK_CHANNELS
 from prn_fast.model.attention import MultiSizeAttentionLayer
 from prn_fast.model.backbone import make_backbone
 from prn_fast.model.config import PRNConfig
@@ -89,11 +88,12 @@ class PRN(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 images (N, S, S, C) to the normalised input of `logits`, in the dtype of the weights."""
         spec = self.config.spec
-        return normalize_images(images, spec.mean, spec.std, dtype=self.decoder.out.weight.dtype)
+        return self.ops.normalize_images(images, spec.mean, spec.std, dtype=self.decoder.out.weight.dtype)
 
     def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Image scores (N,) and anomaly maps (N, S, S), in 0..1, of uint8 images (N, S, S, C)."""
-        return anomaly_score(self.logits(self.normalize(images)))
+        """Image scores (N,) and anomaly maps (N, S, S), in 0..1, of uint8 images (N, S, S, C); float32 at least."""
+        logits = self.logits(self.normalize(images))
+        return self.ops.anomaly_score(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def set_prototypes(self, prototypes: list[Tensor]) -> Self:
         """Take over the prototypes of the three scales, each (K_s, C_s, h_s, h_s) as the configuration says."""

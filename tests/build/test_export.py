@@ -1,12 +1,10 @@
-import copy
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 
-from prn_fast.build.export import EngineGraph, export_onnx, fold_batch_norm
+from prn_fast.build.export import export_onnx
 from prn_fast.model.config import PRNConfig
 from tests.small_package import small_config, small_model, textured_images
 
@@ -56,23 +54,3 @@ def test_there_is_no_batch_norm_and_no_wide_grouped_convolution(model, exported)
     ]
     # The widest is a depthwise convolution of the backbone; TensorRT refuses the published projections' 524,288.
     assert max(groups) <= 1152
-
-
-def test_every_batch_norm_is_folded_and_the_model_left_alone(model):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    double = copy.deepcopy(model).double()
-    folded = fold_batch_norm(double)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(folded.logits(images), double.logits(images), rtol=1e-9, atol=1e-9)
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
-
-
-def test_the_graph_shares_the_definition_of_a_score(model):
-    images = torch.from_numpy(textured_images(2, model.config.image_channels, 3))
-    double = copy.deepcopy(model).double()
-    with torch.no_grad():
-        for found, expected in zip(EngineGraph(double)(images), double.detect(images), strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

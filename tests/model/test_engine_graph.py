@@ -1,0 +1,109 @@
+"""The network as engines run it, in every formulation and precision, against the model in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from prn_fast.kernels import FUSED, LEAN
+from prn_fast.model.config import PRNConfig
+from prn_fast.model.engine_graph import EngineGraph, fold_attention, fold_batch_norm
+from prn_fast.model.prn import PRN
+from tests.small_package import small_config, small_model, textured_images
+
+# Mean difference of maps and largest of scores, in 0..1. Rounding grows through a network with random weights.
+TOLERANCES = {
+    torch.float32: (1e-5, 1e-4),
+    torch.float16: (0.01, 0.01),
+    torch.bfloat16: (0.06, 0.05),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> PRN:
+    return small_model(small_config())
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.from_numpy(textured_images(2, 1, 3))
+
+
+@pytest.fixture(scope="module")
+def expected(model: PRN, images: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        return copy.deepcopy(model).double().detect(images)
+
+
+def fused_graph(model: PRN, dtype: torch.dtype) -> EngineGraph:
+    return EngineGraph(model, FUSED, dtype, torch.channels_last)
+
+
+def test_every_batch_norm_is_folded_and_the_model_left_alone(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    graph = EngineGraph(model, FUSED, torch.float16, torch.channels_last)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in graph.modules())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_folding_attention_twice_is_folding_it_once(model):
+    folded = fold_attention(fold_batch_norm(model))
+    once = [value.clone() for name, value in folded.state_dict().items() if ".query_key." in name]
+    assert all(len(value) == 2 for value in once)
+    twice = [value for name, value in fold_attention(folded).state_dict().items() if ".query_key." in name]
+    torch.testing.assert_close(twice, once, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ops", [LEAN, FUSED], ids=["lean", "fused"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(small_config(), id="elementwise"),
+        pytest.param(small_config(projection="pointwise"), id="pointwise"),
+        pytest.param(PRNConfig(image_size=64, prototypes=(3, 2, 4), attention_layers=1), id="resnet18-colour"),
+    ],
+)
+def test_the_graph_is_the_model_exactly(config, ops):
+    model = small_model(config).double()
+    images = torch.from_numpy(textured_images(2, config.image_channels, 3))
+    with torch.no_grad():
+        graph = EngineGraph(model, ops, memory_format=torch.channels_last)
+        torch.testing.assert_close(graph(images), model.detect(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp32", "fp16", "bf16"])
+def test_every_precision_stays_within_its_tolerance(model, images, expected, dtype):
+    scores, maps = fused_graph(model, dtype)(images)
+    assert scores.dtype == maps.dtype == torch.float32
+    mean_map, most_score = TOLERANCES[dtype]
+    assert (maps - expected[1]).abs().mean() <= mean_map
+    assert (scores - expected[0]).abs().max() <= most_score
+
+
+def test_weights_are_stored_as_they_are_used(model):
+    for name, value in fused_graph(model, torch.bfloat16).state_dict().items():
+        assert value.dtype == torch.bfloat16, name
+        assert value.ndim < 4 or value.is_contiguous(memory_format=torch.channels_last), name
+
+
+def operations(program: torch.export.ExportedProgram) -> set[str]:
+    return {str(node.target) for node in program.graph.nodes if str(node.target).startswith("prn_fast.")}
+
+
+def test_fused_graph_survives_export_with_its_operations_whole(model, images):
+    graph = fused_graph(model, torch.float32)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(graph, (images,), dynamic_shapes=({0: batch},))
+    whole = {"prn_fast.prototype_residual.default", "prn_fast.multi_size_attention.default"}
+    assert whole < operations(program)
+    for part in (images, images[:1]):
+        torch.testing.assert_close(program.module()(part), graph(part), rtol=1e-5, atol=1e-6)
+
+
+def test_fused_graph_survives_compile_in_one_piece(model, images):
+    graph = fused_graph(model, torch.float32)
+    compiled = torch.compile(graph, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), graph(images), rtol=1e-5, atol=1e-6)
