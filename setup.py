@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import find_packages, setup
 
 FOLDERS_INSIDE_PACKAGE = ("kernels", "build", "bench")
@@ -17,6 +18,17 @@ for folder in FOLDERS_INSIDE_PACKAGE:
     packages += [f"prn_fast.{name}" for name in packages_below(folder)]
     package_dir[f"prn_fast.{folder}"] = folder
 
+# The native core of the line cameras. Optional: without a compiler everything else still installs.
+NATIVE = Path("prn_fast/linescan/native")
+CORE_SOURCES = ("bindings.cpp", "line_ring.cpp", "linescan_c.cpp", "pixel_format.cpp", "tiler.cpp")
+native = Pybind11Extension(
+    "prn_fast.linescan._native",
+    [str(NATIVE / source) for source in CORE_SOURCES],
+    include_dirs=[str(NATIVE), str(NATIVE / "include")],
+    cxx_std=17,
+    optional=True,
+)
+
 TRAINING = [
     "lightning-fabric>=2.5",
     "torchmetrics>=1.6",
@@ -26,6 +38,10 @@ TRAINING = [
 ]
 OPENVINO = ["openvino>=2025.4", "nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5"]
 BENCH = ["jinja2>=3.1", "psutil>=5.9", "scikit-learn>=1.4"]
+# The dashboard's web server, the Parquet file and the MQTT sink.
+LINESCAN = ["aiohttp>=3.9", "pyarrow>=15", "paho-mqtt>=2"]
+PYLON = ["pypylon>=4"]
+GENTL = ["harvesters>=1.4", "genicam>=1.4"]
 DEVELOPMENT = [
     "pytest>=8",
     "pytest-benchmark>=5",
@@ -48,7 +64,14 @@ setup(
     python_requires=">=3.11",
     packages=packages,
     package_dir=package_dir,
-    package_data={"prn_fast": ["py.typed"], "prn_fast.bench": ["templates/*", "*.json"]},
+    ext_modules=[native],
+    cmdclass={"build_ext": build_ext},
+    package_data={
+        "prn_fast": ["py.typed"],
+        "prn_fast.bench": ["templates/*", "*.json"],
+        # C++ hosts compile the core with their own compiler: `python -m prn_fast.linescan.cmake_dir`.
+        "prn_fast.linescan": ["*.pyi", "native/**/*", "dashboard/page/*"],
+    },
     install_requires=[
         "torch>=2.11",
         "numpy>=1.26",
@@ -61,9 +84,23 @@ setup(
         "train": TRAINING,
         "openvino": OPENVINO,
         "bench": BENCH,
+        "linescan": LINESCAN,
+        "aravis": ["PyGObject>=3.42"],  # Debian: gir1.2-aravis-0.8 and python3-gi need no pip
+        "pylon": PYLON,
+        "gentl": GENTL,
         "triton": ["triton>=3.6"],
         "tensorrt": ["tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings", "pycuda"],
-        "dev": [*TRAINING, *OPENVINO, *BENCH, *DEVELOPMENT, "triton>=3.6", "onnxruntime>=1.20"],
+        "dev": [
+            *TRAINING,
+            *OPENVINO,
+            *BENCH,
+            *LINESCAN,
+            *PYLON,
+            *GENTL,
+            *DEVELOPMENT,
+            "triton>=3.6",
+            "onnxruntime>=1.20",
+        ],
     },
     entry_points={
         "console_scripts": [
@@ -71,6 +108,7 @@ setup(
             "prn-eval = prn_fast.cli.evaluate:main",
             "prn-build-engine = prn_fast.cli.build_engine:main",
             "prn-bench = prn_fast.cli.bench:main",
+            "prn-inspect = prn_fast.cli.inspect:main",
         ]
     },
 )

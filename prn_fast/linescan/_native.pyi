@@ -2,9 +2,10 @@
 
 Words. *Line*: one row of the web, `width` pixels; lines are numbered from 0 as they leave the camera. *Strip*: `tile`
 lines over the full width; strip r starts at line r * stride, stride = tile - overlap; the last one, after `finish`, is
-flush with the web's end. *Tile*: a square of a strip. Positions follow the one rule of `prn_fast.kernels.tile_normalize`.
-A strip *owns* the lines that it answers for in the ledger: its first `stride` lines, the last strip all that remain; so
-each line has exactly one owner.
+flush with the web's end. *Tile*: a square of a strip. Positions are those of `tile_starts` in
+`prn_fast.kernels.tile_normalize`, along the web and across it.
+A strip *owns* the lines that the strip before it does not hold, and answers for them in the ledger: its last `stride`
+lines, the first strip all. So each line has exactly one owner. A strip that owns no received line is not delivered.
 
 Threads. One thread pushes (a second one at the same time is an error); any thread pops, settles and drops references.
 `push`, `push_missing`, `pop` and `cut` work without the GIL. Errors are `prn_fast.errors.LinescanError`.
@@ -34,9 +35,6 @@ MISSING_REASONS: tuple[str, ...]
 DROP_REASONS: tuple[str, ...]
 # GenICam names of what `push` takes. Bayer mosaics stay one channel: their colours are made from the strip.
 PIXEL_FORMATS: tuple[str, ...]
-
-def tile_positions(length: int, tile: int, overlap: int) -> list[int]:
-    """Starts of the tiles along one axis: multiples of tile - overlap, the last flush with the end."""
 
 class Ledger:
     """Where every line went, at one moment.
@@ -70,7 +68,7 @@ class Strip:
     A strip is settled once, by `inspected` or `drop`; one that goes away unsettled counts as dropped ("abandoned").
 
     Attributes:
-        index: r; strips that were dropped, or hold only missing lines, leave holes in the count.
+        index: r; strips that were dropped, or own no received line, leave holes in the count.
         first_line: number of its first line.
         owned: the line numbers it answers for, range(start, stop) within its lines.
         pixels: (tile, width, channels) uint8, read-only view; a missing line repeats the last line received before it.
@@ -161,6 +159,9 @@ class LineRing:
         """
     def ledger(self) -> Ledger:
         """A snapshot."""
+    @staticmethod
+    def from_capsule(capsule: Any) -> LineRing:
+        """The ring of a C++ host, shared with it (`prn_ring_reference` in linescan.h)."""
 
 class Tiler:
     """Cuts strips into tiles.
@@ -169,7 +170,7 @@ class Tiler:
         width: pixels of a strip.
         tile, overlap: as for the ring.
     Attributes:
-        lefts: left edges of the tiles, pixels.
+        lefts: left edges of the tiles, pixels: `tile_starts(width, tile, overlap)`.
     """
 
     def __init__(self, width: int, *, tile: int, overlap: int = 0) -> None: ...

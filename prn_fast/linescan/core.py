@@ -12,7 +12,6 @@ try:
         LineRing,
         Strip,
         Tiler,
-        tile_positions,
     )
 except ModuleNotFoundError as error:
     raise LinescanError(
@@ -29,5 +28,4 @@ __all__ = [
     "LineRing",
     "Strip",
     "Tiler",
-    "tile_positions",
 ]
