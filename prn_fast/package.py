@@ -150,6 +150,13 @@ class Package:
         """sha256 that stands for the whole package: that of the manifest, which holds those of all files."""
         return self.manifest["digest"]
 
+    def calibration(self, name: str) -> float:
+        """A figure of the calibration, such as "threshold" or "pixel_threshold"; a PackageError where it is missing."""
+        value = self.manifest["calibration"].get(name)
+        if not isinstance(value, int | float):
+            raise PackageError(f"{self.path}: its calibration has no {name}; train the package again")
+        return float(value)
+
     def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
         try:
             return load_file(self.path / name)

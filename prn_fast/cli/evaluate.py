@@ -98,7 +98,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     from prn_fast.training.evaluation import evaluate, leave_out_seen
     from prn_fast.training.sheet import write_sheet
 
-    threshold, pixel_threshold = _threshold(package, arguments), _calibration(package, "pixel_threshold")
+    threshold, pixel_threshold = _threshold(package, arguments), package.calibration("pixel_threshold")
     root = arguments.data or _training_data(package)
     seen = _training(package, "seen")
     layout = arguments.format or package.manifest["training"].get("layout", AUTO)
@@ -251,19 +251,12 @@ def _progress(console: Console, name: str) -> Iterator["OnProgress"]:
 
 def _threshold(package: "Package", arguments: argparse.Namespace) -> float:
     if arguments.false_alarm_rate is None:
-        return _calibration(package, "threshold")
+        return package.calibration("threshold")
     from prn_fast.training.calibration import threshold_for
 
     if "normal_tail" not in package.manifest["calibration"]:
         raise PackageError(f"{package.path}: its calibration has no normal_tail; train the package again")
     return threshold_for(package.manifest["calibration"], arguments.false_alarm_rate)
-
-
-def _calibration(package: "Package", name: str) -> float:
-    value = package.manifest["calibration"].get(name)
-    if not isinstance(value, int | float):
-        raise PackageError(f"{package.path}: its calibration has no {name}; train the package again")
-    return float(value)
 
 
 def _training(package: "Package", name: str) -> Any:

@@ -1,0 +1,38 @@
+"""Pixels of a strip as an engine takes them: grey or RGB."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_BAYER = "Bayer"
+# Pattern in a GenICam name -> OpenCV's code, and the pattern one line further down.
+_DEMOSAIC = {
+    "RG": (cv2.COLOR_BayerRGGB2RGB, "GB"),
+    "GB": (cv2.COLOR_BayerGBRG2RGB, "RG"),
+    "GR": (cv2.COLOR_BayerGRBG2RGB, "BG"),
+    "BG": (cv2.COLOR_BayerBGGR2RGB, "GR"),
+}
+
+
+def engine_pixels(pixels: NDArray[np.uint8], pixel_format: str, first_line: int, channels: int) -> NDArray[np.uint8]:
+    """Colours from a mosaic, grey from colours, or three equal channels from grey, where the engine needs it.
+
+    Args:
+        pixels: (lines, width, C) of a strip, C = 1 or 3 (RGB).
+        pixel_format: GenICam name of what the camera sent.
+        first_line: number of the strip's first line; it tells which line of a mosaic's pattern comes first.
+        channels: 1 or 3.
+    Returns:
+        (lines, width, channels); `pixels` itself where nothing is to be done.
+    """
+    if pixel_format.startswith(_BAYER):
+        pattern = pixel_format[len(_BAYER) :][:2]
+        code, next_pattern = _DEMOSAIC[pattern]
+        if first_line % 2:
+            code, _ = _DEMOSAIC[next_pattern]
+        pixels = np.asarray(cv2.cvtColor(pixels[:, :, 0], code))
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 1:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[:, :, None]
+    return np.repeat(pixels, channels, axis=2)
