@@ -22,8 +22,8 @@ from torch import Tensor
 
 from prn_fast.bench.kernels import cases, kernel_table
 from prn_fast.kernels import FUSED, PUBLISHED, Ops
-from prn_fast.kernels.catalogue import SCALES, Scale
-from prn_fast.kernels.multi_scale_fusion import lean, upsample_add
+from prn_fast.kernels.catalogue import SCALES, Scale, coarser
+from prn_fast.kernels.multi_scale_fusion import lean, project_upsample_add
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
 
@@ -70,15 +70,20 @@ def check_operations(
 
 
 def check_fusion(device: torch.device, dtype: torch.dtype, scale: Scale, batch: int) -> dict[str, Any]:
-    """As `check_operations`, of the upsampling and adding for one target scale."""
-    sides = (scale.side, scale.side // 2, scale.side // 4)
-    maps = [torch.randn(batch, scale.channels, side, side, device=device).to(dtype) for side in sides]
-    maps = [one.to(memory_format=torch.channels_last) for one in maps]
-    expected = lean.upsample_add([maps[0].double()], [one.double() for one in maps[1:]])
-    error = (upsample_add([maps[0]], maps[1:]).double() - expected).square().mean().sqrt()
+    """As `check_operations`, of projection, upsampling and adding for one target scale."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=device).to(dtype).to(memory_format=torch.channels_last)
+
+    sources = coarser(scale)
+    full, coarse = [draw(batch, scale.channels, scale.side, scale.side)], [draw(batch, *source) for source in sources]
+    weights = [draw(scale.channels, channels, 1, 1) / channels**0.5 for channels, _, _ in sources]
+    biases = [torch.randn(scale.channels, device=device).to(dtype) for _ in sources]
+    expected = lean.project_upsample_add(*([one.double() for one in part] for part in (full, coarse, weights, biases)))
+    error = (project_upsample_add(full, coarse, weights, biases).double() - expected).square().mean().sqrt()
     steps = (error / expected.square().mean().sqrt()).item() / torch.finfo(dtype).eps
     right = steps <= ALLOWED_ERROR[dtype]
-    return {"op": "upsample_add", "side": scale.side, "dtype": str(dtype), "error_steps": steps, "right": right}
+    return {"op": "project_upsample_add", "side": scale.side, "dtype": str(dtype), "error_steps": steps, "right": right}
 
 
 def make_model(config: PRNConfig, device: torch.device) -> PRN:

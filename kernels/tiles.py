@@ -1,7 +1,7 @@
 """Block shapes of every kernel for every compute capability, checked in: nothing is tuned at run time.
 
 One table serves all capabilities whose hardware is alike. The figures come from reckoning and
-from the compiler's resource report, and have not been timed on a GPU yet; `bench/kernels.py` searches for better ones.
+from the compiler's resource report, and have not been timed on a GPU yet; `bench/tune.py` searches for better ones.
 """
 
 import torch
@@ -30,22 +30,36 @@ _WARP_GROUP: dict[str, Tile] = {
     "logits": Tile({"BLOCK_D": 64, "STEPS": 16}),
     "softmax": Tile({"BLOCK_ROWS": 4}),
     "mixing": Tile({"BLOCK_D": 64, "STEPS": 4, "BLOCK_B": 4}),
-    "upsample_add": Tile({"BLOCK": 1024}),
+    "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 64}, 8, 3),
+    "tile_normalize": Tile({"BLOCK": 1024}),
+    "top_pixels": Tile({"BLOCK": 2048}, warps=8),
+    "score": Tile({"BLOCK": 4096}, warps=8),
+    "stitch": Tile({"BLOCK": 512}),
 }
 
 # Half precision on tensor cores that take operands from registers: a narrower tile beside the three sums of the logits.
-_WARP: dict[str, Tile] = {**_WARP_GROUP, "logits": Tile({"BLOCK_D": 32, "STEPS": 32})}
+_WARP: dict[str, Tile] = {
+    **_WARP_GROUP,
+    "logits": Tile({"BLOCK_D": 32, "STEPS": 32}),
+    "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 32}, stages=3),
+}
 
 # Without tensor cores a product keeps its operands in registers: narrower tiles, spread over more warps.
 _NARROW: dict[str, Tile] = {
     **_WARP_GROUP,
     "logits": Tile({"BLOCK_D": 16, "STEPS": 64}, warps=8),
     "mixing": Tile({"BLOCK_D": 16, "STEPS": 16, "BLOCK_B": 4}, warps=8),
+    "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 4, "BLOCK_C": 32, "BLOCK_K": 16}, warps=8),
 }
 
 # Triton multiplies on Turing's ordinary cores; bfloat16 came with the same generation as its tensor core support.
 _FIRST_WITH_TENSOR_CORES = (8, 0)
 _WITH_WARP_GROUPS = ((9, 0), (10, 0))
+
+
+def has_dtype(capability: Capability, dtype: torch.dtype) -> bool:
+    """Whether kernels for maps of a dtype run on a device."""
+    return dtype != torch.bfloat16 or capability >= _FIRST_WITH_TENSOR_CORES
 
 
 def tile_for(kernel: str, capability: Capability, dtype: torch.dtype) -> Tile:
@@ -57,7 +71,7 @@ def tile_for(kernel: str, capability: Capability, dtype: torch.dtype) -> Tile:
     if capability < CAPABILITIES[0]:
         raise RuntimeError(f"compute capability {capability} is below {CAPABILITIES[0]}")
     tensor_cores = capability >= _FIRST_WITH_TENSOR_CORES
-    if dtype == torch.bfloat16 and not tensor_cores:
+    if not has_dtype(capability, dtype):
         raise RuntimeError(f"compute capability {capability} has no bfloat16; use float16")
     if dtype == torch.float32 or not tensor_cores:
         return _NARROW[kernel]

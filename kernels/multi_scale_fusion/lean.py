@@ -5,6 +5,7 @@ Bilinear weights sum to one, so the two commute exactly, bias included: 4 to 16 
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,16 +22,57 @@ def multi_scale_fusion(x1: Tensor, x2: Tensor, x3: Tensor, weights: FusionWeight
     return fuse(x1, x2, x3, weights, project_then_upsample)
 
 
-def upsample_add(full: Sequence[Tensor], coarse: Sequence[Tensor]) -> Tensor:
-    """Sum of maps, the coarse ones upsampled to the size of the full ones.
+def project_upsample_add(
+    full: Sequence[Tensor], coarse: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> Tensor:
+    """Sum of maps, the coarse ones projected and upsampled to the size of the full ones.
 
     Args:
         full: one or more (B, C, H, W).
-        coarse: (B, C, h, w) each, any smaller sizes, same dtype.
+        coarse: (B, C_i, h_i, w_i) each, any sizes, same dtype.
+        weights, biases: (C, C_i, 1, 1) and (C,) for each coarse map; rounded to the maps' dtype if they have another.
     Returns:
         (B, C, H, W).
     """
     total = sum(full[1:], start=full[0])
-    for maps in coarse:
-        total = total + functional.interpolate(maps, size=full[0].shape[2:], mode="bilinear", align_corners=True)
+    for maps, weight, bias in zip(coarse, weights, biases, strict=True):
+        projected = functional.conv2d(maps, weight.to(maps.dtype), bias.to(maps.dtype))
+        total = total + functional.interpolate(projected, size=total.shape[2:], mode="bilinear", align_corners=True)
     return total
+
+
+def project_upsample_add_backward(
+    gradient: Tensor, coarse: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Gradients of `project_upsample_add`; that of every full map is `gradient` itself.
+
+    With G the gradient and G' = U^T G at a coarse map's size: P^T G' for the map, sum G' x^T over images and pixels for
+    the weight; every bias gets the sum of G, since the weights of bilinear upsampling sum to one. U^T is two matrix
+    products, one along each side, so that the result is the same on every run (PyTorch's own adds up in any order).
+
+    Returns:
+        Gradients of the coarse maps and of their weights, and the one that all biases have.
+    """
+    grad_coarse, grad_weights = [], []
+    for maps, weight in zip(coarse, weights, strict=True):
+        reduced = upsample_transposed(gradient, maps.shape[2], maps.shape[3])
+        matrix = weight.to(maps.dtype).flatten(1)
+        grad_coarse.append(functional.conv2d(reduced, matrix.T[:, :, None, None]))
+        grad_weights.append(torch.einsum("bohw,bihw->oi", reduced, maps).reshape(weight.shape).to(weight.dtype))
+    return grad_coarse, grad_weights, gradient.sum(dim=(0, 2, 3))
+
+
+def upsample_transposed(gradient: Tensor, height: int, width: int) -> Tensor:
+    """The transpose of bilinear upsampling with aligned corners: maps (B, C, H, W) to (B, C, height, width)."""
+    down = interpolation_weights(gradient.shape[2], height).to(gradient)
+    across = interpolation_weights(gradient.shape[3], width).to(gradient)
+    # Seen as (B, H, W, C), so that channels-last maps need no copy.
+    rows = torch.einsum("Hh,bHWc->bhWc", down, gradient.permute(0, 2, 3, 1))
+    return torch.einsum("Ww,bhWc->bhwc", across, rows).permute(0, 3, 1, 2)
+
+
+def interpolation_weights(full: int, coarse: int) -> Tensor:
+    """Weight of each coarse position at each full-size one along a side, corners aligned: (full, coarse) float64."""
+    positions = torch.arange(full, dtype=torch.float64) * ((coarse - 1) / max(full - 1, 1))
+    neighbours = torch.arange(coarse, dtype=torch.float64)
+    return (1 - (positions[:, None] - neighbours).abs()).clamp_min(0)

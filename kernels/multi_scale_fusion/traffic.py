@@ -1,23 +1,33 @@
-"""Bytes that the upsampling and adding of multi-scale fusion moves."""
+"""Bytes that projection, upsampling and adding of multi-scale fusion move."""
 
 from collections.abc import Sequence
 
 from prn_fast.kernels.traffic import Traffic
 
 
-def bytes_moved(batch: int, full_size: int, full: int, coarse_sizes: Sequence[int], value_bytes: int) -> Traffic:
-    """The kernel of `fused.py`: every map in once, the result out. Sizes are the values of one map."""
-    maps = batch * full_size * value_bytes
-    return Traffic(full * maps + batch * sum(coarse_sizes) * value_bytes, maps)
+def bytes_moved(
+    batch: int, channels: int, pixels: int, full: int, coarse: Sequence[tuple[int, int]], value_bytes: int
+) -> Traffic:
+    """The kernel of `fused.py`: every map, weight and bias in once, the result out.
+
+    Args:
+        channels, pixels: of the target scale.
+        full: number of full maps.
+        coarse: channels and pixels of each coarse map.
+    """
+    maps = channels * pixels
+    values = batch * (full * maps + sum(width * size for width, size in coarse))
+    weights = sum(channels * width + channels for width, _ in coarse)
+    return Traffic((values + weights) * value_bytes, batch * maps * value_bytes)
 
 
-def published_bytes_moved(batch: int, full_size: int, coarse_channels: Sequence[float], value_bytes: int) -> Traffic:
+def published_bytes_moved(
+    batch: int, channels: int, pixels: int, coarse_channels: Sequence[int], value_bytes: int
+) -> Traffic:
     """The published formulation of x + sum of projected upsamplings, one kernel an operation.
 
-    For each coarse map, of `coarse_channels` times the target's channels: upsampled at its own width (its read is left
-    out, written 1), projected (1 read; one map written), added (2 read, 1 written).
+    For each coarse map, of so many channels: upsampled at its own width (its read is left out, written 1), projected
+    (1 read; one map written), added (2 read, 1 written).
     """
-    maps = batch * full_size * value_bytes
-    widths = sum(coarse_channels)
-    count = len(coarse_channels)
-    return Traffic(round((widths + 2 * count) * maps), round((widths + 2 * count) * maps))
+    maps = (sum(coarse_channels) + 2 * len(coarse_channels) * channels) * batch * pixels * value_bytes
+    return Traffic(maps, maps)

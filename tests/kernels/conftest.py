@@ -22,6 +22,28 @@ def interpreted_kernels() -> None:
     assert isinstance(distance_kernel, InterpretedFunction), "triton was imported before; set TRITON_INTERPRET=1"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def bfloat16_products(interpreted_kernels: None) -> Iterator[None]:
+    """Products of bfloat16 tiles: the interpreter keeps such tiles as bit patterns and multiplies those as integers."""
+    import numpy as np
+    from triton.language import bfloat16, float32
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    create_dot = InterpreterBuilder.create_dot
+
+    def widened(tile: TensorHandle) -> TensorHandle:
+        if tile.dtype.scalar != bfloat16:
+            return tile
+        return TensorHandle((tile.data.astype(np.uint32) << 16).view(np.float32), float32)
+
+    def create_float_dot(self, a, b, *rest):  # type: ignore[no-untyped-def]
+        return create_dot(self, widened(a), widened(b), *rest)
+
+    InterpreterBuilder.create_dot = create_float_dot
+    yield
+    InterpreterBuilder.create_dot = create_dot
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """`torch.empty` gives NaN."""

@@ -10,7 +10,7 @@ import pytest
 from prn_fast.kernels.tiles import CAPABILITIES
 
 # The kernels of one scale; the others differ only in constants.
-KERNELS = {"distance", "residual", "logits", "softmax", "mixing", "upsample_add"}
+KERNELS = {"distance", "residual", "logits", "softmax", "mixing", "project_upsample_add"}
 MOST_REGISTERS = 255
 
 

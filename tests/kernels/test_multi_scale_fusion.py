@@ -5,7 +5,7 @@ import torch
 
 from prn_fast.kernels import multi_scale_fusion as operation
 from prn_fast.kernels.launch import Tile
-from prn_fast.kernels.multi_scale_fusion import fused, lean, reference, traffic, upsample_add
+from prn_fast.kernels.multi_scale_fusion import fused, lean, project_upsample_add, reference, traffic
 from prn_fast.kernels.multi_scale_fusion.reference import FusionWeights, Projection
 from tests.kernels.kernel_checks import assert_rounded
 
@@ -57,32 +57,120 @@ def test_outputs_and_gradients_match_reference(normal, case, formulation):
 layouts = pytest.mark.parametrize(
     "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"]
 )
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
+
+
+def draw_sum(normal, full, shape, coarse, dtype):
+    """So many full maps of a shape, coarse maps (channels, height, width) and their projections."""
+    batch, channels = shape[:2]
+    return (
+        [normal(*shape, dtype=dtype) for _ in range(full)],
+        [normal(batch, *size, dtype=dtype) for size in coarse],
+        [normal(channels, size[0], 1, 1, dtype=dtype) / size[0] ** 0.5 for size in coarse],
+        [normal(channels, dtype=dtype) for _ in coarse],
+    )
+
+
+def widened(arguments):
+    return [[one.double() for one in tensors] for tensors in arguments]
+
+
+SMALL_TILE = Tile({"TILE_H": 4, "TILE_W": 8, "BLOCK_C": 16, "BLOCK_K": 16})
+SUMS = {
+    "two-sources": (1, (1, 4, 16, 16), [(8, 8, 8), (16, 4, 4)]),
+    "odd-channels-wide-map": (2, (3, 5, 8, 24), [(7, 4, 12), (21, 2, 6)]),
+    "more-channels-than-a-block": (1, (1, 19, 9, 7), [(33, 5, 4)]),
+    "single-pixels": (2, (2, 3, 7, 1), [(2, 3, 1), (5, 1, 1)]),
+    "one-pixel-from-more": (1, (3, 17, 1, 1), [(3, 4, 2)]),
+}
 
 
 @layouts
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize(
-    ("shape", "coarse_sizes"),
-    [
-        pytest.param((1, 4, 16, 16), [(8, 8), (4, 4)], id="square"),
-        pytest.param((3, 5, 8, 24), [(4, 12), (2, 6)], id="odd-channels-wide-map"),
-        pytest.param((2, 3, 7, 1), [(3, 1), (1, 1)], id="single-pixels"),
-    ],
-)
-def test_triton_upsample_add_matches_float64(normal, shape, coarse_sizes, dtype, layout):
-    batch, channels, _, _ = shape
-    full = [normal(*shape, dtype=dtype).to(memory_format=layout) for _ in range(2)]
-    coarse = [normal(batch, channels, *size, dtype=dtype).to(memory_format=layout) for size in coarse_sizes]
-    expected = lean.upsample_add([one.double() for one in full], [one.double() for one in coarse])
-    output = fused.upsample_add(full, coarse, Tile({"BLOCK": 64}))
+@dtypes
+@pytest.mark.parametrize("case", SUMS.values(), ids=SUMS)
+def test_triton_project_upsample_add_matches_float64(normal, case, dtype, layout):
+    full, coarse, weights, biases = draw_sum(normal, *case, dtype)
+    full, coarse = ([one.to(memory_format=layout) for one in maps] for maps in (full, coarse))
+    expected = lean.project_upsample_add(*widened((full, coarse, weights, biases)))
+    output = fused.project_upsample_add(full, coarse, weights, biases, tile=SMALL_TILE)
     assert output.is_contiguous(memory_format=layout)
     assert_rounded(output, expected)
 
 
 @layouts
+def test_triton_sum_fills_half_of_a_larger_map(normal, layout):
+    full, coarse, weights, biases = draw_sum(normal, *SUMS["odd-channels-wide-map"], torch.float32)
+    full = [one.to(memory_format=layout) for one in full]
+    both = torch.full((3, 10, 8, 24), 7.0).to(memory_format=layout)
+    fused.project_upsample_add(full, coarse, weights, biases, out=both[:, 5:], tile=SMALL_TILE)
+    assert_rounded(both[:, 5:], lean.project_upsample_add(*widened((full, coarse, weights, biases))))
+    assert (both[:, :5] == 7).all()
+
+
+def test_triton_sum_refuses_an_output_of_another_layout(normal):
+    full, coarse, weights, biases = draw_sum(normal, *SUMS["two-sources"], torch.float32)
+    with pytest.raises(ValueError, match="layout"):
+        fused.project_upsample_add(full, coarse, weights, biases, out=torch.empty(1, 4, 16, 16).transpose(2, 3))
+
+
+def test_triton_upsampling_keeps_a_constant_map(normal):
+    # Bilinear weights sum to one: what is constant on the coarse map is constant on the full one.
+    full, coarse = [torch.zeros(1, 4, 13, 11)], [torch.ones(1, 3, 6, 5) * 0.37]
+    weights, biases = [normal(4, 3, 1, 1, dtype=torch.float32)], [normal(4, dtype=torch.float32)]
+    expected = 0.37 * weights[0].double().sum((1, 2, 3)) + biases[0]
+    output = fused.project_upsample_add(full, coarse, weights, biases, tile=SMALL_TILE)
+    assert_rounded(output, expected.reshape(1, 4, 1, 1).expand_as(output))
+
+
+@pytest.mark.parametrize(("full", "coarse"), [(64, 32), (64, 16), (7, 3), (5, 1), (1, 4), (9, 9)])
+@pytest.mark.parametrize("tile", [1, 2, 8, 16])
+def test_a_tile_covers_the_coarse_positions_it_needs(full, coarse, tile):
+    neighbours = lean.interpolation_weights(full, coarse) > 0
+    spans = []
+    for start in range(0, full, tile):
+        needed = neighbours[start : start + tile].any(0).nonzero()
+        first = start * (coarse - 1) // max(full - 1, 1)
+        assert first <= needed.min()
+        spans.append(needed.max().item() - first + 1)
+    assert max(spans) <= fused.under_tile(tile, full, coarse)
+
+
+def test_few_images_take_smaller_tiles_so_that_every_multiprocessor_has_one():
+    blocks = {"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 64}
+    assert fused.fit_tile(blocks, 32, 64, 64, 64) == blocks
+    small = fused.fit_tile(blocks, 1, 64, 64, 64)
+    assert fused.grid_of(small, 1, 64, 64, 64) == (64, 2, 1)
+
+
+@layouts
 def test_operation_is_well_formed(normal, layout):
-    full = [normal(2, 3, 8, 6).to(memory_format=layout).requires_grad_() for _ in range(2)]
-    torch.library.opcheck(upsample_add, (full, [normal(2, 3, 4, 3).requires_grad_()]))
+    arguments = draw_sum(normal, 2, (2, 3, 8, 6), [(5, 4, 3), (4, 2, 2)], torch.float64)
+    arguments[0][0] = arguments[0][0].to(memory_format=layout)
+    arguments = [[one.requires_grad_() for one in tensors] for tensors in arguments]
+    torch.library.opcheck(project_upsample_add, tuple(arguments))
+
+
+@dtypes
+def test_gradients_match_float64(normal, dtype):
+    arguments = draw_sum(normal, *SUMS["odd-channels-wide-map"], dtype)
+    upstream = normal(3, 5, 8, 24, dtype=dtype)
+    results = []
+    for function, tensors in ((lean.project_upsample_add, widened(arguments)), (project_upsample_add, arguments)):
+        leaves = [[one.clone().requires_grad_() for one in group] for group in tensors]
+        flat = [one for group in leaves for one in group]
+        output = function(*leaves)
+        results.append(torch.autograd.grad(output, flat, upstream.to(output.dtype)))
+    for expected, result in zip(*results, strict=True):
+        # Three roundings in half precision: along each side, and of the result.
+        assert_rounded(result, expected, typical=2.0)
+
+
+@pytest.mark.parametrize(("full", "coarse"), [(64, 32), (7, 3), (5, 1), (1, 4)])
+def test_interpolation_weights_are_what_pytorch_interpolates_with(full, coarse):
+    # One channel an impulse.
+    impulses = torch.eye(coarse, dtype=torch.float64).reshape(1, coarse, coarse, 1)
+    expected = torch.nn.functional.interpolate(impulses, (full, 1), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(lean.interpolation_weights(full, coarse), expected[0, :, :, 0].T)
 
 
 def test_operation_survives_compile_and_export(normal):
@@ -96,13 +184,15 @@ def test_operation_survives_compile_and_export(normal):
     compiled = torch.compile(Fusion(), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*maps), expected)
     program = torch.export.export(Fusion(), tuple(maps))
-    assert sum(node.target is torch.ops.prn_fast.upsample_add.default for node in program.graph.nodes) == 2
+    assert sum(node.target is torch.ops.prn_fast.project_upsample_add.default for node in program.graph.nodes) == 2
     torch.testing.assert_close(program.module()(*maps), expected)
 
 
 def test_traffic_of_a_small_case():
-    # 2 images, target of 12 half values, coarse maps of 3 and 1.
-    moved = traffic.bytes_moved(2, 12, 1, [3, 1], 2)
-    assert (moved.read, moved.written) == (48 + 16, 48)
-    published = traffic.published_bytes_moved(2, 12, (2, 4), 2)
-    assert (published.read, published.written) == (10 * 48, 10 * 48)
+    # 2 images, target of 3 channels and 4 half values each, from 5 channels of 3 values and 6 channels of 1.
+    moved = traffic.bytes_moved(2, 3, 4, 1, [(5, 3), (6, 1)], 2)
+    assert moved.read == 2 * (12 + 15 + 6) * 2 + (3 * 5 + 3 + 3 * 6 + 3) * 2
+    assert moved.written == 2 * 12 * 2
+    published = traffic.published_bytes_moved(2, 3, 4, [5, 6], 2)
+    # Upsampled: written and read; projected: written and read; the sum so far: read and written.
+    assert (published.read, published.written) == ((20 + 24 + 4 * 12) * 4, (20 + 24 + 4 * 12) * 4)
