@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,8 @@ EXTRACTION_BATCH = 16
 # No more than a tenth of the time goes into validation, and where it is quick, once a minute will do.
 SECONDS_BETWEEN_VALIDATIONS = 60.0
 TRAINING_PER_VALIDATION = 9.0
+# A kill costs no more than this, also where an epoch takes an hour.
+SECONDS_BETWEEN_CHECKPOINTS = 300.0
 # Kept free at the end of a bounded run, as a multiple of the time that the last validation took: for the final one, and
 # for writing the package.
 RESERVE = 1.2
@@ -267,7 +270,9 @@ class Run:
         )
         self.checkpoint = Checkpoint(settings.output, settings.identity())
         self.epoch = 0
+        self.batches = 0  # done in this epoch
         self.step = 0
+        self.last_save = 0.0
         self.best: dict[str, Any] = {"selection": -1.0}
         self.last_validation = 0.0
         self.validation_seconds = 0.0
@@ -279,13 +284,15 @@ class Run:
     # -- state --------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write what is needed to go on from the end of this epoch."""
+        """Write what is needed to go on from here."""
+        self.last_save = self.timer.seconds()
         if self.fabric.is_global_zero:
             self.checkpoint.save(
                 {
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "epoch": self.epoch,
+                    "batches": self.batches,
                     "step": self.step,
                     "seconds": self.timer.seconds(),
                     "last_validation": self.last_validation,
@@ -294,14 +301,19 @@ class Run:
             )
 
     def restore(self) -> None:
-        """Take up the state of the last finished epoch."""
+        """Take up the state that was saved last."""
         state = self.checkpoint.load()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.epoch, self.batches, self.step = state["epoch"], state["batches"], state["step"]
+        self.best = state["best"]
         self.last_validation = state["last_validation"]
         self.timer = Timer(state["seconds"])
-        self.console.print(f"going on after epoch {self.epoch}, {state['seconds'] / 60:.1f} minutes into the run")
+        self.last_save = state["seconds"]
+        self.console.print(
+            f"going on after epoch {self.epoch} and {self.batches} batches, "
+            f"{state['seconds'] / 60:.1f} minutes into the run"
+        )
 
     def progress(self) -> float:
         """Share of the training that is over, by steps or by time, whichever is further."""
@@ -343,9 +355,10 @@ class Run:
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("training", total=len(self.loader), status="")
             while self.progress() < 1.0:
-                bar.update(task, description=f"epoch {self.epoch + 1}", completed=0)
+                bar.update(task, description=f"epoch {self.epoch + 1}", completed=self.batches)
                 self.train_epoch(lambda loss: bar.update(task, advance=1, status=f"loss {loss:.4f}"))
                 self.epoch += 1
+                self.batches = 0
                 if self.is_validation_due():
                     self.validate()
                 self.save()
@@ -354,11 +367,11 @@ class Run:
             self.validate()
 
     def train_epoch(self, report: Any) -> None:
-        """One pass over the data, or as much of it as the time allows."""
+        """One pass over the data, or what is left of it, or as much as the time allows."""
         self.module.train()
         self.dataset.set_epoch(self.epoch)
         self.sampling.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
-        for images, masks in self.loader:
+        for images, masks in islice(self.loader, self.batches, None):
             rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.progress())
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -367,9 +380,12 @@ class Run:
             self.fabric.backward(loss)
             self.optimizer.step()
             self.step += 1
+            self.batches += 1
             report(float(loss.detach()))
             if self.progress() >= 1.0:
                 break
+            if self.timer.seconds() - self.last_save > SECONDS_BETWEEN_CHECKPOINTS:
+                self.save()
 
     def validate(self) -> None:
         """Score the validation split; keep the weights if they are the best so far."""

@@ -68,20 +68,28 @@ def test_the_backbone_is_as_published_and_the_rest_is_trained(trained):
     assert model.config.prototypes == (2, 2, 2)
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(trained, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("seconds_between_checkpoints", [0.0, 1e6], ids=["in mid-epoch", "at an epoch's end"])
+def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(
+    trained, data, tmp_path, monkeypatch, seconds_between_checkpoints
+):
     output = tmp_path / "fabric.prn"
-    steps = loop.Run.train_epoch
+    train_epoch = loop.Run.train_epoch
 
-    def interrupted(self, report):
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-        steps(self, report)
+    def killed(self, report):
+        def report_until(loss):
+            report(loss)
+            # The third batch of five is done, but not saved.
+            if self.epoch == 2 and self.batches == 3:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Run, "train_epoch", interrupted)
+        train_epoch(self, report_until)
+
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", seconds_between_checkpoints)
+    monkeypatch.setattr(loop.Run, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         train(settings(data, output))
     assert not output.exists()
-    monkeypatch.setattr(loop.Run, "train_epoch", steps)
+    monkeypatch.setattr(loop.Run, "train_epoch", train_epoch)
     resumed = train(settings(data, output, resume=True))
     # The best epoch is kept; both runs validate at the end only, as they are shorter than a minute.
     expected = trained.model().state_dict()
