@@ -63,8 +63,9 @@ class Ledger:
 class Strip:
     """`tile` lines over the full width, lent by the ring.
 
-    The memory goes back to the ring when the strip and all views of it are gone, also if the ring itself is gone by
-    then: a view cannot dangle, but a kept view holds a place in the queue, so copy what you keep.
+    Its memory goes back to the ring once it is settled, or gone, and all views of it are gone, also if the ring itself
+    is gone by then: a view cannot dangle, but a kept view holds a place in the queue, so copy what you keep. Views are
+    taken before the strip is settled; the numbers stay.
     A strip is settled once, by `inspected` or `drop`; one that goes away unsettled counts as dropped ("abandoned").
 
     Attributes:

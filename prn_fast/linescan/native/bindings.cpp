@@ -111,7 +111,7 @@ std::string shape_text(const py::array &array) {
 bool rows_are_contiguous(const py::array &array) {
     py::ssize_t expected = array.itemsize();
     for (py::ssize_t axis = array.ndim() - 1; axis >= 1; --axis) {
-        if (array.shape(axis) > 1 && array.strides(axis) != expected) {
+        if (array.size() > 0 && array.shape(axis) > 1 && array.strides(axis) != expected) {
             return false;
         }
         expected *= array.shape(axis);
@@ -123,13 +123,6 @@ bool is_bytes(const py::array &array) { return array.dtype().kind() == 'u' && ar
 
 bool is_little_endian_words(const py::array &array) {
     return array.dtype().kind() == 'u' && array.itemsize() == 2 && array.dtype().byteorder() != '>';
-}
-
-// A read-only array over memory that `owner` keeps alive.
-py::array read_only_view(const py::dtype &dtype, std::vector<py::ssize_t> shape, const void *data, const py::object &owner) {
-    py::array view(dtype, std::move(shape), data, owner);
-    view.attr("setflags")(py::arg("write") = false);
-    return view;
 }
 
 struct Ledger {
@@ -158,11 +151,46 @@ struct Ledger {
     }
 };
 
-// Lent memory and its shape. Numpy views hold this object; the memory goes back when the last one is gone. Giving it back
-// is one atomic store, so it neither waits for anyone nor makes the grab thread wait.
-struct Strip {
-    prn::Strip lent;
-    prn_ring_info info;
+// Lent memory is shared by the strip, until it is settled, and its numpy views; it goes back when the last of them is gone.
+// Giving it back is one atomic store: it neither waits for anyone nor makes the grab thread wait.
+class Strip {
+  public:
+    Strip(prn::Strip lent, const prn_ring_info &info)
+        : fields_(*lent.operator->()), info_(info), lent_(std::make_shared<prn::Strip>(std::move(lent))) {}
+
+    const prn_strip &fields() const { return fields_; }
+    py::array pixels() const {
+        return view(py::dtype::of<uint8_t>(), {info_.tile, info_.width, info_.channels}, fields_.pixels);
+    }
+    py::array missing() const { return view(py::dtype::of<bool>(), {info_.tile}, fields_.missing); }
+
+    void inspected() { settle(PRN_INSPECTED); }
+    void drop(const std::string &reason) { settle(reason_code(DROP_REASONS, reason)); }
+
+  private:
+    using Lent = std::shared_ptr<prn::Strip>;
+
+    py::array view(const py::dtype &dtype, std::vector<py::ssize_t> shape, const uint8_t *data) const {
+        if (!lent_) {
+            throw Error("the strip has its verdict and went back to the ring; take its views before, or copy them");
+        }
+        const py::capsule owner(new Lent(lent_), [](void *lent) { delete static_cast<Lent *>(lent); });
+        py::array view(dtype, std::move(shape), data, owner);
+        view.attr("setflags")(py::arg("write") = false);
+        return view;
+    }
+
+    void settle(int32_t verdict) {
+        if (!lent_) {
+            throw Error(prn_status_text(PRN_SETTLED));
+        }
+        verdict == PRN_INSPECTED ? lent_->inspected() : lent_->drop(verdict);
+        lent_.reset();
+    }
+
+    const prn_strip fields_;
+    const prn_ring_info info_;
+    Lent lent_;
 };
 
 class LineRing {
@@ -210,7 +238,7 @@ class LineRing {
             bool ended = false;
             std::optional<prn::Strip> strip = pop_within(std::min(timeout, SLICE), ended);
             if (strip) {
-                return std::make_unique<Strip>(Strip{std::move(*strip), info_});
+                return std::make_unique<Strip>(std::move(*strip), info_);
             }
             if (PyErr_CheckSignals() != 0) {
                 throw py::error_already_set();
@@ -335,30 +363,18 @@ PYBIND11_MODULE(_native, module) {
         .def("__repr__", &Ledger::text);
 
     py::class_<Strip>(module, "Strip")
-        .def_property_readonly("index", [](const Strip &strip) { return strip.lent->index; })
-        .def_property_readonly("first_line", [](const Strip &strip) { return strip.lent->first_line; })
+        .def_property_readonly("index", [](const Strip &strip) { return strip.fields().index; })
+        .def_property_readonly("first_line", [](const Strip &strip) { return strip.fields().first_line; })
         .def_property_readonly("owned",
                                [](const Strip &strip) {
-                                   return py::module_::import("builtins")
-                                       .attr("range")(strip.lent->owned_begin, strip.lent->owned_end);
+                                   const py::object range = py::module_::import("builtins").attr("range");
+                                   return range(strip.fields().owned_begin, strip.fields().owned_end);
                                })
-        .def_property_readonly("arrival_ns", [](const Strip &strip) { return strip.lent->arrival_ns; })
-        .def_property_readonly("pixels",
-                               [](const py::object &self) {
-                                   const auto &strip = self.cast<const Strip &>();
-                                   return read_only_view(py::dtype::of<uint8_t>(),
-                                                         {strip.info.tile, strip.info.width, strip.info.channels},
-                                                         strip.lent->pixels, self);
-                               })
-        .def_property_readonly("missing",
-                               [](const py::object &self) {
-                                   const auto &strip = self.cast<const Strip &>();
-                                   return read_only_view(py::dtype::of<bool>(), {strip.info.tile}, strip.lent->missing,
-                                                         self);
-                               })
-        .def("inspected", [](Strip &strip) { strip.lent.inspected(); })
-        .def("drop", [](Strip &strip, const std::string &reason) { strip.lent.drop(reason_code(DROP_REASONS, reason)); },
-             py::arg("reason"));
+        .def_property_readonly("arrival_ns", [](const Strip &strip) { return strip.fields().arrival_ns; })
+        .def_property_readonly("pixels", &Strip::pixels)
+        .def_property_readonly("missing", &Strip::missing)
+        .def("inspected", &Strip::inspected)
+        .def("drop", &Strip::drop, py::arg("reason"));
 
     py::class_<LineRing>(module, "LineRing")
         .def(py::init([](int64_t width, const std::string &pixel_format, int64_t tile, int64_t overlap, int64_t depth) {
