@@ -13,9 +13,11 @@ from typing import Self
 
 from torch import Tensor
 
+from prn_fast.kernels import anomaly_score as scoring
 from prn_fast.kernels import multi_scale_fusion as fusion
 from prn_fast.kernels import multi_size_attention as attention
 from prn_fast.kernels import prototype_residual as residual
+from prn_fast.kernels import tile_normalize as normalizing
 from prn_fast.kernels.anomaly_score.reference import anomaly_score
 from prn_fast.kernels.multi_scale_fusion import lean as fusion_lean
 from prn_fast.kernels.multi_scale_fusion import reference as fusion_reference
@@ -59,8 +61,8 @@ FUSED = Ops(
     prototype_residual=residual.prototype_residual,
     multi_scale_fusion=fusion.multi_scale_fusion,
     multi_size_attention=attention.multi_size_attention,
-    normalize_images=normalize_images,
-    anomaly_score=anomaly_score,
+    normalize_images=normalizing.normalize_images,
+    anomaly_score=scoring.anomaly_score,
 )
 
 __all__ = ["FUSED", "LEAN", "PUBLISHED", "Ops"]

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prn_fast.engine.base import Detections, Engine
 from prn_fast.errors import EngineError
-from prn_fast.package import Package
+
+if TYPE_CHECKING:
+    from prn_fast.package import Package
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Backend:
 
 BACKENDS = {
     "eager": Backend("prn_fast.engine.eager.EagerEngine", ("fp32",), built=False),
+    "fused": Backend("prn_fast.engine.fused.FusedEngine", ("fp16", "bf16", "fp32"), built=False),
     "openvino": Backend(
         "prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True, usual=("fp32", "int8")
     ),
 }
-# Best first: what `default_engine` takes of what a package holds.
+# Best first: what `default_engine` takes of what a package holds. "fused" is opened by name only, as long as it has not
+# been measured on a GPU.
 PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "eager")
 
 
@@ -57,7 +61,7 @@ def parse_name(name: str) -> tuple[str, Backend, str]:
     return backend_name, backend, precision
 
 
-def open_engine(package: Package | Path | str, name: str | None = None, **options: Any) -> Engine:
+def open_engine(package: "Package | Path | str", name: str | None = None, **options: Any) -> Engine:
     """Open an engine of a package.
 
     Args:
@@ -68,6 +72,8 @@ def open_engine(package: Package | Path | str, name: str | None = None, **option
         EngineError: unknown name, not built, or its library is not installed; says what to do.
         PackageError: the package cannot be read or was altered.
     """
+    from prn_fast.package import Package
+
     if not isinstance(package, Package):
         package = Package.open(package)
     name = name or default_engine(package)
@@ -82,7 +88,7 @@ def open_engine(package: Package | Path | str, name: str | None = None, **option
     return backend.runner()(package, precision=precision, **options)
 
 
-def default_engine(package: Package) -> str:
+def default_engine(package: "Package") -> str:
     """Name of the best engine that a package holds; "eager", which every package can run, if none was built."""
     return next((name for name in PREFERENCE if name in package.engines), PREFERENCE[-1])
 

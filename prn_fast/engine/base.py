@@ -53,9 +53,7 @@ class Engine(ABC):
         array = self.check(images)
         scores = np.empty(len(array), np.float32)
         maps = np.empty((len(array), self.image_size, self.image_size), np.float32)
-        for start in range(0, len(array), self.batch):
-            part = slice(start, min(start + self.batch, len(array)))
-            scores[part], maps[part] = self.run(array[part])
+        self.fill(array, scores, maps)
         # A map decides about every pixel: one that is not a number must stop the line, not pass as good.
         if not (np.isfinite(scores).all() and np.isfinite(maps).all()):
             raise EngineError(f"{self.name}: the output holds NaN or infinite values; do not use this engine")
@@ -80,6 +78,15 @@ class Engine(ABC):
         if len(images) == 0:
             raise EngineError("there are no images: N is 0")
         return images
+
+    def fill(self, images: NDArray[np.uint8], scores: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
+        """Write the scores (N,) and maps (N, S, S) of checked images, one part of at most `batch` after the other.
+
+        A backend that works on several parts at a time has its own.
+        """
+        for start in range(0, len(images), self.batch):
+            part = slice(start, min(start + self.batch, len(images)))
+            scores[part], maps[part] = self.run(images[part])
 
     @abstractmethod
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -37,9 +37,8 @@ class EngineGraph(nn.Module):
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
-        folded = fold_attention(fold_batch_norm(with_ops(model, ops)))
-        dtype = dtype or folded.decoder.out.weight.dtype
-        self.model: PRN = folded.to(dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
+        self.model: PRN = fold_attention(fold_batch_norm(with_ops(model, ops))).requires_grad_(False)
+        self.to(dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""

@@ -92,8 +92,7 @@ class PRN(nn.Module):
 
     def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (N,) and anomaly maps (N, S, S), in 0..1, of uint8 images (N, S, S, C); float32 at least."""
-        logits = self.logits(self.normalize(images))
-        return self.ops.anomaly_score(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        return self.ops.anomaly_score(self.logits(self.normalize(images)))
 
     def set_prototypes(self, prototypes: list[Tensor]) -> Self:
         """Take over the prototypes of the three scales, each (K_s, C_s, h_s, h_s) as the configuration says."""
