@@ -34,6 +34,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backbone-weights", type=Path, metavar="FILE", help=".pth or .safetensors (default: published)"
     )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="NAME.prn",
+        help="start from the weights of a package: of a similar product, or of smaller images (quicker to train on)",
+    )
     parser.add_argument("--image-size", type=int, default=256, help="side, a multiple of 64 (default: 256)")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="grey or colour (default: as the images are)")
     parser.add_argument("--seed", type=int, default=0)
@@ -84,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         seen=arguments.seen,
         textures=arguments.textures,
         backbone_weights=arguments.backbone_weights,
+        start=arguments.start,
         seed=arguments.seed,
         workers=arguments.workers,
         false_alarm_rate=arguments.false_alarm_rate,

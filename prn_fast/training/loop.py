@@ -37,6 +37,7 @@ from prn_fast.training.calibration import FALSE_ALARM_RATE, calibrate, require_r
 from prn_fast.training.checkpoint import Checkpoint
 from prn_fast.training.losses import prn_loss
 from prn_fast.training.recipe import RECIPES, Recipe, learning_rate_factor
+from prn_fast.training.start import start_from
 
 VALIDATION_SHARE = 0.1
 MOST_VALIDATION_NORMALS = 96
@@ -67,6 +68,7 @@ class Settings:
         seen: anomalous images that training may see; they are drawn by the seed and never scored.
         textures: folder of texture images for simulated anomalies; None generates some.
         backbone_weights: file of pretrained weights; None takes the published ones.
+        start: package whose weights, its backbone's included, training starts from; None starts anew.
         seed: of every draw.
         workers: processes that generate anomalies; none by default, since an anomaly takes about a millisecond.
         false_alarm_rate: wanted share of good images called defective; the package's threshold stands for it.
@@ -84,6 +86,7 @@ class Settings:
     seen: int = 10
     textures: Path | None = None
     backbone_weights: Path | None = None
+    start: Path | None = None
     seed: int = 0
     workers: int = 0
     false_alarm_rate: float = FALSE_ALARM_RATE
@@ -127,6 +130,8 @@ def train(settings: Settings, console: Console | None = None) -> Package:
     if settings.minutes is not None and not settings.minutes > 0:
         raise ConfigError(f"--minutes must be above 0, not {settings.minutes}")
     require_rate(settings.false_alarm_rate)
+    if settings.start is not None and settings.backbone_weights is not None:
+        raise ConfigError("--start brings the backbone's weights along; leave out --backbone-weights")
     check_writable(settings.output)
     recipe = settings.recipe or RECIPES[settings.preset if settings.preset in RECIPES else "r18"]
     inspection = load_inspection_set(settings.data, settings.layout)
@@ -192,9 +197,13 @@ def prepare_model(
     """The network with its pretrained backbone and its prototypes; also the names of backbone weights it lacks."""
     count = prototype_count(len(split.normals))
     model = PRN(dataclasses.replace(config, prototypes=(count, count, count)), LEAN)
-    source = str(settings.backbone_weights or "published weights")
-    state = pretrained_state(config.backbone, settings.backbone_weights)
-    missing = load_backbone_weights(model.backbone, state, source)
+    missing: list[str] = []
+    if settings.start is not None:
+        start_from(model, Package.open(settings.start))
+    else:
+        source = str(settings.backbone_weights or "published weights")
+        state = pretrained_state(config.backbone, settings.backbone_weights)
+        missing = load_backbone_weights(model.backbone, state, source)
     if missing:
         console.print(
             f"[yellow]note:[/] {source} lacks {len(missing)} weights of the deepest stage (stride 32), "
@@ -443,6 +452,7 @@ class Run:
                 "seen": list(self.split.seen),
                 "normals": self.split.fit,
                 "textures": "generated" if self.settings.textures is None else str(self.settings.textures.resolve()),
+                "start": None if self.settings.start is None else str(self.settings.start.resolve()),
                 "backbone_weights": "published"
                 if self.settings.backbone_weights is None
                 else str(self.settings.backbone_weights.resolve()),
