@@ -36,6 +36,9 @@ DROP_REASONS: tuple[str, ...]
 # GenICam names of what `push` takes. Bayer mosaics stay one channel: their colours are made from the strip.
 PIXEL_FORMATS: tuple[str, ...]
 
+def pixel_format_name(code: int) -> str:
+    """GenICam name of a PFNC code, as cameras' libraries report it; LinescanError if it is not one of PIXEL_FORMATS."""
+
 class Ledger:
     """Where every line went, at one moment.
 

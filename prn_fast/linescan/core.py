@@ -12,6 +12,7 @@ try:
         LineRing,
         Strip,
         Tiler,
+        pixel_format_name,
     )
 except ModuleNotFoundError as error:
     raise LinescanError(
@@ -28,4 +29,5 @@ __all__ = [
     "LineRing",
     "Strip",
     "Tiler",
+    "pixel_format_name",
 ]

@@ -83,10 +83,14 @@ uint32_t format_code(const std::string &name) {
     throw Error("unknown pixel format '" + name + "'; choose one of " + listed(format_names()));
 }
 
-std::string format_name(uint32_t code) {
-    const auto found =
-        std::find_if(PIXEL_FORMATS.begin(), PIXEL_FORMATS.end(), [code](const NamedFormat &f) { return f.code == code; });
-    return found == PIXEL_FORMATS.end() ? "PFNC " + std::to_string(code) : found->name;
+std::string format_name(int64_t code) {
+    for (const NamedFormat &format : PIXEL_FORMATS) {
+        if (code == int64_t(format.code)) {
+            return format.name;
+        }
+    }
+    throw Error("pixel format with PFNC code " + std::to_string(code) + " is not supported; choose one of " +
+                listed(format_names()));
 }
 
 uint32_t to_u32(int64_t value, const char *name) {
@@ -353,6 +357,7 @@ PYBIND11_MODULE(_native, module) {
     module.attr("MISSING_REASONS") = as_tuple(MISSING_REASONS);
     module.attr("DROP_REASONS") = as_tuple(DROP_REASONS);
     module.attr("PIXEL_FORMATS") = as_tuple(format_names());
+    module.def("pixel_format_name", &format_name, py::arg("code"));
 
     py::class_<Ledger>(module, "Ledger")
         .def_property_readonly("lines", [](const Ledger &ledger) { return ledger.counts.lines; })

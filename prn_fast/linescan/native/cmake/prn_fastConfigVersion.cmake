@@ -1,0 +1,10 @@
+# The version is the Python package's; hosts of the same major version fit.
+file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/../../../__init__.py" version_line REGEX "^__version__ = ")
+string(REGEX REPLACE "^__version__ = \"(.*)\"$" "\\1" PACKAGE_VERSION "${version_line}")
+string(REGEX REPLACE "\\..*" "" major "${PACKAGE_VERSION}")
+if(PACKAGE_FIND_VERSION VERSION_LESS_EQUAL PACKAGE_VERSION AND PACKAGE_FIND_VERSION_MAJOR EQUAL major)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()
+if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+  set(PACKAGE_VERSION_EXACT TRUE)
+endif()
