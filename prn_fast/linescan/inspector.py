@@ -13,7 +13,7 @@ from prn_fast.errors import ConfigError, EngineError
 from prn_fast.linescan.core import Tiler
 from prn_fast.linescan.defects import Defect, DefectTracker, Scale, SeverityLimits
 from prn_fast.linescan.pixels import engine_pixels
-from prn_fast.linescan.stitching import StripStitcher
+from prn_fast.linescan.stitching import Stitched, StripStitcher
 
 if TYPE_CHECKING:
     from prn_fast.linescan.core import Strip
@@ -51,17 +51,11 @@ class Inspected:
     """What came out of one strip.
 
     Attributes:
-        first_line: number of the first line that is ready.
-        pixels: uint8 (n, width, C), the lines that are ready, as the engine saw them.
-        heat: float32 (n, width), their anomaly map in 0..1; 0 on missing lines.
-        missing: bool (n,), lines that never arrived.
-        defects: those that ended with this strip.
+        stitched: the lines whose map became final, in order, numbered as the camera numbers them.
+        defects: those that ended with them.
     """
 
-    first_line: int
-    pixels: NDArray[np.uint8]
-    heat: NDArray[np.float32]
-    missing: NDArray[np.bool_]
+    stitched: list[Stitched]
     defects: list[Defect]
 
 
@@ -94,7 +88,6 @@ class Inspector:
         self._tracker = DefectTracker(
             settings.threshold, settings.min_area, settings.max_defect_lines, settings.limits, settings.scale
         )
-        self._last_index: int | None = None
         self._recent: deque[tuple[int, NDArray[np.uint8]]] = deque()
 
     def inspect(self, strip: "Strip") -> list[Defect]:
@@ -110,43 +103,37 @@ class Inspector:
             EngineError: the engine failed, or its output is not a number. The strip counts as dropped then, and the
                 web must not go on as if it were good.
         """
-        side = self.engine.image_size
         try:
             pixels = engine_pixels(strip.pixels, self.pixel_format, strip.first_line, self.engine.image_channels)
             self._tiler.cut(pixels, out=self._tiles)
-            found = self.engine.infer(self._tiles)
+            maps = self.engine.infer(self._tiles).maps
+            if maps.shape != self._tiles.shape[:3] or not np.isfinite(maps).all():
+                raise EngineError(f"{self.engine.name}: a map is missing or holds NaN; do not use this engine")
         except BaseException:
             strip.drop("engine_error")
-            self._follow(None)
             raise
-        if found.maps.shape != (len(self._tiles), side, side) or not np.isfinite(found.maps).all():
-            strip.drop("engine_error")
-            self._follow(None)
-            raise EngineError(f"{self.engine.name}: its maps are not finite, or not one for each tile; do not use it")
-        self._follow(strip.index)
-        owned = strip.owned
-        heat = self._stitcher.add(found.maps, strip.first_line, owned)
-        ready = slice(owned.start - strip.first_line, owned.stop - strip.first_line)
-        missing = strip.missing[ready].copy()
-        heat[missing] = 0.0
-        # The strip's memory goes back to the ring.
-        ready_pixels = pixels[ready].copy()
-        first_line = owned.start + self.origin
+        stitched = self._stitcher.add(maps, pixels, strip.missing, strip.first_line, strip.owned)
         strip.inspected()
-        if self.settings.crops:
-            self._remember(first_line, ready_pixels)
-        defects = [self._with_crop(one) for one in self._tracker.add(heat, first_line)]
-        return Inspected(first_line, ready_pixels, heat, missing, defects)
+        return self._label(stitched)
 
     def finish(self) -> list[Defect]:
-        """End of the web: the defects that reach it."""
-        return [self._with_crop(one) for one in self._tracker.finish()]
+        """As `examine_end`, of which it returns the defects only."""
+        return self.examine_end().defects
 
-    def _follow(self, index: int | None) -> None:
-        """Note which strip comes, and forget the one before if something lies between."""
-        if index is None or self._last_index is None or index != self._last_index + 1:
-            self._stitcher.interrupt()
-        self._last_index = index
+    def examine_end(self) -> Inspected:
+        """End of the web: its last lines, and the defects that reach it."""
+        last = self._label(self._stitcher.flush())
+        return Inspected(last.stitched, last.defects + [self._with_crop(one) for one in self._tracker.finish()])
+
+    def _label(self, stitched: list[Stitched]) -> Inspected:
+        """The defects that end in lines whose map is final."""
+        stitched = [replace(one, first_line=one.first_line + self.origin) for one in stitched]
+        defects = []
+        for one in stitched:
+            if self.settings.crops:
+                self._remember(one.first_line, one.pixels)
+            defects += [self._with_crop(found) for found in self._tracker.add(one.heat, one.first_line)]
+        return Inspected(stitched, defects)
 
     def _remember(self, first_line: int, pixels: NDArray[np.uint8]) -> None:
         self._recent.append((first_line, pixels))

@@ -1,15 +1,52 @@
 """Tile maps of one strip after the other to one map of the web."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """Lines whose map is final.
+
+    Attributes:
+        first_line: number of the first one.
+        pixels: uint8 (n, width, C).
+        heat: float32 (n, width), anomaly map in 0..1; 0 on missing lines.
+        missing: bool (n,), lines that never arrived.
+    """
+
+    first_line: int
+    pixels: NDArray[np.uint8]
+    heat: NDArray[np.float32]
+    missing: NDArray[np.bool_]
+
+
+@dataclass
+class _Pending:
+    """Lines that the next strip has something to say of: its weighted sum so far, and the sum of the weights."""
+
+    first_line: int
+    pixels: NDArray[np.uint8]
+    missing: NDArray[np.bool_]
+    total: NDArray[np.float32]
+    weight: NDArray[np.float32]
+
+    def stitched(self) -> Stitched:
+        heat = self.total / self.weight[:, None]
+        heat[self.missing] = 0.0
+        return Stitched(self.first_line, self.pixels, heat, self.missing)
 
 
 class StripStitcher:
     """The stitching of `prn_fast.kernels.anomaly_score`, along a web whose end is not known.
 
-    The weights are those of the definition: w(y) w(x), a triangle over the tile. Along the strip they are divided by
-    their sum at once; along the web, a line is ready when the strip that owns it is there, with what the strip before
-    said of it. The last strip of a web, flush with its end, does not change lines that were ready before.
+    The weights are those of the definition: w(y) w(x), a triangle over the tile. Across the web they are divided by
+    their sum at once; along the web, a line is final when no further strip holds it. The last strip of a web, flush
+    with its end, does not change lines that were final before.
+
+    Only lines that strips own become final, each once: after a hole, those of the strip that was left out do not.
 
     Args:
         width: pixels of the web.
@@ -24,41 +61,65 @@ class StripStitcher:
         from prn_fast.kernels.tile_normalize.reference import tile_starts
 
         self.lefts = tile_starts(width, side, overlap)
-        self._side = side
-        self._width = width
-        # w(y) w(x) has the triangle itself in its first row, where w(y) = 1.
-        triangle = stitch_weights(side).numpy()[0]
+        self._stride = side - overlap
+        # w(y) w(x) is the triangle itself in its first row, where w(y) = 1.
+        self._along = triangle = stitch_weights(side).numpy()[0]
         total = np.zeros(width, np.float32)
         for left in self.lefts:
             total[left : left + side] += triangle
         self._across = [triangle / total[left : left + side] for left in self.lefts]
-        self._along = triangle
-        self._before: tuple[int, NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._width = width
+        self._end: int | None = None
+        self._pending: _Pending | None = None
 
-    def add(self, maps: NDArray[np.float32], first_line: int, owned: range) -> NDArray[np.float32]:
-        """Add a strip.
+    def add(
+        self,
+        maps: NDArray[np.float32],
+        pixels: NDArray[np.uint8],
+        missing: NDArray[np.bool_],
+        first_line: int,
+        owned: range,
+    ) -> list[Stitched]:
+        """Add a strip; its pixels are copied.
 
         Args:
             maps: (N, side, side), one for each of `lefts`.
-            first_line: number of the strip's first line; later than that of the strip before.
-            owned: the lines that are ready with it.
+            pixels, missing: (side, width, C) and (side,), of the strip.
+            first_line: number of the strip's first line.
+            owned: the lines that the strip before does not hold; where they do not follow it, there is a hole.
         Returns:
-            (len(owned), width): their map.
+            What became final: up to two runs of lines, where there is a hole.
         """
-        row = np.zeros((self._side, self._width), np.float32)
+        done = [] if owned.start == self._end else self.flush()
+        before, self._end = self._pending, owned.stop
+        start = owned.start if before is None else before.first_line
+        kept = slice(start - first_line, owned.stop - first_line)
+        across = np.zeros((len(missing), self._width), np.float32)
         for one, left, weights in zip(maps, self.lefts, self._across, strict=True):
-            row[:, left : left + self._side] += one * weights
-        total, weight = row * self._along[:, None], self._along.copy()
-        if self._before is not None:
-            before_line, before_total, before_weight = self._before
-            shared = before_line + self._side - first_line
-            if shared > 0:
-                total[:shared] += before_total[-shared:]
-                weight[:shared] += before_weight[-shared:]
-        self._before = first_line, total, weight
-        ready = slice(owned.start - first_line, owned.stop - first_line)
-        return total[ready] / weight[ready, None]
+            across[:, left : left + len(weights)] += one * weights
+        weight = self._along[kept].copy()
+        total = across[kept] * weight[:, None]
+        if before is not None:
+            total[: len(before.total)] += before.total
+            weight[: len(before.weight)] += before.weight
+        lines = _Pending(start, pixels[kept].copy(), missing[kept].copy(), total, weight)
+        ready = first_line + self._stride - start
+        if ready > 0:
+            done.append(_part(lines, slice(0, ready)).stitched())
+        self._pending = _part(lines, slice(max(0, ready), None))
+        return done
 
-    def interrupt(self) -> None:
-        """The next strip does not follow the one before: forget that one."""
-        self._before = None
+    def flush(self) -> list[Stitched]:
+        """The lines that waited for a further strip, now that none follows."""
+        pending, self._pending, self._end = self._pending, None, None
+        return [] if pending is None or not len(pending.total) else [pending.stitched()]
+
+
+def _part(lines: _Pending, part: slice) -> _Pending:
+    return _Pending(
+        lines.first_line + (part.start or 0),
+        lines.pixels[part],
+        lines.missing[part],
+        lines.total[part],
+        lines.weight[part],
+    )

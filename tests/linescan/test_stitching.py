@@ -7,57 +7,78 @@ from prn_fast.kernels.anomaly_score.reference import stitch_tiles
 from prn_fast.kernels.tile_normalize.reference import tile_positions
 from prn_fast.linescan.stitching import StripStitcher
 
+SIDE = 32
 
-def strips(lines, width, side, overlap, seed=0):
-    """Tile maps of a web, and for each strip its first line and the lines that it owns."""
-    tops = sorted({top for top, _ in tile_positions(lines, width, side, overlap)})
-    maps = np.random.default_rng(seed).random(
-        (len(tile_positions(lines, width, side, overlap)), side, side), np.float32
-    )
-    owned = [range(number * (side - overlap), (number + 1) * (side - overlap)) for number in range(len(tops))]
-    owned[-1] = range(owned[-1].start, lines)
-    return maps, tops, owned
+
+class Web:
+    """Random tile maps and pixels of a web, and its strips as a ring delivers them."""
+
+    def __init__(self, lines, width, overlap, seed=0):
+        rng = np.random.default_rng(seed)
+        positions = tile_positions(lines, width, SIDE, overlap)
+        self.tops = sorted({top for top, _ in positions})
+        self.maps = rng.random((len(positions), SIDE, SIDE), np.float32)
+        self.pixels = rng.integers(0, 255, (lines, width, 1), dtype=np.uint8)
+        self.heat = stitch_tiles(torch.from_numpy(self.maps).double(), lines, width, overlap).numpy()
+        self.missing = np.zeros(lines, bool)
+        self._stitcher = StripStitcher(width, SIDE, overlap)
+
+    def stitch(self, left_out=()):
+        """What becomes final, strip by strip; some strips are left out."""
+        per_strip = len(self._stitcher.lefts)
+        done = []
+        for number, top in enumerate(self.tops):
+            begin = 0 if number == 0 else self.tops[number - 1] + SIDE
+            lines = slice(top, top + SIDE)
+            if number not in left_out:
+                done += self._stitcher.add(
+                    self.maps[number * per_strip : (number + 1) * per_strip],
+                    self.pixels[lines],
+                    self.missing[lines],
+                    top,
+                    range(begin, top + SIDE),
+                )
+        return done + self._stitcher.flush()
 
 
 @pytest.mark.parametrize(("width", "overlap", "rows"), [(64, 8, 1), (75, 8, 4), (200, 0, 3), (131, 16, 5)])
 def test_a_web_of_whole_strips_is_stitched_as_defined(width, overlap, rows):
-    side = 32
-    lines = side + (rows - 1) * (side - overlap)
-    maps, tops, owned = strips(lines, width, side, overlap)
-    stitcher = StripStitcher(width, side, overlap)
-    per_strip = len(stitcher.lefts)
-    heat = [
-        stitcher.add(maps[number * per_strip : (number + 1) * per_strip], top, own)
-        for number, (top, own) in enumerate(zip(tops, owned, strict=True))
-    ]
-    expected = stitch_tiles(torch.from_numpy(maps).double(), lines, width, overlap)
-    np.testing.assert_allclose(np.concatenate(heat), expected.numpy(), atol=1e-5)
+    web = Web(SIDE + (rows - 1) * (SIDE - overlap), width, overlap)
+    done = web.stitch()
+    np.testing.assert_allclose(np.concatenate([one.heat for one in done]), web.heat, atol=1e-5)
+    assert np.array_equal(np.concatenate([one.pixels for one in done]), web.pixels)
+    starts = np.cumsum([0, *(len(one.heat) for one in done)])
+    assert [one.first_line for one in done] == starts[:-1].tolist()
 
 
-def test_the_last_strip_changes_no_line_that_was_ready():
-    side, overlap, width, lines = 32, 8, 40, 93
-    maps, tops, owned = strips(lines, width, side, overlap)
-    assert tops[-1] < owned[-1].start
-    stitcher = StripStitcher(width, side, overlap)
-    heat = [
-        stitcher.add(maps[2 * number : 2 * number + 2], top, own)
-        for number, (top, own) in enumerate(zip(tops, owned, strict=True))
-    ]
-    assert sum(map(len, heat)) == lines
-    expected = stitch_tiles(torch.from_numpy(maps).double(), lines, width, overlap).numpy()
-    np.testing.assert_allclose(np.concatenate(heat)[: tops[-1]], expected[: tops[-1]], atol=1e-5)
-    np.testing.assert_allclose(heat[-1], expected[owned[-1].start :], atol=1e-5)
+def test_the_last_strip_changes_no_line_that_was_final():
+    web = Web(93, 40, 8)
+    assert web.tops[-1] < web.tops[-2] + SIDE - 8
+    heat = np.concatenate([one.heat for one in web.stitch()])
+    assert heat.shape == (93, 40)
+    np.testing.assert_allclose(heat[: web.tops[-1]], web.heat[: web.tops[-1]], atol=1e-5)
+    final = web.tops[-2] + SIDE - 8
+    np.testing.assert_allclose(heat[final:], web.heat[final:], atol=1e-5)
 
 
-def test_after_a_hole_only_the_strip_itself_counts():
-    side, overlap, width = 32, 8, 40
-    maps = np.random.default_rng(0).random((4, side, side), np.float32)
-    stitcher = StripStitcher(width, side, overlap)
-    stitcher.add(maps[:2], 0, range(24))
-    stitcher.interrupt()
-    heat = stitcher.add(maps[2:], 24, range(24, 48))
-    fresh = StripStitcher(width, side, overlap).add(maps[2:], 24, range(24, 48))
-    np.testing.assert_array_equal(heat, fresh)
+def test_lines_of_a_strip_that_was_left_out_do_not_become_final():
+    web = Web(SIDE + 3 * 24, 40, 8)
+    done = web.stitch(left_out={1})
+    lines = [line for one in done for line in range(one.first_line, one.first_line + len(one.heat))]
+    # The second strip owned lines 32 to 55.
+    assert lines == [*range(32), *range(56, 104)]
+    found = np.concatenate([one.heat for one in done])
+    # Where no strip was left out, the map is as if nothing had happened.
+    same = [*range(24), *range(80, 104)]
+    np.testing.assert_allclose(found[[lines.index(line) for line in same]], web.heat[same], atol=1e-5)
+
+
+def test_missing_lines_have_no_anomalies():
+    web = Web(SIDE + 24, 40, 8)
+    web.missing[20:30] = True
+    heat = np.concatenate([one.heat for one in web.stitch()])
+    assert (heat[20:30] == 0).all()
+    np.testing.assert_allclose(heat[30:], web.heat[30:], atol=1e-5)
 
 
 def test_a_web_that_is_narrower_than_a_tile_is_refused():
