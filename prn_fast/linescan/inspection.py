@@ -290,8 +290,16 @@ class Inspection:
             self._error = str(self._grab_error) or type(self._grab_error).__name__
         self._report_gaps()
         last = self.snapshot()
+        failed: list[LinescanError] = []
         for sink in self._sinks:
-            sink.finish(last)
+            # One that fails must not keep the end from the others.
+            try:
+                sink.finish(last)
+            except LinescanError as error:
+                failed.append(error)
+        if failed and self._error is None:
+            self._error = str(failed[0])
+            raise failed[0]
 
     def _check_ledger(self) -> None:
         ledger = self.ring.ledger()
