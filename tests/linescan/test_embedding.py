@@ -1,0 +1,155 @@
+"""C++ hosts, built outside the repository against the installed wheel."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_fast.linescan.core import LineRing
+from prn_fast.linescan.inspector import Settings, open_inspector
+from tests.small_package import SIDE, textured_images, write_package
+
+REPOSITORY = Path(__file__).parents[2]
+WIDTH, LINES, OVERLAP = 96, 200, 32
+
+
+def python_library_exists() -> bool:
+    folder, name = sysconfig.get_config_vars("LIBDIR", "LDLIBRARY")
+    return bool(folder and name) and (Path(folder) / name).exists()
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None or shutil.which("cmake") is None,
+    reason="needs a compiler and CMake (Debian: apt-get install g++ cmake)",
+)
+needs_python_library = pytest.mark.skipif(
+    not python_library_exists(), reason="needs Python as a library (Debian: apt-get install python3-dev)"
+)
+
+
+def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run away from the repository, so that only what is installed is found."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= options.pop("env", {})
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=240, **options
+    )
+
+
+def checked(*command: object, **options: object) -> str:
+    done = run(*command, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build_wheel(folder: Path, **environment: str) -> Path:
+    """A wheel of this tree, built from a copy of its sources."""
+    sources = folder / "sources"
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    for name in ("prn_fast", "kernels", "build", "bench"):
+        shutil.copytree(REPOSITORY / name, sources / name, ignore=ignored)
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, sources)
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    checked(*pip, "--wheel-dir", folder, sources, env=environment)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed_python(tmp_path_factory) -> Path:
+    """The Python of a fresh environment with the wheel; what prn_fast depends on is borrowed from the one at work."""
+    folder = tmp_path_factory.mktemp("installed")
+    wheel = build_wheel(folder, CFLAGS="-O0")
+    checked(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    checked(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    site = checked(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+@pytest.fixture(scope="module")
+def grey_package(tmp_path_factory) -> Path:
+    return write_package(tmp_path_factory.mktemp("package") / "small.prn").path
+
+
+@pytest.fixture(scope="module")
+def web() -> np.ndarray:
+    return np.ascontiguousarray(textured_images(1, 1, seed=7, side=256)[0, :LINES, :WIDTH, 0])
+
+
+def build_host(sources: Path, folder: Path, python: Path) -> Path:
+    """Build a host outside the repository as its maker would; its program's path."""
+    shutil.copytree(sources, folder / "sources")
+    package = checked(python, "-m", "prn_fast.linescan.cmake_dir", cwd=folder).strip()
+    assert not Path(package).is_relative_to(REPOSITORY)
+    configure = ("cmake", "-S", folder / "sources", "-B", folder / "build", f"-Dprn_fast_DIR={package}")
+    checked(*configure, f"-DPython3_EXECUTABLE={python}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror")
+    checked("cmake", "--build", folder / "build", "--parallel", "2")
+    (program,) = (path for path in (folder / "build").iterdir() if path.is_file() and os.access(path, os.X_OK))
+    return program
+
+
+def python_defects(package: Path, web: np.ndarray) -> list[dict[str, object]]:
+    """What the Python inspector finds."""
+    inspector = open_inspector(package, WIDTH, engine="eager", settings=Settings(overlap=OVERLAP))
+    ring = LineRing(WIDTH, tile=SIDE, overlap=OVERLAP, depth=64)
+    ring.push(web)
+    ring.finish()
+    found = []
+    while (strip := ring.pop()) is not None:
+        found += inspector.inspect(strip)
+    return [one.to_dict() for one in found + inspector.finish()]
+
+
+@needs_compiler
+@needs_python_library
+def test_the_example_finds_what_python_finds(installed_python, grey_package, web, tmp_path):
+    program = build_host(REPOSITORY / "examples" / "cpp_camera", tmp_path, installed_python)
+    (tmp_path / "lines.raw").write_bytes(web.tobytes())
+    output = checked(program, grey_package, tmp_path / "lines.raw", WIDTH, "eager", cwd=tmp_path)
+    *defects, ledger = map(json.loads, output.splitlines())
+    assert ledger == {"lines": LINES, "inspected": LINES}
+    expected = python_defects(grey_package, web)
+    assert len(defects) == len(expected) > 3
+    for one, other in zip(defects, expected, strict=True):
+        assert one == {name: pytest.approx(other[name], abs=1e-3) if name == "peak" else other[name] for name in one}
+
+    missing = run(program, tmp_path / "no.prn", tmp_path / "lines.raw", WIDTH, cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "no.prn" in missing.stderr
+
+
+@needs_compiler
+@needs_python_library
+def test_in_a_process_that_has_an_interpreter(installed_python, grey_package, tmp_path):
+    """Both faults of holding the interpreter's lock, and exceptions: each would show as a missing line."""
+    program = build_host(Path(__file__).parent / "native", tmp_path, installed_python)
+    output = checked(program, installed_python, grey_package, WIDTH, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
+    assert output.splitlines() == [
+        "CHECK errors of opening",
+        "CHECK exceptions are contained",
+        "CHECK grabbing goes on while Python is busy",
+        "CHECK destroying with the lock held",
+    ]
+
+
+def test_without_a_compiler_all_else_installs_and_says_what_is_missing(tmp_path):
+    wheel = build_wheel(tmp_path, CC="false", CXX="false")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    assert "prn_fast/engine/base.py" in names
+    assert not any(name.endswith(".so") for name in names)
+    script = "import prn_fast.linescan.core"
+    importing = run(sys.executable, "-c", script, env={"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path)
+    assert importing.returncode == 1
+    assert "LinescanError: the native line ring is not installed" in importing.stderr
