@@ -5,13 +5,15 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 PACKAGES = prn_fast kernels build bench
 BIN = $(VENV)/bin
+OLDER_TRITON = .build/triton-3.6
 
 .PHONY: setup demo test lint format bench clean
 
 setup: $(VENV)/.ready
 
-# Installed once; again when the list of dependencies changes.
-$(VENV)/.ready: setup.py pyproject.toml setup.cfg
+# Installed once; again when the list of dependencies or the compiled part changes.
+NATIVE = $(wildcard prn_fast/linescan/native/*pp prn_fast/linescan/native/include/prn_fast/*)
+$(VENV)/.ready: setup.py pyproject.toml setup.cfg $(NATIVE)
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=24" "setuptools>=68" wheel
@@ -23,8 +25,14 @@ $(VENV)/.ready: setup.py pyproject.toml setup.cfg
 demo: setup
 	$(BIN)/python -m prn_fast.demo --output runs/demo
 
-test: setup
+test: setup $(OLDER_TRITON)
 	$(BIN)/python -m pytest tests
+
+# The oldest Triton that compiles the kernels, beside the installed one: tests compile with both.
+$(OLDER_TRITON): | setup
+	rm -rf $@.part
+	$(BIN)/pip install --quiet --no-deps --target $@.part triton==3.6.0
+	mv $@.part $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ native = Pybind11Extension(
     "prn_fast.linescan._native",
     [str(NATIVE / source) for source in CORE_SOURCES],
     include_dirs=[str(NATIVE), str(NATIVE / "include")],
+    depends=[str(header) for header in NATIVE.rglob("*.h*")],
     cxx_std=17,
     optional=True,
 )
@@ -46,6 +47,7 @@ DEVELOPMENT = [
     "pytest>=8",
     "pytest-benchmark>=5",
     "hypothesis>=6",
+    "pybind11>=3.0",  # the tests build a wheel with what is installed
     "jsonschema>=4",
     "efficientnet-lite-pytorch==0.1.0",  # the publisher's definition of lite0, to test against
     "ruff>=0.9",
