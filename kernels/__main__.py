@@ -102,11 +102,16 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that compile at the same time")
     parser.add_argument("--json", action="store_true", help="version of Triton, and resources as a list of objects")
     options = parser.parse_args()
-    capabilities = [known[one] for one in options.capability]
-    if not any(has_dtype(one, DTYPES[dtype]) for one in capabilities for dtype in options.dtype):
+    configurations = [
+        (known[capability], dtype)
+        for capability in options.capability
+        for dtype in options.dtype
+        if has_dtype(known[capability], DTYPES[dtype])
+    ]
+    if not configurations:
         parser.error(f"compute capability {', '.join(options.capability)} has no {', '.join(options.dtype)}")
     scales = [scale for scale in SCALES if scale.side in options.side]
-    rows = resource_rows(capabilities, options.dtype, scales, options.batch, options.processes)
+    rows = resource_rows(configurations, scales, options.batch, options.processes)
     misfits = [row for row in rows if not row.fits]
     if options.json:
         print(json.dumps({"triton": version("triton"), "rows": [asdict(row) for row in rows]}))

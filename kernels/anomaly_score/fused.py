@@ -129,7 +129,7 @@ def stitch_kernel(
     first_column = tl.maximum(x - SIDE + STRIDE, 0) // STRIDE
     total = tl.zeros([BLOCK], tl.float32)
     weight_sum = tl.zeros([BLOCK], tl.float32)
-    for i in tl.static_range(REACH):
+    for i in range(REACH):
         row = first_row + i
         tile_y = y - tl.minimum(row * STRIDE, lines - SIDE)
         if (row < down) & (tile_y >= 0) & (tile_y < SIDE):

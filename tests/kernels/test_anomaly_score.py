@@ -45,7 +45,7 @@ def test_triton_score_and_map_match_float64(normal, shape, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.sampled_from([-2.0, 0.0, 0.5, 3.0]), min_size=100, max_size=300),
     st.sampled_from([-1e4, -20.0, 20.0, 1e4]),
@@ -91,7 +91,7 @@ def strips(draw):
     return draw(lengths), draw(lengths), side, draw(st.integers(0, side // 2))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(strips())
 def test_cutting_a_strip_and_stitching_it_gives_it_back(case):
     lines, width, side, overlap = case

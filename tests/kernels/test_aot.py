@@ -1,41 +1,88 @@
-"""Every kernel compiles for every compute capability without a GPU, within its limits."""
+"""Every kernel compiles for every compute capability without a GPU, within its limits, with both supported Tritons."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+from prn_fast.kernels.catalogue import KERNELS_OF_OP, SCALES
+from prn_fast.kernels.resources import MOST_REGISTERS, Row
 from prn_fast.kernels.tiles import CAPABILITIES
 
-# The kernels of one scale; the others differ only in constants.
-KERNELS = {"distance", "residual", "logits", "softmax", "mixing", "project_upsample_add"}
-MOST_REGISTERS = 255
+OLDER_TRITON = "3.6.0"
+OLDER_FOLDER = Path(__file__).parents[2] / ".build" / "triton-3.6"
+KERNELS = {kernel for kernels in KERNELS_OF_OP.values() for kernel in kernels}
+# Together every tile of the table on every capability. Scales share their tiles, and so do both half precisions, which
+# differ in single instructions; `python -m prn_fast.kernels` compiles everything that there is.
+CONFIGURATIONS = {
+    "installed": [(one, dtype) for one in CAPABILITIES for dtype in ("float16", "float32")]
+    + [((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+    OLDER_TRITON: [(one, "float16") for one in CAPABILITIES] + [((9, 0), "float32"), ((9, 0), "bfloat16")],
+}
+COMPILE = """
+import json, sys
+from dataclasses import asdict
+import triton
+from prn_fast.kernels.catalogue import SCALES
+from prn_fast.kernels.resources import resource_rows
+configurations = [(tuple(capability), dtype) for capability, dtype in json.loads(sys.argv[1])]
+rows = resource_rows(configurations, SCALES[:1], batch=32, processes=2)
+print(json.dumps([triton.__version__, [asdict(row) for row in rows]]))
+"""
 
 
-def resources(*arguments: str) -> list[dict]:
-    """The table of `python -m prn_fast.kernels`; another process, since this one has the interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "prn_fast.kernels", "--json", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run Python in another process, since this one has the interpreter of kernels."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("version", CONFIGURATIONS)
+def test_every_kernel_compiles_within_the_limits_of_a_device(version):
+    configurations, variables = CONFIGURATIONS[version], {}
+    if version == OLDER_TRITON:
+        assert OLDER_FOLDER.is_dir(), "Triton 3.6 is missing; `make .build/triton-3.6` installs it"
+        variables["PYTHONPATH"] = str(OLDER_FOLDER)
+    done = run("-c", COMPILE, json.dumps(configurations), **variables)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtypes"),
-    [
-        pytest.param(f"{major}.{minor}", dtypes, id=f"{major}.{minor}-{'-'.join(dtypes)}")
-        for major, minor in CAPABILITIES
-        for dtypes in [["float16", "float32"] if (major, minor) < (8, 0) else ["float16", "bfloat16", "float32"]]
-    ],
-)
-def test_every_kernel_compiles_within_the_limits_of_a_capability(capability, dtypes):
-    rows = resources("--capability", capability, "--dtype", *dtypes)
-    assert {(row["kernel"], row["dtype"]) for row in rows} == {(k, dtype) for k in KERNELS for dtype in dtypes}
+    triton, rows = json.loads(done.stdout)
+    assert triton == (OLDER_TRITON if variables else importlib.metadata.version("triton"))
+    found = {(row["kernel"], row["capability"], row["dtype"]) for row in rows}
+    assert found == {(kernel, f"{c[0]}.{c[1]}", dtype) for kernel in KERNELS for c, dtype in configurations}
     for row in rows:
         assert row["spills"] == 0, row
         assert row["registers"] <= MOST_REGISTERS, row
         assert row["shared_memory"] <= row["shared_memory_limit"], row
         assert row["global_scratch"] == 0, row
+
+
+def test_the_command_prints_resources_and_bytes_of_every_operation():
+    arguments = ("--capability", "9.0", "--dtype", "float16", "--side", str(SCALES[0].side))
+    done = run("-m", "prn_fast.kernels", *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    resources, traffic = done.stdout.split("bytes moved")
+    for op, kernels in KERNELS_OF_OP.items():
+        assert op in traffic
+        for kernel in kernels:
+            assert [op, kernel] in [line.split()[:2] for line in resources.splitlines()]
+
+
+def test_the_command_refuses_a_dtype_that_a_device_lacks():
+    done = run("-m", "prn_fast.kernels", "--capability", "7.5", "--dtype", "bfloat16")
+    assert done.returncode == 2
+    assert "7.5 has no bfloat16" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("resource", "value"), [("registers", 256), ("spills", 8), ("shared_memory", 1025), ("global_scratch", 16)]
+)
+def test_a_kernel_over_a_limit_does_not_fit(resource, value):
+    row = {field.name: "" for field in fields(Row)}
+    row |= {"registers": 255, "spills": 0, "shared_memory": 1024, "shared_memory_limit": 1024, "global_scratch": 0}
+    assert Row(**row).fits
+    assert not Row(**row | {resource: value}).fits
