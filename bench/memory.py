@@ -61,10 +61,11 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from prn_fast.engine import open_engine
+    from prn_fast.bench.baselines import open_any
+    from prn_fast.package import Package
 
     baseline = peak_rss_bytes()
-    engine = open_engine(arguments.package, arguments.engine, batch=arguments.batch)
+    engine = open_any(Package.open(arguments.package), arguments.engine, arguments.batch)
     side, channels = engine.image_size, engine.image_channels
     # What is in the images does not change how much memory they need.
     images = np.random.default_rng(0).integers(0, 256, (arguments.batch, side, side, channels), dtype=np.uint8)

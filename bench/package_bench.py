@@ -1,6 +1,8 @@
-"""The whole bench of one package: open its engines, check and time them, measure memory and ceilings, report."""
+"""The whole bench of one package: open its engines, check and time them, run scenarios, measure memory, report."""
 
-from collections.abc import Sequence
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.bench.ceilings import ceiling_fault, flop_per_image, matrix_rates
+from prn_fast.bench.baselines import open_any
+from prn_fast.bench.ceilings import ceiling_fault, copy_rate, flop_per_image, matrix_rates, traffic_of
+from prn_fast.bench.conditions import read_conditions
 from prn_fast.bench.environment import describe_environment
 from prn_fast.bench.memory import measure_memory
-from prn_fast.bench.report import BASELINE, Report, build_report
+from prn_fast.bench.network_only import network_milliseconds
+from prn_fast.bench.profile import profile
+from prn_fast.bench.report import BASELINE, Machine, Report, build_report
 from prn_fast.bench.runner import BenchResult, Progress, Settings, run_bench
-from prn_fast.engine import Engine, open_engine
+from prn_fast.bench.scenarios import SHARES, ScenarioRun, ScenarioSettings, images_per_second, run_scenarios
+from prn_fast.bench.scenarios.line_camera import check_geometry
+from prn_fast.bench.scenarios.loadgen import import_loadgen
+from prn_fast.bench.scenarios.subject import Subject
+from prn_fast.engine import BACKENDS, Engine, open_engine
 from prn_fast.errors import ConfigError, EngineError, PackageError
 from prn_fast.package import Package
 
@@ -26,6 +36,8 @@ def bench_package(
     engine_names: Sequence[str] | None = None,
     settings: Settings | None = None,
     *,
+    scenarios: ScenarioSettings | None = None,
+    baselines: Sequence[str] = (),
     check_images: int = CHECK_IMAGES,
     command: str = "",
     on_progress: Progress = lambda phase, detail, share: None,
@@ -34,20 +46,27 @@ def bench_package(
 
     Args:
         path: the package.
-        engine_names: such as "eager", "openvino:int8"; None is eager and all that the package holds. Of those that are
-            not named here, one that this machine cannot open is reported as unavailable.
+        engine_names: such as "eager", "openvino:int8"; None is all that the package holds and all backends that need no
+            build. Of those that are not named here, one that this machine cannot open is reported as unavailable.
+        baselines: keys of `baselines.BASELINES`, measured beside the engines; one that cannot be opened is reported.
+        scenarios: what to run beyond the closed loops of `settings`; `settings.seconds` bounds all of it together.
         check_images: how many validation images to check on and to time with, good and anomalous in equal number
             where there are as many.
         command: the command line, for the report.
-        on_progress: called with (phase, detail, share of the phase); phases are "check", "measure", "memory".
+        on_progress: called with (phase, detail, share of the phase); phases are "check", "measure", "scenarios",
+            "profile", "memory".
     Returns:
         The report; an interruption (ctrl-C) while measuring gives a report of what was measured until then.
     Errors: ConfigError, PackageError, EngineError.
     """
-    settings = settings or Settings()
+    settings, scenarios = settings or Settings(), scenarios or ScenarioSettings()
     if check_images < 2:
         raise ConfigError(f"--check-images must be at least 2, not {check_images}")
     package = Package.open(path)
+    if "line-camera" in scenarios.names:
+        check_geometry(scenarios.camera_width, package.config.image_size, scenarios.overlap)
+    if {"offline", "server"} & set(scenarios.names):
+        import_loadgen()
     validation = package.validation()
     chosen = choose_images(validation.labels, check_images, settings.seed)
     images, labels = validation.images[chosen], validation.labels[chosen]
@@ -57,25 +76,38 @@ def bench_package(
             "always gives the same answer; train with more images"
         )
 
+    conditions = read_conditions()
     with ExitStack() as stack:
-        engines, unavailable = _open_engines(package, engine_names, settings, stack)
+        engines, unavailable = _open_engines(package, engine_names, baselines, settings, stack)
         reference = engines.get(BASELINE) or stack.enter_context(open_engine(package, BASELINE))
-        result = run_bench(engines, reference, images, labels, settings, on_progress=on_progress)
+        closed = _closed_loop_seconds(settings, scenarios)
+        timing = dataclasses.replace(settings, seconds=closed)
+        result = run_bench(engines, reference, images, labels, timing, on_progress=on_progress)
+        run = ScenarioRun()
+        if scenarios.names and not result.interrupted:
+            run = _run_scenarios(engines, result, images, scenarios, settings, on_progress)
+        network_ms, profiles = _look_inside(engines, package, result, images, on_progress)
 
-    flop, rates, memory = None, None, {}
+    ceilings: dict[str, Any] = {}
+    memory: dict[tuple[str, int], dict[str, Any]] = {}
+    flop = flop_per_image(package.config)
     if not result.interrupted:
         try:
-            flop = flop_per_image(package.config)
-            rates = _cpu_rates()
-            refuse_impossible(result, flop, rates)
+            ceilings = _ceilings()
+            refuse_impossible(result, run, flop, ceilings["matrix_rates"])
             memory = _measure_memories(package, result, on_progress)
         except KeyboardInterrupt:
             result.interrupted = True
+    machine = Machine(
+        **ceilings, conditions=(conditions, read_conditions()), memory=memory, network_ms=network_ms, profiles=profiles
+    )
 
     training = package.manifest["training"]
     return build_report(
         result,
         settings,
+        scenarios=scenarios,
+        scenario_run=run,
         command=command,
         package={
             "name": package.path.name,
@@ -87,8 +119,8 @@ def bench_package(
             "anomalies": int(labels.sum()),
         },
         environment=describe_environment(),
-        matrix_rates=rates,
-        memory=memory,
+        machine=machine,
+        traffic=traffic_of(package.config),
         unavailable=unavailable,
     )
 
@@ -102,31 +134,79 @@ def choose_images(labels: NDArray[np.integer], count: int, seed: int) -> NDArray
     return np.sort(np.concatenate([anomalous[:anomalies], good[: count - anomalies]]))
 
 
-def refuse_impossible(result: BenchResult, flop: float, rates: dict[str, float] | None) -> None:
-    """Take the measurements of engines that claim more than the machine can do out of the result, with the reason."""
+def refuse_impossible(result: BenchResult, run: ScenarioRun, flop: float, rates: dict[str, float] | None) -> None:
+    """Take what engines claim that is more than the machine can do out of the results, with the reason."""
     for check in result.checks:
-        own = [m for m in result.measurements if m.engine == check.engine]
-        for measurement in own:
-            samples = [sample for one_round in measurement.rounds for sample in one_round]
-            rate = flop * measurement.batch * len(samples) / (sum(samples) / 1000)
-            if fault := ceiling_fault(check.precision, rate, rates or {}):
-                check.faults.append(f"batch {measurement.batch}: {fault}")
+        claims = [
+            (f"batch {m.batch}", 1000 * m.batch / float(np.mean(np.concatenate(m.rounds))))
+            for m in result.measurements
+            if m.engine == check.engine
+        ]
+        for found in run.results:
+            rate = images_per_second(found)
+            if found.engine == check.engine and rate is not None:
+                claims.append((found.scenario, rate))
+        for where, rate in claims:
+            if fault := ceiling_fault(check.precision, flop * rate, rates or {}):
+                check.faults.append(f"{where}: {fault}")
+    drop_faulty(result, run)
+
+
+def drop_faulty(result: BenchResult, run: ScenarioRun) -> None:
+    """Take the results of engines with faults out."""
     faulty = {check.engine for check in result.checks if check.faults}
     result.measurements = [m for m in result.measurements if m.engine not in faulty]
+    run.results = [found for found in run.results if found.engine not in faulty]
+
+
+def _closed_loop_seconds(settings: Settings, scenarios: ScenarioSettings) -> float:
+    """What the closed loops get of the whole time."""
+    closed = sum(SHARES["single-stream" if batch == 1 else "multi-stream"] for batch in settings.batches)
+    return settings.seconds * closed / max(1, closed + sum(SHARES[name] for name in scenarios.names))
+
+
+def _run_scenarios(
+    engines: Mapping[str, Engine],
+    result: BenchResult,
+    images: NDArray[np.uint8],
+    scenarios: ScenarioSettings,
+    settings: Settings,
+    on_progress: Progress,
+) -> ScenarioRun:
+    """The scenarios with the engines that are sound so far; faults that they find go to the checks."""
+    checks = {check.engine: check for check in result.checks if not check.faults}
+    subjects = [
+        Subject(name, engines[name], images, result.known[name], np.random.default_rng([settings.seed, position]))
+        for position, name in enumerate(checks)
+    ]
+    begin = time.monotonic()
+    run = run_scenarios(
+        subjects, scenarios, settings.seconds - result.seconds, seed=settings.seed, on_progress=on_progress
+    )
+    result.seconds += time.monotonic() - begin
+    result.interrupted = run.interrupted
+    for subject in subjects:
+        checks[subject.name].faults += subject.faults
+    drop_faulty(result, run)
+    return run
 
 
 def _open_engines(
-    package: Package, names: Sequence[str] | None, settings: Settings, stack: ExitStack
+    package: Package,
+    names: Sequence[str] | None,
+    baselines: Sequence[str],
+    settings: Settings,
+    stack: ExitStack,
 ) -> tuple[dict[str, Engine], dict[str, str]]:
-    """Engines by name, and why others of the package cannot be opened. What the user named must open."""
+    """Engines by name, and why others cannot be opened. What the user named as an engine must open."""
     engines: dict[str, Engine] = {}
     unavailable: dict[str, str] = {}
-    batch = max(DEFAULT_BATCH, *settings.batches)
-    for name in names or [BASELINE, *package.engines]:
+    batch = max((DEFAULT_BATCH, *settings.batches))
+    for name in [*(names or usual_engines(package)), *baselines]:
         try:
-            engine = open_engine(package, name, batch=batch)
+            engine = open_any(package, name, batch)
         except EngineError as error:
-            if names:
+            if name in (names or ()):
                 raise
             unavailable[name] = str(error)
             continue
@@ -134,11 +214,47 @@ def _open_engines(
     return engines, unavailable
 
 
-def _cpu_rates() -> dict[str, float] | None:
-    """The CPU's measured ceilings; None on a machine with a GPU, where engines may run on either."""
+def usual_engines(package: Package) -> list[str]:
+    """Eager, what the package holds, and backends of which it holds nothing: those are listed with the reason."""
+    names = [BASELINE, *package.engines]
+    held = {name.partition(":")[0] for name in names}
+    return names + [backend for backend in BACKENDS if backend not in held]
+
+
+def _ceilings() -> dict[str, Any]:
+    """The machine's measured ceilings, on the GPU where there is one: engines there may run on either."""
     import torch
 
-    return None if torch.cuda.is_available() else matrix_rates()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {"matrix_rates": matrix_rates(device=device), "copy_rate": copy_rate(device=device)}
+
+
+def _look_inside(
+    engines: Mapping[str, Engine],
+    package: Package,
+    result: BenchResult,
+    images: NDArray[np.uint8],
+    on_progress: Progress,
+) -> tuple[dict[tuple[str, int], dict[str, float]], list[dict[str, Any]]]:
+    """Times of the network alone, and where it goes: of engines that are sound, after all else was timed."""
+    network_ms: dict[tuple[str, int], dict[str, float]] = {}
+    profiles = []
+    sound = [check.engine for check in result.checks if not check.faults]
+    if result.interrupted:
+        return network_ms, profiles
+    try:
+        for done, name in enumerate(sound):
+            on_progress("profile", name, done / len(sound))
+            for measurement in result.measurements:
+                chosen = np.resize(images, (measurement.batch, *images.shape[1:]))
+                if measurement.engine == name and (times := network_milliseconds(engines[name], chosen)):
+                    network_ms[name, measurement.batch] = times
+            if found := profile(engines[name], package, images[:1]):
+                profiles.append(found.to_dict())
+        on_progress("profile", "", 1.0)
+    except KeyboardInterrupt:
+        result.interrupted = True
+    return network_ms, profiles
 
 
 def _measure_memories(

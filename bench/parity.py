@@ -50,6 +50,8 @@ STRICTEST = "fp32"
 # Above this share of its own differences between images, an answer given while timed is not the one that was checked.
 STALE_ANSWER = 0.5
 STALE_SCORE = 0.02
+# Of the spread over all images: a map that is close to the mean map is judged as if it were that far from it.
+STALE_FLOOR = 0.25
 # A reference that differs from image to image by less than this cannot magnify rounding into an error.
 SMALLEST_SPREAD = 1e-4
 
@@ -149,21 +151,37 @@ def relative_error(maps: NDArray, reference: NDArray, centre: NDArray) -> float:
     return float(error / max(spread, SMALLEST_SPREAD))
 
 
-def stale_faults(answers: Answers, checked: Answers, centre: Answers) -> list[str]:
-    """Is an answer given while timed the engine's own checked answer to the same images?
+def stale_faults(
+    answers: Answers, checked: Answers, centre: Answers, smallest_spread: float = SMALLEST_SPREAD
+) -> list[str]:
+    """Are answers given while timed the engine's own checked answers to the same images? Each image is judged alone.
 
     Args:
         answers: well-formed answers to a batch.
         checked: the engine's answers to the same images when it was checked.
-        centre: mean score and mean map of all its checked answers, shapes (1,) and (1, S, S).
+        centre: mean score and mean map of all its checked answers, shapes (1,) and (1, ...) like a map.
+        smallest_spread: a map that lies closer to the mean map counts as that far from it.
     """
-    error = relative_error(answers.maps, checked.maps, centre.maps)
-    score_error = float(np.abs(answers.scores - checked.scores).max())
-    if error <= STALE_ANSWER and score_error <= max(
-        STALE_SCORE, STALE_ANSWER * float(np.abs(checked.scores - centre.scores).max())
-    ):
+    errors = _distances(answers.maps, checked.maps) / np.maximum(_distances(checked.maps, centre.maps), smallest_spread)
+    score_errors = np.abs(answers.scores - checked.scores)
+    allowed = np.maximum(STALE_SCORE, STALE_ANSWER * np.abs(checked.scores - centre.scores))
+    # Stated so that NaN fails.
+    stale = ~((errors <= STALE_ANSWER) & (score_errors <= allowed))
+    if not stale.any():
         return []
+    worst = np.flatnonzero(stale)[0]
     return [
-        "an answer given while timed is not the checked answer to the same images "
-        f"(relative map error {error:.3g}, score error {score_error:.3g})"
+        "an answer given while timed is not the checked answer to the same image "
+        f"(relative map error {errors[worst]:.3g}, score error {score_errors[worst]:.3g})"
     ]
+
+
+def spread_of(maps: NDArray) -> float:
+    """Root mean square distance of maps (N, ...) from their mean."""
+    return float(np.sqrt(np.mean(_distances(maps, maps.mean(axis=0, keepdims=True)) ** 2)))
+
+
+def _distances(maps: NDArray, others: NDArray) -> NDArray[np.float64]:
+    """Root mean square difference of each map (N, ...) to the other one."""
+    difference = (maps.astype(np.float64) - others).reshape(len(maps), -1)
+    return np.sqrt(np.einsum("ij,ij->i", difference, difference) / difference.shape[1])

@@ -4,7 +4,7 @@ Class s0 is the baseline (grey), s1 to s6 the other engines, in the order of the
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,15 +140,7 @@ def throughput_lines(batches: Sequence[int], rows: Sequence[tuple[Series, dict[i
             )
         parts.append(Markup("</g>"))
         ends.append((points[-1][1], series, points[-1][0]))
-    # Labels stand beside the last point, pushed apart where they would overlap.
-    previous = -math.inf
-    for y, series, x in sorted(ends, key=lambda end: end[0]):
-        previous = max(y + 4, previous + 16)
-        parts.append(
-            Markup('<text class="label s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-                series.style, x + 12, previous, series.name
-            )
-        )
+    parts += _labels_beside(ends)
     label = "Throughput: " + "; ".join(
         f"{series.name} {number(rate)} images/s at batch {batch}"
         for series, rates in rows
@@ -223,3 +215,229 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
 
 def _text(x: float, y: float, text: str, style: str) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(style, x, y, text)
+
+
+def rate_curve(
+    rows: Sequence[tuple[Series, Sequence[tuple[float, float, bool]]]], x_title: str, limit_ms: float | None = None
+) -> Markup:
+    """Latency against arrival rate, both logarithmic; a ring is a run that held its rate, a cross one that did not.
+
+    Args:
+        rows: engine and its runs: rate, tail latency in ms, held.
+        limit_ms: a latency bound, drawn as a dashed line.
+    """
+    runs = [run for _, engine_runs in rows for run in engine_runs]
+    latencies = [latency for _, latency, _ in runs] + ([limit_ms] if limit_ms else [])
+    plane = _LogPlane((run[0] for run in runs), latencies)
+    parts = plane.axes(x_title, "ms")
+    if limit_ms:
+        parts.append(_line(plane.left, plane.y(limit_ms), plane.right, plane.y(limit_ms), "median"))
+        parts.append(_text(plane.right, plane.y(limit_ms) - 6, f"bound {limit_ms:g} ms", "tick end"))
+    ends = []
+    for series, engine_runs in rows:
+        parts.append(Markup('<g class="s{}">').format(series.style))
+        for rate, latency, held in sorted(engine_runs):
+            x, y = plane.x(rate), plane.y(latency)
+            title = f"{series.name}: {number(rate)}, {number(latency)} ms, {'held' if held else 'not held'}"
+            mark = (
+                Markup('<circle class="point" cx="{0:.1f}" cy="{1:.1f}" r="5">')
+                if held
+                else Markup('<path class="stroke" d="M{0:.1f},{1:.1f} m-5,-5 l10,10 m0,-10 l-10,10">')
+            )
+            parts.append(
+                mark.format(x, y)
+                + Markup("<title>{}</title>").format(title)
+                + Markup("</circle>" if held else "</path>")
+            )
+        parts.append(Markup("</g>"))
+        held_runs = [run for run in engine_runs if run[2]] or list(engine_runs)
+        last = max(held_runs)
+        ends.append((plane.y(last[1]), series, plane.x(last[0])))
+    parts += _labels_beside(ends)
+    label = f"Latency against rate ({x_title}): " + "; ".join(
+        f"{series.name} held {number(max((run[0] for run in engine_runs if run[2]), default=None))}"
+        for series, engine_runs in rows
+    )
+    return _svg(parts, plane.height, label)
+
+
+def roofline(
+    roofs: Sequence[tuple[str, float]],
+    copy_rate: float,
+    points: Sequence[tuple[Series, int, float, float]],
+) -> Markup:
+    """FLOP/s against FLOP a byte, logarithmic: the roof is what the machine can do, points are engines.
+
+    Args:
+        roofs: precision and its measured matrix rate, FLOP/s.
+        copy_rate: bytes/s.
+        points: engine, batch size, FLOP a byte, FLOP/s.
+    """
+    ridges = [rate / copy_rate for _, rate in roofs]
+    intensities = [point[2] for point in points]
+    low = min([*intensities, *ridges]) / 4
+    plane = _LogPlane(
+        [low, *intensities, *(4 * ridge for ridge in ridges)],
+        [*(rate / 1e9 for _, rate in roofs), *(point[3] / 1e9 for point in points)],
+    )
+    parts = plane.axes("FLOP a byte of operands", "GFLOP/s")
+    previous = math.inf
+    for name, rate in sorted(roofs, key=lambda roof: -roof[1]):
+        ridge = rate / copy_rate
+        start = max(plane.x_low, plane.y_low * 1e9 / copy_rate)
+        path = [(start, start * copy_rate), (ridge, rate), (plane.x_high, rate)]
+        line = " ".join(f"{plane.x(x):.1f},{plane.y(y / 1e9):.1f}" for x, y in path if x <= plane.x_high)
+        parts.append(Markup('<polyline class="roof" points="{}"/>').format(line))
+        y = plane.y(rate / 1e9) - 5
+        if abs(previous - y) >= 14:
+            parts.append(_text(plane.right, y, f"{name} {number(rate / 1e9)}", "tick end"))
+            previous = y
+    ends = []
+    for series, batch, intensity, rate in points:
+        x, y = plane.x(intensity), plane.y(rate / 1e9)
+        title = f"{series.name}, batch {batch}: {number(rate / 1e9)} GFLOP/s at {number(intensity)} FLOP a byte"
+        parts.append(
+            Markup('<circle class="point s{}" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>').format(
+                series.style, x, y, title
+            )
+        )
+        ends.append((y, Series(f"{series.name} · {batch}", series.style), x))
+    parts += _labels_beside(ends)
+    label = "Roofline: " + "; ".join(f"{s.name} batch {b} {number(rate / 1e9)} GFLOP/s" for s, b, _, rate in points)
+    return _svg(parts, plane.height, label)
+
+
+def part_bars(rows: Sequence[tuple[Series, dict[str, float]]]) -> Markup:
+    """One bar an engine, as long as its time, divided by the parts of the network.
+
+    Args:
+        rows: engine and milliseconds by part, in the order of the data.
+    """
+    limit = 1.02 * max(sum(parts.values()) for _, parts in rows)
+    ticks = nice_ticks(limit)
+    x_of = _scale(0, limit, LABEL_WIDTH, WIDTH - 8)
+    drawn = []
+    for row, (series, parts) in enumerate(rows):
+        middle, start = TOP + ROW_HEIGHT * (row + 0.5), 0.0
+        drawn.append(_row_label(series, middle))
+        for position, (part, ms) in enumerate(parts.items()):
+            width = x_of(start + ms) - x_of(start)
+            title = f"{series.name}, {part}: {number(ms)} ms, {ms / sum(parts.values()):.0%}"
+            drawn.append(
+                Markup(
+                    '<rect class="part p{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="24"><title>{}</title></rect>'
+                ).format(position, x_of(start), middle - 12, max(0.0, width), title)
+            )
+            start += ms
+    label = "Time by part of the network: " + "; ".join(
+        f"{series.name}: " + ", ".join(f"{part} {number(ms)} ms" for part, ms in parts.items())
+        for series, parts in rows
+    )
+    return _figure(
+        drawn, rows=len(rows), axis=_axis(ticks, x_of, len(rows), "ms of one call while profiled"), label=label
+    )
+
+
+def timeline(
+    labels: Sequence[str], rows: Sequence[tuple[Series, dict[int, tuple[float, list[float] | None]]]]
+) -> Markup:
+    """A value run by run, with its interval.
+
+    Args:
+        labels: of the runs, in their order.
+        rows: engine, and value and interval by the number of the run.
+    """
+    height, left, right, bottom = 300, 56, WIDTH - 150, 236
+    values = [value for _, points in rows for value, _ in points.values()]
+    highs = [interval[1] for _, points in rows for _, interval in points.values() if interval]
+    limit = 1.12 * max([*values, *highs])
+    y_of = _scale(0, limit, bottom, 16)
+    x_of = _scale(0, max(1, len(labels) - 1), left + 16, right)
+    parts: list[Markup] = []
+    for tick in nice_ticks(limit):
+        parts.append(_line(left, y_of(tick), right + 10, y_of(tick), "grid"))
+        parts.append(_text(left - 8, y_of(tick) + 4, f"{tick:,g}", "tick end"))
+    shown = range(len(labels)) if len(labels) <= 3 else (0, len(labels) - 1)
+    for index in shown:
+        anchor = "tick middle" if 0 < index < len(labels) - 1 else "tick" if index == 0 else "tick end"
+        parts.append(_text(x_of(index), bottom + 20, labels[index], anchor))
+    parts.append(_text((left + right) / 2, bottom + 44, "run", "axis middle"))
+    parts.append(_text(4, 10, "ms", "axis"))
+    ends = []
+    for series, points in rows:
+        parts.append(Markup('<g class="s{}">').format(series.style))
+        path = " ".join(f"{x_of(index):.1f},{y_of(value):.1f}" for index, (value, _) in sorted(points.items()))
+        parts.append(Markup('<polyline class="line" points="{}"/>').format(path))
+        for index, (value, interval) in sorted(points.items()):
+            if interval:
+                parts.append(_line(x_of(index), y_of(interval[0]), x_of(index), y_of(interval[1]), "stroke"))
+            title = f"{series.name}, {labels[index]}: {number(value)} ms"
+            parts.append(
+                Markup('<circle class="point" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>').format(
+                    x_of(index), y_of(value), title
+                )
+            )
+        parts.append(Markup("</g>"))
+        last = max(points)
+        ends.append((y_of(points[last][0]), series, x_of(last)))
+    parts += _labels_beside(ends)
+    label = "Run by run: " + "; ".join(f"{series.name}, {len(points)} runs" for series, points in rows)
+    return _svg(parts, height, label)
+
+
+class _LogPlane:
+    """Two logarithmic axes around values, with room for labels on the right."""
+
+    height, left, right, top, bottom = 320, 56, WIDTH - 150, 22, 262
+
+    def __init__(self, xs: Iterable[float], ys: Iterable[float]) -> None:
+        (self.x_low, self.x_high), (self.y_low, self.y_high) = _decades(xs), _decades(ys)
+        self._x = _scale(math.log10(self.x_low), math.log10(self.x_high), self.left, self.right)
+        self._y = _scale(math.log10(self.y_low), math.log10(self.y_high), self.bottom, self.top)
+
+    def x(self, value: float) -> float:
+        return self._x(math.log10(value))
+
+    def y(self, value: float) -> float:
+        return self._y(math.log10(value))
+
+    def axes(self, x_title: str, y_title: str) -> list[Markup]:
+        """Grid lines, numbers and titles."""
+        parts = []
+        for tick in _log_ticks(self.y_low, self.y_high):
+            parts.append(_line(self.left, self.y(tick), self.right, self.y(tick), "grid"))
+            parts.append(_text(self.left - 8, self.y(tick) + 4, f"{tick:,g}", "tick end"))
+        for tick in _log_ticks(self.x_low, self.x_high):
+            parts.append(_line(self.x(tick), self.top, self.x(tick), self.bottom, "grid"))
+            parts.append(_text(self.x(tick), self.bottom + 18, f"{tick:,g}", "tick middle"))
+        parts.append(_text((self.left + self.right) / 2, self.bottom + 42, x_title, "axis middle"))
+        parts.append(_text(4, 12, y_title, "axis"))
+        return parts
+
+
+def _decades(values: Iterable[float]) -> tuple[float, float]:
+    """Bounds a little outside of positive values."""
+    known = [value for value in values if value > 0]
+    low, high = min(known) / 1.25, max(known) * 1.25
+    # A single value still needs an axis.
+    return (low, high) if high / low >= 4 else (low / 2, high * 2)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten within bounds, thinned to powers of ten over more than two decades."""
+    leading = (1, 2, 5) if high / low <= 100 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [tick for power in powers for lead in leading if low <= (tick := lead * 10.0**power) <= high]
+
+
+def _labels_beside(ends: Iterable[tuple[float, Series, float]]) -> list[Markup]:
+    """Names beside points (y, engine, x), pushed apart where they would overlap."""
+    labels, previous = [], -math.inf
+    for y, series, x in sorted(ends, key=lambda end: end[0]):
+        previous = max(y + 4, previous + 16)
+        labels.append(
+            Markup('<text class="label s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
+                series.style, x + 12, previous, series.name
+            )
+        )
+    return labels

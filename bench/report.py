@@ -4,6 +4,7 @@ The document keeps every counted latency, by round, so that two reports can be c
 """
 
 import json
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ from typing import Any
 import numpy as np
 
 from prn_fast.bench import stats
+from prn_fast.bench.ceilings import Traffic, ceiling_of
+from prn_fast.bench.conditions import condition_warnings
 from prn_fast.bench.runner import BenchResult, Measurement, Settings
+from prn_fast.bench.scenarios import ScenarioRun, ScenarioSettings
+from prn_fast.bench.scenarios.line_camera import LineCameraResult, cameras_held, verdict
+from prn_fast.bench.scenarios.offline import OfflineResult
+from prn_fast.bench.scenarios.server import ServerResult
 from prn_fast.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_PATH = Path(__file__).with_name("report_schema.json")
 BASELINE = "eager"
 
@@ -28,6 +35,26 @@ INTERVAL_LIMIT = 0.20  # width of the ratio's interval over the ratio
 Report = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What was measured of the machine and of the engines beside their speed; None where it was not.
+
+    Attributes:
+        matrix_rates: FLOP/s by precision; copy_rate: bytes/s, read and written.
+        conditions: readings at the start and at the end, see `conditions.read_conditions`.
+        memory: by (engine, batch), as `memory.measure_memory` returns it.
+        network_ms: by (engine, batch), as `network_only.network_milliseconds` returns it.
+        profiles: one an engine, see `profile.Profile.to_dict`.
+    """
+
+    matrix_rates: dict[str, float] | None = None
+    copy_rate: float | None = None
+    conditions: tuple[dict[str, Any], dict[str, Any]] | None = None
+    memory: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    network_ms: dict[tuple[str, int], dict[str, float]] = field(default_factory=dict)
+    profiles: list[dict[str, Any]] = field(default_factory=list)
+
+
 def build_report(
     result: BenchResult,
     settings: Settings,
@@ -35,19 +62,22 @@ def build_report(
     command: str,
     package: dict[str, Any],
     environment: dict[str, Any],
-    matrix_rates: dict[str, float] | None = None,
-    memory: dict[tuple[str, int], dict[str, Any]] | None = None,
+    machine: Machine | None = None,
+    traffic: Traffic | None = None,
+    scenarios: ScenarioSettings | None = None,
+    scenario_run: ScenarioRun | None = None,
     unavailable: dict[str, str] | None = None,
 ) -> Report:
     """JSON-ready report.
 
     Args:
         package: name, sha256, config, training, flop_per_image (or None), images (checked), anomalies.
-        matrix_rates: measured ceilings, FLOP/s by precision; None where they were not measured.
-        memory: by (engine, batch), as `memory.measure_memory` returns it.
+        traffic: of the network, see `ceilings.traffic_of`.
         unavailable: engines of the package that this machine cannot open, and why.
     """
+    machine, scenarios, run = machine or Machine(), scenarios or ScenarioSettings(), scenario_run or ScenarioRun()
     measured = {(m.engine, m.batch): m for m in result.measurements}
+    precisions = {check.engine: check.precision for check in result.checks}
     engines = [
         {
             "name": check.engine,
@@ -61,6 +91,17 @@ def build_report(
         {"name": name, "precision": None, "status": "unavailable", "faults": [reason], "parity": None}
         for name, reason in (unavailable or {}).items()
     ]
+    results = []
+    for m in result.measurements:
+        entry = _result(m, measured.get((BASELINE, m.batch)))
+        rate = entry["images_per_second"]
+        entry["memory"] = machine.memory.get((m.engine, m.batch))
+        entry["network_ms"] = machine.network_ms.get((m.engine, m.batch))
+        entry["roofline"] = roofline(
+            precisions[m.engine], m.batch, rate, package.get("flop_per_image"), traffic, machine
+        )
+        results.append(entry)
+    passed = {engine["name"] for engine in engines if engine["status"] == "passed"}
     return {
         "schema": "prn-bench",
         "schema_version": SCHEMA_VERSION,
@@ -73,21 +114,91 @@ def build_report(
             "seconds": settings.seconds,
             "measured_seconds": round(result.seconds, 3),
             "seed": settings.seed,
+            "scenarios": list(scenarios.names),
+            "p99_ms": scenarios.p99_ms,
+            "camera_width": scenarios.camera_width,
+            "overlap": scenarios.overlap,
         },
         "package": package,
         "environment": environment,
-        "matrix_rates": matrix_rates,
+        "conditions": _conditions(machine),
+        "matrix_rates": machine.matrix_rates,
+        "copy_bytes_per_second": machine.copy_rate,
         "engines": engines,
-        "results": [
-            _result(
-                m,
-                measured.get((BASELINE, m.batch)),
-                flop=package.get("flop_per_image"),
-                memory=(memory or {}).get((m.engine, m.batch)),
-            )
-            for m in result.measurements
-        ],
+        "results": results,
+        "scenarios": [_scenario(found, run.others_share[found.scenario]) for found in run.results],
+        "profiles": [one for one in machine.profiles if one["engine"] in passed],
     }
+
+
+def roofline(
+    precision: str, batch: int, rate: float, flop: float | None, traffic: Traffic | None, machine: Machine
+) -> dict[str, float | None] | None:
+    """Work and traffic of an engine at `rate` images a second, and their shares of what the machine can do."""
+    if flop is None or traffic is None:
+        return None
+    ceiling = ceiling_of(precision, machine.matrix_rates or {})
+    moved = traffic.bytes_per_image(batch, precision)
+    return {
+        "flop_per_second": flop * rate,
+        "bytes_per_second": moved * rate,
+        "flop_per_byte": flop / moved,
+        "share_of_matrix_rate": flop * rate / ceiling if ceiling else None,
+        "share_of_copy_rate": moved * rate / machine.copy_rate if machine.copy_rate else None,
+    }
+
+
+def _conditions(machine: Machine) -> dict[str, Any] | None:
+    if machine.conditions is None:
+        return None
+    start, end = machine.conditions
+    return {"start": start, "end": end, "warnings": condition_warnings(start, end)}
+
+
+def _scenario(found: OfflineResult | ServerResult | LineCameraResult, others_share: float) -> dict[str, Any]:
+    """A scenario's result, JSON-ready."""
+    entry: dict[str, Any] = {"engine": found.engine, "scenario": found.scenario}
+    warnings = []
+    if isinstance(found, OfflineResult):
+        low, high = min(found.rates), max(found.rates)
+        interval = _list(stats.median_interval([[rate] for rate in found.rates]))
+        entry |= {
+            "batch": found.batch,
+            "queries": found.queries,
+            "rates": found.rates,
+            "images_per_second": float(np.median(found.rates)),
+            "interval": interval,
+        }
+        if interval is None:
+            warnings.append(f"only {len(found.rates)} runs, too few for an interval: raise --seconds")
+        if high - low > INTERVAL_LIMIT * entry["images_per_second"]:
+            warnings.append(f"runs gave {low:.3g} to {high:.3g} images/s")
+    else:
+        entry |= {
+            "held": asdict(found.held) if found.held else None,
+            "confirmed": found.confirmed,
+            "reason": None if found.held else (found.reason or "interrupted before a rate was shown to be held"),
+            "runs": [asdict(one) for one in found.runs],
+        }
+        if found.held and not found.confirmed:
+            warnings.append("the rate was held in one run of the search; there was no time to confirm it")
+    if isinstance(found, ServerResult):
+        entry |= {"batch": found.batch, "p99_ms": found.bound_ms}
+    if isinstance(found, LineCameraResult):
+        entry |= {
+            "width": found.width,
+            "side": found.side,
+            "overlap": found.overlap,
+            "capacity_hz": found.capacity,
+            "verdict": verdict(found, entry["reason"]),
+            "cameras": [
+                {"name": camera.name, "link": camera.link, "width": camera.width, "rate": camera.rate, "share": share}
+                for camera, share in cameras_held(found)
+            ],
+        }
+    if others_share > OTHERS_LIMIT:
+        warnings.append(f"other processes used {others_share:.0%} of the machine")
+    return {**entry, "others_share": round(others_share, 4), "warnings": warnings}
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -104,6 +215,11 @@ def read_json(path: Path) -> Report:
         raise DataError(f"{path}: cannot be read as a bench report: {error}") from None
     if not isinstance(report, dict) or report.get("schema") != "prn-bench":
         raise DataError(f"{path}: is not a bench report (prn-bench --json writes one)")
+    if report["schema_version"] < SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: has report version {report['schema_version']}, this prn_fast reads {SCHEMA_VERSION}; "
+            "measure again"
+        )
     if report["schema_version"] > SCHEMA_VERSION:
         raise DataError(
             f"{path}: has report version {report['schema_version']}, this prn_fast reads up to {SCHEMA_VERSION}; "
@@ -128,13 +244,11 @@ def conclusive(result: dict[str, Any]) -> bool:
     )
 
 
-def _result(
-    measurement: Measurement, baseline: Measurement | None, flop: float | None, memory: dict[str, Any] | None
-) -> dict[str, Any]:
+def _result(measurement: Measurement, baseline: Measurement | None) -> dict[str, Any]:
     samples = [sample for one_round in measurement.rounds for sample in one_round]
     mean = sum(samples) / len(samples)
     images_per_second = 1000 * measurement.batch / mean
-    p50 = _median(measurement)
+    p50 = stats.median(measurement.rounds)
     latency = {
         "min": min(samples),
         "mean": mean,
@@ -146,7 +260,7 @@ def _result(
     if baseline is not None:
         # eager against itself is 1 by definition, without an interval.
         interval = None if measurement is baseline else stats.ratio_interval(baseline.rounds, measurement.rounds)
-        speedup = {"ratio": _median(baseline) / p50, "interval": _list(interval)}
+        speedup = {"ratio": stats.median(baseline.rounds) / p50, "interval": _list(interval)}
     return {
         "engine": measurement.engine,
         "scenario": scenario_of(measurement.batch),
@@ -155,8 +269,6 @@ def _result(
         "latency_ms": latency,
         "images_per_second": images_per_second,
         "speedup": speedup,
-        "flop_per_second": flop * images_per_second if flop else None,
-        "memory": memory,
         "warm_up": {
             "calls": measurement.warm_up_calls,
             "seconds": round(measurement.warm_up_seconds, 3),
@@ -193,10 +305,6 @@ def _warnings(
         if high - low > INTERVAL_LIMIT * speedup["ratio"]:
             warnings.append(f"the ratio to {BASELINE} is only known to lie in {low:.2f} to {high:.2f}")
     return warnings
-
-
-def _median(measurement: Measurement) -> float:
-    return float(np.median(np.concatenate(measurement.rounds)))
 
 
 def _list(interval: tuple[float, float] | None) -> list[float] | None:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from prn_fast.bench import parity
 from prn_fast.bench.answers import Answers, Clock, SupportsInfer, answers_to, ask, copied, marked_copies, timed_ask
+from prn_fast.bench.clock import ClockError, SteadyClock, raw_clock
+from prn_fast.bench.known import Known
 from prn_fast.bench.load import LoadMeter
 from prn_fast.bench.parity import Parity
 
@@ -77,10 +79,15 @@ class Checked:
 
 @dataclass
 class BenchResult:
-    """What was measured before the time was up or the user interrupted; no measurement of an engine with faults."""
+    """What was measured before the time was up or the user interrupted; no measurement of an engine with faults.
+
+    Attributes:
+        known: the checked answers of each engine that has well-formed ones, to hold later answers against.
+    """
 
     checks: list[Checked] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    known: dict[str, Known] = field(default_factory=dict)
     interrupted: bool = False
     seconds: float = 0.0
 
@@ -109,7 +116,7 @@ def run_bench(
         The result; an interruption (ctrl-C) returns what there is so far.
     """
     result = BenchResult()
-    bench = _Bench(engines, images, settings, result, on_progress, _SteadyClock(clock, second_clock or _raw_clock))
+    bench = _Bench(engines, images, settings, result, on_progress, SteadyClock(clock, second_clock or raw_clock))
     try:
         bench.check(reference, labels)
         bench.measure()
@@ -120,38 +127,6 @@ def run_bench(
         measurement.rounds = [r for r in measurement.rounds if r]
     result.measurements = [m for m in result.measurements if m.rounds and m.engine not in faulty]
     return result
-
-
-class ClockError(Exception):
-    """The measuring clock and the second clock disagree: no time measured with it means anything."""
-
-
-class _SteadyClock:
-    """A clock that is held against a second one.
-
-    The second clock is read before and after the first, so a pause between the readings only widens the bracket in
-    which the elapsed time must lie.
-    """
-
-    # System clocks are corrected by up to 500 ppm.
-    SLACK_NANOSECONDS, SLACK_SHARE = 1e5, 1e-3
-
-    def __init__(self, clock: Clock, second: Clock) -> None:
-        self.read = clock
-        self._second = second
-
-    def bracket(self) -> tuple[int, int, int]:
-        return self._second(), self.read(), self._second()
-
-    def verify(self, start: tuple[int, int, int]) -> None:
-        end = self.bracket()
-        elapsed, shortest, longest = end[1] - start[1], end[0] - start[2], end[2] - start[0]
-        slack = self.SLACK_NANOSECONDS + self.SLACK_SHARE * longest
-        if not shortest - slack <= elapsed <= longest + slack:
-            raise ClockError(
-                f"the clock jumped: it counted {elapsed / MILLISECOND:.1f} ms while a second clock counted "
-                f"{longest / MILLISECOND:.1f} ms"
-            )
 
 
 class _ImageStream:
@@ -176,12 +151,10 @@ class _Bench:
         settings: Settings,
         result: BenchResult,
         on_progress: Progress,
-        clock: _SteadyClock,
+        clock: SteadyClock,
     ) -> None:
         self.engines, self.images, self.settings = engines, images, settings
         self.result, self.on_progress, self.clock = result, on_progress, clock
-        self.answers: dict[str, Answers] = {}
-        self.centres: dict[str, Answers] = {}
 
     # Checks
 
@@ -212,10 +185,7 @@ class _Bench:
             if answers is not None and expected is not None:
                 check.parity = parity.compare(answers, expected, labels)
                 check.faults += parity.parity_faults(check.parity, parity.TOLERANCES[check.precision])
-                self.answers[name] = answers
-                self.centres[name] = Answers(
-                    answers.scores.mean(keepdims=True), answers.maps.mean(axis=0, keepdims=True)
-                )
+                self.result.known[name] = Known.of(answers)
             self.result.checks.append(check)
 
     def _well_formed_answers(
@@ -340,11 +310,7 @@ class _Bench:
             start = self.clock.bracket()
             latency, answers = timed_ask(self.engines[name], images, self.clock.read)
             self.clock.verify(start)
-            faults = parity.form_faults(answers, measurement.batch, images.shape[1])
-            if not faults:
-                known = self.answers[name]
-                checked = Answers(known.scores[indices], known.maps[indices])
-                faults = parity.stale_faults(answers, checked, self.centres[name])
+            faults = self.result.known[name].faults(answers, indices)
             if latency <= 0:
                 faults.append(f"a call took {latency} ns: the clock does not count")
         except ClockError as error:
@@ -367,9 +333,3 @@ def _is_steady(latencies: list[int]) -> bool:
         return False
     last, before = np.median(latencies[-window:]), np.median(latencies[-2 * window : -window])
     return bool(abs(last / before - 1) <= STEADY_WITHIN)
-
-
-def _raw_clock() -> int:
-    if hasattr(time, "CLOCK_MONOTONIC_RAW"):
-        return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
-    return time.monotonic_ns()

@@ -2,16 +2,28 @@
 
 from typing import Any
 
+from markupsafe import Markup
+
 from prn_fast.bench.page import Section, render
 from prn_fast.bench.parity import TOLERANCES
-from prn_fast.bench.plots import Series, latency_bars, relative_spread, throughput_lines
+from prn_fast.bench.plots import (
+    Series,
+    latency_bars,
+    part_bars,
+    rate_curve,
+    relative_spread,
+    roofline,
+    throughput_lines,
+)
+from prn_fast.bench.profile import PARTS
 from prn_fast.bench.report import BASELINE, Report, conclusive
+from prn_fast.bench.scenarios import OPEN_LOOPS
 
 COLOURS = 6  # classes s1 to s6; s0 is the baseline's
 
 
 def bench_sections(report: Report) -> list[Section]:
-    """Summary, latency, throughput, agreement and environment; a section without any figures is left out."""
+    """All sections in the order of the page; one without any figures is left out."""
     series = _series(report)
     speeds = {(result["engine"], result["batch"]): result for result in report["results"]}
     batches = sorted({batch for _, batch in speeds})
@@ -23,6 +35,8 @@ def bench_sections(report: Report) -> list[Section]:
             rates = _rates(report, series)
             plot = throughput_lines(batches, rates)
             sections.append(Section("Throughput", render("throughput.html", plot=plot, batches=batches, rates=rates)))
+    sections += _scenario_sections(report, series)
+    sections += _inside_sections(report, series)
     sections.append(Section("Agreement", render("agreement.html", report=report, series=series, tolerances=TOLERANCES)))
     sections.append(Section("Environment", render("environment.html", report=report)))
     return sections
@@ -32,6 +46,59 @@ def _series(report: Report) -> dict[str, Series]:
     others = [engine["name"] for engine in report["engines"] if engine["name"] != BASELINE]
     series = {name: Series(name, 1 + position % COLOURS) for position, name in enumerate(others)}
     return {BASELINE: Series(BASELINE, 0), **series}
+
+
+def _scenario_sections(report: Report, series: dict[str, Series]) -> list[Section]:
+    """Offline, server and line-camera, as far as they were run."""
+    found = {name: [e for e in report["scenarios"] if e["scenario"] == name] for name in OPEN_LOOPS}
+    sections = []
+    if entries := found["line-camera"]:
+        curve = _curve(entries, series, "lines a second", None)
+        sections.append(Section("Line camera", render("line_camera.html", entries=entries, series=series, curve=curve)))
+    if entries := found["server"]:
+        curve = _curve(entries, series, "images a second, arriving at random", report["settings"]["p99_ms"])
+        sections.append(Section("Server", render("server.html", entries=entries, series=series, curve=curve)))
+    if entries := found["offline"]:
+        sections.append(Section("Offline", render("offline.html", entries=entries, series=series)))
+    return sections
+
+
+def _curve(
+    entries: list[dict[str, Any]], series: dict[str, Series], x_title: str, limit_ms: float | None
+) -> Markup | None:
+    """Tail latency of every run against its rate; None where no run answered anything."""
+    rows = []
+    for entry in entries:
+        runs = [
+            (run["rate"], tail, run["held"])
+            for run in entry["runs"]
+            if (tail := run["latency_ms"]["p99"] or run["latency_ms"]["max"])
+        ]
+        if runs:
+            rows.append((series[entry["engine"]], runs))
+    return rate_curve(rows, x_title, limit_ms) if rows else None
+
+
+def _inside_sections(report: Report, series: dict[str, Series]) -> list[Section]:
+    """Roofline and profiles."""
+    sections = []
+    measured = [r for r in report["results"] if r["roofline"]]
+    if measured and report["matrix_rates"] and report["copy_bytes_per_second"]:
+        plot = roofline(
+            list(report["matrix_rates"].items()),
+            report["copy_bytes_per_second"],
+            [
+                (series[r["engine"]], r["batch"], r["roofline"]["flop_per_byte"], r["roofline"]["flop_per_second"])
+                for r in measured
+            ],
+        )
+        values = {"plot": plot, "report": report, "measured": measured, "series": series}
+        sections.append(Section("Roofline", render("roofline.html", **values)))
+    if report["profiles"]:
+        bars = part_bars([(series[one["engine"]], one["parts_ms"]) for one in report["profiles"]])
+        values = {"bars": bars, "profiles": report["profiles"], "parts": PARTS, "series": series}
+        sections.append(Section("Where the time goes", render("profile.html", **values)))
+    return sections
 
 
 def _summary(
@@ -60,6 +127,7 @@ def _summary(
         "inconclusive": bool(others) and not firm,
         "conclusive": conclusive,
         "aurocs": aurocs,
+        "cameras": [entry for entry in report["scenarios"] if entry["scenario"] == "line-camera"],
     }
 
 

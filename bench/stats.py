@@ -63,6 +63,20 @@ def ratio_interval(numerator: Rounds, denominator: Rounds, seed: int = 0) -> tup
     return _interval(_resampled_medians(numerator[:common], draws) / _resampled_medians(denominator[:common], draws))
 
 
+def unpaired_ratio_interval(numerator: Rounds, denominator: Rounds, seed: int = 0) -> tuple[float, float] | None:
+    """95 % bootstrap interval of median(numerator) / median(denominator) of two runs; None under five rounds."""
+    if min(len(numerator), len(denominator)) < MINIMUM_ROUNDS:
+        return None
+    above = _resampled_medians(numerator, _draws(len(numerator), seed))
+    below = _resampled_medians(denominator, _draws(len(denominator), seed + 1))
+    return _interval(above / below)
+
+
+def median(rounds: Rounds) -> float:
+    """Median of all samples."""
+    return float(np.median(np.concatenate([np.asarray(r, dtype=np.float64) for r in rounds])))
+
+
 def _draws(rounds: int, seed: int) -> NDArray[np.int64]:
     """How often each draw takes each round: (BOOTSTRAP_DRAWS, rounds), every row sums to `rounds`."""
     return np.random.default_rng(seed).multinomial(rounds, [1 / rounds] * rounds, size=BOOTSTRAP_DRAWS)

@@ -7,8 +7,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prn_fast.bench.profile import PARTS
 from prn_fast.bench.report import Report
-from prn_fast.bench.wording import ABSENT, describe_memory, number, signed
+from prn_fast.bench.wording import ABSENT, describe_memory, finding, number, signed
 
 STATUS_STYLES = {"passed": "green", "failed": "bold red", "unavailable": "yellow"}
 PARITY_COLUMNS = {
@@ -30,14 +31,18 @@ def as_renderable(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_agreement(report)]
     if report["results"]:
         parts.append(_speed(report))
+    if report["scenarios"]:
+        parts.append(_scenarios(report))
+    if report["profiles"]:
+        parts.append(_profiles(report))
     if report["interrupted"]:
         parts.append(Text("interrupted: these are the figures up to then", style="bold yellow"))
     for engine in report["engines"]:
         style = STATUS_STYLES[engine["status"]]
         parts += [Text(f"{engine['name']} {engine['status']}: {fault}", style=style) for fault in engine["faults"]]
-    for result in report["results"]:
+    for result in (*report["results"], *report["scenarios"]):
         if result["warnings"]:
-            where = f"{result['engine']}, batch {result['batch']}"
+            where = f"{result['engine']}, {where_of(result)}"
             parts.append(Text(f"warning: {where}: {'; '.join(result['warnings'])}", style="yellow"))
     environment = report["environment"]
     machine = environment["machine"]
@@ -53,7 +58,7 @@ def as_renderable(report: Report) -> RenderableType:
 
 def _agreement(report: Report) -> Table:
     package = report["package"]
-    table = _table(
+    table = plain_table(
         f"Agreement with float32 eager on {package['images']} validation images ({package['anomalies']} anomalous)"
     )
     table.add_column("engine", no_wrap=True)
@@ -74,7 +79,7 @@ def _agreement(report: Report) -> Table:
 
 
 def _speed(report: Report) -> Table:
-    table = _table("Latency of one call in ms, and throughput (95 % intervals in brackets)")
+    table = plain_table("Latency of one call in ms, and throughput (95 % intervals in brackets)")
     table.add_column("engine", no_wrap=True)
     for column in ("batch", *LATENCY_COLUMNS.values(), "calls", "images/s", "x eager", "peak\nMB"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -93,11 +98,37 @@ def _speed(report: Report) -> Table:
     return table
 
 
+def where_of(result: dict[str, Any]) -> str:
+    """Which measurement of an engine this is: its scenario, and the batch size of a closed loop."""
+    return f"batch {result['batch']}" if "rounds_ms" in result else result["scenario"]
+
+
+def _scenarios(report: Report) -> Table:
+    table = plain_table("Scenarios: throughput, and the highest rates that were held")
+    table.add_column("engine", no_wrap=True)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("finding")
+    for entry in report["scenarios"]:
+        table.add_row(entry["engine"], entry["scenario"], finding(entry))
+    return table
+
+
+def _profiles(report: Report) -> Table:
+    table = plain_table("Where the time goes: share of one call with one image, by the backend's profiler")
+    table.add_column("engine", no_wrap=True)
+    for part in PARTS:
+        table.add_column(part, justify="right", no_wrap=True)
+    for one in report["profiles"]:
+        table.add_row(one["engine"], *(f"{one['parts_ms'][part] / one['total_ms']:.0%}" for part in PARTS))
+    return table
+
+
 def _with_interval(value: float | None, interval: list[float] | None) -> Any:
     """The value, and below it its interval, which is only there where it could be taken."""
     text = Text(number(value))
     return text if interval is None else text.append(f"\n({number(interval[0])}–{number(interval[1])})", style="dim")
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """An empty table in the style of all tables here."""
     return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -45,3 +45,19 @@ def describe_memory(memory: dict[str, Any] | None) -> str:
     if memory["peak_cuda_bytes"]:
         text += f" + {memory['peak_cuda_bytes'] / 1e6:,.0f} GPU"
     return text
+
+
+def finding(entry: dict[str, Any]) -> str:
+    """What a scenario found for one engine, in a sentence."""
+    if entry["scenario"] == "line-camera":
+        return entry["verdict"]
+    if entry["scenario"] == "offline":
+        interval = f" ({interval_text(entry['interval'])})" if entry["interval"] else ""
+        return f"{number(entry['images_per_second'])} images/s{interval} at batch {entry['batch']}"
+    held = entry["held"]
+    if held is None:
+        return f"no rate shown to hold p99 {entry['p99_ms']:g} ms: {entry['reason']}"
+    return (
+        f"holds {number(held['rate'])} images/s of random arrivals, p99 {number(held['latency_ms']['p99'])} ms "
+        f"(bound {entry['p99_ms']:g} ms), {held['queries']} queries"
+    )

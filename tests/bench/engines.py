@@ -4,13 +4,13 @@ import threading
 import time
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prn_fast.engine import Detections
 
 SIDE = 32
 PIXELS_IN_SCORE = 100
+BOX = 5
 
 
 def blob_images(count: int = 12, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -25,20 +25,18 @@ def blob_images(count: int = 12, seed: int = 0) -> tuple[NDArray[np.uint8], NDAr
 
 
 class ConvolutionEngine:
-    """A detector of bright regions: a seeded convolution network with sigmoid maps."""
+    """A detector of bright regions: a box filter and sigmoid maps, on one thread."""
 
     def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.blur = torch.nn.Conv2d(1, 1, 5, padding=2, bias=False).requires_grad_(False)
-        self.blur.weight.fill_(1 / 25)
         self.calls = 0
 
     def infer(self, images: NDArray[np.uint8]) -> Detections:
         self.calls += 1
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        maps = torch.sigmoid(20 * (self.blur(pixels)[:, 0] - 0.6))
-        scores = maps.flatten(1).topk(PIXELS_IN_SCORE).values.mean(dim=1)
-        return Detections(scores.numpy(), maps.numpy())
+        pixels = np.pad(images[..., 0].astype(np.float32) / 255, ((0, 0), (BOX // 2, BOX // 2), (BOX // 2, BOX // 2)))
+        blurred = np.lib.stride_tricks.sliding_window_view(pixels, (BOX, BOX), axis=(1, 2)).mean(axis=(3, 4))
+        maps = (1 / (1 + np.exp(-20 * (blurred - 0.6)))).astype(np.float32)
+        scores = np.sort(maps.reshape(len(maps), -1), axis=1)[:, -PIXELS_IN_SCORE:].mean(axis=1)
+        return Detections(scores, maps)
 
 
 class ZeroEngine(ConvolutionEngine):

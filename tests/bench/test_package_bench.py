@@ -5,6 +5,8 @@ import pytest
 
 from prn_fast.bench.package_bench import bench_package, choose_images, refuse_impossible
 from prn_fast.bench.runner import Settings, run_bench
+from prn_fast.bench.scenarios import ScenarioRun
+from prn_fast.bench.scenarios.offline import OfflineResult
 from prn_fast.errors import ConfigError, EngineError
 from prn_fast.package import Package
 from tests.bench.engines import ConvolutionEngine, blob_images
@@ -27,11 +29,21 @@ def test_a_speed_over_the_ceiling_is_taken_away() -> None:
     reference = ConvolutionEngine()
     result = run_bench({"eager": reference}, reference, images, labels, Settings(seconds=0.3))
     assert [m.engine for m in result.measurements] == ["eager"]
-    refuse_impossible(result, flop=1e6, rates={"fp32": 1e15})
+    refuse_impossible(result, ScenarioRun(), flop=1e6, rates={"fp32": 1e15})
     assert len(result.measurements) == 1
-    refuse_impossible(result, flop=1e12, rates={"fp32": 1e9})
+    refuse_impossible(result, ScenarioRun(), flop=1e12, rates={"fp32": 1e9})
     assert result.measurements == []
     assert "over the machine's measured" in result.checks[0].faults[0]
+
+
+def test_a_scenario_over_the_ceiling_is_taken_away() -> None:
+    images, labels = blob_images()
+    reference = ConvolutionEngine()
+    result = run_bench({"eager": reference}, reference, images, labels, Settings(seconds=0.3))
+    run = ScenarioRun([OfflineResult("eager", 8, [1e9], 8)])
+    refuse_impossible(result, run, flop=1e6, rates={"fp32": 1e14})
+    assert run.results == []
+    assert result.checks[0].faults[0].startswith("offline: 1000000 GFLOP/s is over the machine's measured")
 
 
 def test_a_named_engine_must_open_and_an_unnamed_one_may_be_missing(package: Package) -> None:

@@ -36,7 +36,10 @@ def test_figures() -> None:
     low, high = fast["speedup"]["interval"]
     assert low <= fast["speedup"]["ratio"] <= high
     assert fast["images_per_second"] == pytest.approx(200, rel=0.02)
-    assert fast["flop_per_second"] == pytest.approx(5e9 * fast["images_per_second"])
+    assert fast["roofline"]["flop_per_second"] == pytest.approx(5e9 * fast["images_per_second"])
+    assert fast["roofline"]["share_of_matrix_rate"] == pytest.approx(5e9 * fast["images_per_second"] / 9e11)
+    # int8: one byte a value, weights once a batch.
+    assert fast["roofline"]["bytes_per_second"] == pytest.approx((5e7 + 2e7) * fast["images_per_second"])
     assert fast["samples"] == sum(map(len, fast["rounds_ms"]))
     assert fast["latency_ms"]["p999"] is None
 
@@ -54,6 +57,27 @@ def test_an_unavailable_engine_is_shown_and_fails_nothing() -> None:
     assert report["passed"]
     assert report["engines"][-1]["status"] == "unavailable"
     jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
+
+
+def test_scenarios_fit_the_schema_and_say_what_was_found() -> None:
+    report = make_report(scenarios=True)
+    jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
+    found = {(entry["engine"], entry["scenario"]): entry for entry in report["scenarios"]}
+    assert found["openvino:int8", "offline"]["images_per_second"] == 201.0
+    assert found["eager", "offline"]["interval"] is None
+    assert found["openvino:int8", "server"]["held"]["rate"] == 30.0
+    assert "120 ms" in found["eager", "server"]["reason"]
+    camera = found["openvino:int8", "line-camera"]
+    assert camera["verdict"] == "holds 4096 px at 12 kHz, overlap 32, p99 41 ms of 350 blocks, 0 lines lost"
+    # Half the line rate of the first camera, of the same width.
+    assert camera["cameras"][0]["share"] == pytest.approx(0.5)
+    assert "no line rate shown to be held at 4096 px" in found["eager", "line-camera"]["verdict"]
+    assert report["profiles"][0]["engine"] == "eager"
+
+
+def test_other_load_warns_in_every_scenario() -> None:
+    report = make_report(scenarios=True, others_share=0.5)
+    assert all("other processes used 50%" in "; ".join(entry["warnings"]) for entry in report["scenarios"])
 
 
 def test_a_quiet_run_has_no_warnings() -> None:
@@ -83,8 +107,9 @@ def test_a_doubtful_run_warns(change: dict[str, Any], warning: str) -> None:
         ("{", "cannot be read"),
         ("[1]", "is not a bench report"),
         ('{"schema": "prn-bench", "schema_version": 99}', "update prn_fast"),
+        ('{"schema": "prn-bench", "schema_version": 1}', "measure again"),
     ],
-    ids=["missing", "broken", "other-json", "newer"],
+    ids=["missing", "broken", "other-json", "newer", "older"],
 )
 def test_a_file_that_is_no_report(content: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"

@@ -1,0 +1,167 @@
+"""Scenarios beyond a closed loop: offline, server and line-camera, run for all engines in turn.
+
+Names and definitions are MLPerf's, except line-camera, which no benchmark has. `single-stream` (one image) and
+`multi-stream` (several in one call) are closed loops, timed by `runner.run_bench`: their ratios between engines need
+interleaved calls, which LoadGen does not give.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from prn_fast.bench.cameras import Tiling
+from prn_fast.bench.load import LoadMeter
+from prn_fast.bench.scenarios.line_camera import LineCameraResult, LineCameraScenario
+from prn_fast.bench.scenarios.offline import OfflineResult, OfflineScenario
+from prn_fast.bench.scenarios.server import ServerResult, ServerScenario
+from prn_fast.bench.scenarios.subject import Subject
+
+CLOSED_LOOPS = ("single-stream", "multi-stream")
+OPEN_LOOPS = ("offline", "server", "line-camera")
+SCENARIOS = CLOSED_LOOPS + OPEN_LOOPS
+# Shares of the time of a run; a search for a rate takes more than a throughput.
+SHARES = {"single-stream": 2, "multi-stream": 2, "offline": 1, "server": 3, "line-camera": 4}
+
+ScenarioResult = OfflineResult | ServerResult | LineCameraResult
+
+
+@dataclass(frozen=True)
+class ScenarioSettings:
+    """What to run beyond the closed loops.
+
+    Attributes:
+        names: of `OPEN_LOOPS`.
+        batch: most images in one call, offline and server.
+        p99_ms: the bound of the server scenario.
+        camera_width, overlap: pixels, of the line camera and of neighbouring tiles.
+    """
+
+    names: tuple[str, ...] = ()
+    batch: int = 8
+    p99_ms: float = 100.0
+    camera_width: int = 4096
+    overlap: int = 32
+
+
+@dataclass
+class ScenarioRun:
+    """Results of the engines that stayed sound, and the share (0..1) of the machine that others used, by scenario."""
+
+    results: list[ScenarioResult] = field(default_factory=list)
+    others_share: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class _Steps(Protocol):
+    """A scenario of one engine, a run at a time."""
+
+    subject: Subject
+
+    @property
+    def result(self) -> Any: ...
+
+    def step(self, seconds_left: float) -> bool: ...
+
+
+def run_scenarios(
+    subjects: Sequence[Subject],
+    settings: ScenarioSettings,
+    seconds: float,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[str, str, float], None] = lambda phase, detail, share: None,
+) -> ScenarioRun:
+    """Run scenarios for engines in turn, a new random order each time; an engine that is found faulty gets no result.
+
+    Args:
+        seconds: bound of all scenarios together; each gets its share of it.
+    Returns:
+        The results; an interruption (ctrl-C) returns what had been found until then.
+    """
+    outcome = ScenarioRun()
+    total = sum(SHARES[name] for name in settings.names)
+    done = 0
+    for name in settings.names:
+        within = (done / total, SHARES[name] / total)
+        done += SHARES[name]
+        meter = LoadMeter()
+        try:
+            _run_one(name, subjects, settings, seconds * within[1], seed, within, on_progress, outcome)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            break
+        finally:
+            outcome.others_share[name] = meter.others_share()
+    faulty = {subject.name for subject in subjects if subject.faults}
+    outcome.results = [result for result in outcome.results if result.engine not in faulty]
+    on_progress("scenarios", "", 1.0)
+    return outcome
+
+
+def _run_one(
+    name: str,
+    subjects: Sequence[Subject],
+    settings: ScenarioSettings,
+    seconds: float,
+    seed: int,
+    within: tuple[float, float],
+    on_progress: Callable[[str, str, float], None],
+    outcome: ScenarioRun,
+) -> None:
+    begin = time.monotonic()
+    rng = np.random.default_rng([seed, SCENARIOS.index(name)])
+
+    def report(detail: str) -> None:
+        share = min(1.0, (time.monotonic() - begin) / seconds)
+        on_progress("scenarios", f"{name}, {detail}", within[0] + share * within[1])
+
+    sound = [subject for subject in subjects if not subject.faults]
+    steps: list[_Steps] = []
+    for subject in sound:
+        report(f"{subject.name}, first calls")
+        try:
+            steps.append(_prepare(name, subject, settings, seconds / len(sound)))
+        except Exception as error:
+            # Whatever a backend raises is its fault, and must not cost the figures of the others.
+            subject.faults.append(f"raised {type(error).__name__} in scenario {name}: {error}")
+    everything = list(steps)
+    # Each engine has its own budget, spent in turns, so that drift of the machine hits all alike.
+    spent = {id(one): 0.0 for one in steps}
+    budget = max(0.0, seconds - (time.monotonic() - begin)) / max(1, len(steps))
+    try:
+        while steps:
+            for index in rng.permutation(len(steps)):
+                one = steps[index]
+                report(one.subject.name)
+                start = time.monotonic()
+                going_on = one.step(budget - spent[id(one)])
+                spent[id(one)] += time.monotonic() - start
+                if not going_on:
+                    spent.pop(id(one))
+            steps = [one for one in steps if id(one) in spent]
+    finally:
+        found = [one.result for one in everything]
+        outcome.results += [result for result in found if not (isinstance(result, OfflineResult) and not result.rates)]
+
+
+def _prepare(name: str, subject: Subject, settings: ScenarioSettings, seconds: float) -> _Steps:
+    if name == "offline":
+        return OfflineScenario(subject, settings.batch)
+    if name == "server":
+        return ServerScenario(subject, settings.batch, settings.p99_ms, seconds)
+    tiling = Tiling(settings.camera_width, subject.images.shape[1], settings.overlap)
+    return LineCameraScenario(subject, tiling, seconds)
+
+
+def images_per_second(result: ScenarioResult) -> float | None:
+    """The rate that a result claims; None where none was held."""
+    if isinstance(result, OfflineResult):
+        return float(np.median(result.rates))
+    if result.held is None:
+        return None
+    return (
+        result.tiling.tiles_per_second(result.held.rate) if isinstance(result, LineCameraResult) else result.held.rate
+    )

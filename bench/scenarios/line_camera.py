@@ -1,0 +1,309 @@
+"""Line camera: blocks of lines come at fixed intervals, whether the engine is ready or not.
+
+A camera of `width` pixels at `rate` lines a second delivers a block of `BLOCK_LINES` lines every BLOCK_LINES / rate
+seconds. Lines are cut into overlapping square tiles; a row of tiles can be inspected when the block with its last line
+is there. The latency of a block runs from the *scheduled* arrival of its last line to the result of the last row of
+tiles that it completes, so that waiting counts. The camera has `BUFFERS` buffers; a block that arrives when all of them
+hold waiting lines or those under inspection is lost, with its lines; rows of tiles that need them are not inspected.
+
+Arrival costs no processor time here, as with a frame grabber that writes into memory itself; cutting tiles does.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_fast.bench.answers import Clock, ask, ask_without_copy, marked_copies
+from prn_fast.bench.cameras import CAMERAS, Camera, Tiling
+from prn_fast.bench.clock import MILLISECOND, SteadyClock, raw_clock
+from prn_fast.bench.known import Known, SpotChecks
+from prn_fast.bench.scenarios.rate_search import RateSearch
+from prn_fast.bench.scenarios.subject import Subject
+from prn_fast.bench.stats import percentiles
+from prn_fast.errors import ConfigError
+
+BLOCK_LINES = 256
+BUFFERS = 8
+# Rows of tiles that differ: an engine that repeats its last answer is found out.
+PATTERN_ROWS = 3
+KNOWN_TILES = 16
+FIRST_SHARE_OF_CAPACITY = 0.9
+MINIMUM_BLOCKS = 16  # twice the buffers: overload shows
+RUNS_IN_TIME = 10
+
+
+@dataclass(frozen=True)
+class CameraRun:
+    """One run at one line rate.
+
+    Attributes:
+        blocks: that arrived; `inspected`: those whose result is in `latency_ms` (a block may complete no row of tiles).
+        lines_lost: of blocks that found no free buffer.
+        queue_depth: most buffers in use at any arrival, the arriving block's included.
+        held: nothing was lost, and work did not pile up: the second half of the blocks waited no longer than the first
+            by more than a block's interval.
+    """
+
+    rate: float
+    blocks: int
+    inspected: int
+    lines_lost: int
+    queue_depth: int
+    latency_ms: dict[str, float | None]
+    held: bool
+
+
+@dataclass
+class LineCameraResult:
+    """What the search found.
+
+    Attributes:
+        capacity: lines a second by the time of a row of tiles alone, an estimate that no run has shown.
+        held: the run at the highest line rate that was held with no line lost; None if there is none, and `reason`
+            says why.
+        confirmed: `held` is a run of its own after the search.
+    """
+
+    scenario: ClassVar[str] = "line-camera"
+
+    engine: str
+    width: int
+    side: int
+    overlap: int
+    capacity: float
+    runs: list[CameraRun] = field(default_factory=list)
+    held: CameraRun | None = None
+    confirmed: bool = False
+    reason: str | None = None
+
+    @property
+    def tiling(self) -> Tiling:
+        """How its lines are cut."""
+        return Tiling(self.width, self.side, self.overlap)
+
+
+def verdict(result: LineCameraResult, reason: str | None = None) -> str:
+    """One sentence, such as "holds 4096 px at 12 kHz, overlap 32, p99 41 ms, 0 lines lost".
+
+    `reason`: why no rate was held, where the result does not say.
+    """
+    where = f"{result.width} px"
+    if result.held is None:
+        return (
+            f"no line rate shown to be held at {where}, overlap {result.overlap}: {result.reason or reason} "
+            f"(estimate from single rows of tiles: {result.capacity / 1e3:.3g} kHz)"
+        )
+    run = result.held
+    latency = run.latency_ms
+    tail = f"p99 {latency['p99']:.3g} ms" if latency["p99"] is not None else f"longest {latency['max']:.3g} ms"
+    return (
+        f"holds {where} at {run.rate / 1e3:.3g} kHz, overlap {result.overlap}, {tail} of {run.inspected} blocks, "
+        f"{run.lines_lost} lines lost"
+    )
+
+
+def cameras_held(result: LineCameraResult) -> list[tuple[Camera, float]]:
+    """Each camera of the table, and the share of its tiles a second that was held; 1 or more is a camera that fits.
+
+    A camera of another width asks for other tiles, so tiles a second are compared, not lines.
+    """
+    held = result.tiling.tiles_per_second(result.held.rate) if result.held else 0.0
+    shares = []
+    for camera in CAMERAS:
+        tiling = Tiling(camera.width, result.side, result.overlap)
+        shares.append((camera, held / tiling.tiles_per_second(camera.rate)))
+    return shares
+
+
+def check_geometry(width: int, side: int, overlap: int) -> None:
+    """A ConfigError if such lines cannot be cut into such tiles."""
+    if width < side:
+        raise ConfigError(f"--camera-width {width} is less than a tile of {side} pixels")
+    if not 0 <= overlap < side:
+        raise ConfigError(f"--overlap {overlap} must be 0 to {side - 1}, for tiles of {side} pixels")
+
+
+class Surface:
+    """Endless lines made of real images: a mosaic of `PATTERN_ROWS` rows of tiles that repeats.
+
+    Attributes:
+        rows: (PATTERN_ROWS, side, width, C), the lines of each row of tiles.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], tiling: Tiling, rng: np.random.Generator) -> None:
+        side, stride = tiling.side, tiling.stride
+        period = PATTERN_ROWS * stride
+        down, across = -(-period // side), -(-tiling.width // side)
+        chosen = images[rng.integers(len(images), size=down * across)]
+        chosen = chosen.reshape(down, across, side, side, -1).transpose(0, 2, 1, 3, 4)
+        lines = chosen.reshape(down * side, across * side, -1)[:period, : tiling.width]
+        starts = range(0, period, stride)
+        self.tiling = tiling
+        self.rows = np.stack([lines[np.arange(start, start + side) % period] for start in starts])
+
+    def tiles(self, row: int) -> NDArray[np.uint8]:
+        """Tiles (n, side, side, C) of the row of tiles with this number, cut out of its lines."""
+        lines = self.rows[row % PATTERN_ROWS]
+        return np.stack([lines[:, column : column + self.tiling.side] for column in self.tiling.columns])
+
+
+class LineCameraScenario:
+    """The search with one engine, a run at a time; the caller alternates it with those of others."""
+
+    def __init__(self, subject: Subject, tiling: Tiling, seconds: float) -> None:
+        self.subject = subject
+        self._surface = Surface(subject.images, tiling, subject.rng)
+        self._capacity = tiling.stride / self._learn(len(tiling.columns))
+        run_seconds = seconds / RUNS_IN_TIME
+        self._search = RateSearch(
+            FIRST_SHARE_OF_CAPACITY * self._capacity, run_seconds, MINIMUM_BLOCKS * BLOCK_LINES, self._run
+        )
+
+    @property
+    def result(self) -> LineCameraResult:
+        """What was found so far."""
+        tiling, found = self._surface.tiling, self._search
+        return LineCameraResult(
+            self.subject.name,
+            tiling.width,
+            tiling.side,
+            tiling.overlap,
+            self._capacity,
+            found.runs,
+            found.held,
+            found.confirmed,
+            found.reason,
+        )
+
+    def step(self, seconds_left: float) -> bool:
+        """One run; False when the search is over."""
+        return self._search.step(seconds_left)
+
+    def _learn(self, columns: int) -> float:
+        """The engine's answers to some tiles of each row, and the time that a row takes.
+
+        That the engine answers rightly was checked on the images that the lines are made of; here its answers are only
+        to be recognised.
+        """
+        rng, tiles_of = self.subject.rng, self._surface.tiles
+        chosen = rng.choice(PATTERN_ROWS * columns, size=min(KNOWN_TILES, PATTERN_ROWS * columns), replace=False)
+        tiles = np.concatenate([tiles_of(row) for row in range(PATTERN_ROWS)])
+        self._known = Known.of(ask(self.subject.engine, tiles[chosen]))
+        self._indices = np.full(PATTERN_ROWS * columns, -1)
+        self._indices[chosen] = np.arange(len(chosen))
+        self._indices = self._indices.reshape(PATTERN_ROWS, columns)
+        seconds = []
+        for row in range(PATTERN_ROWS):
+            start = time.perf_counter()
+            ask_without_copy(self.subject.engine, marked_copies(tiles_of(row), rng))
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds))
+
+    def _run(self, rate: float, seconds: float) -> CameraRun | None:
+        blocks = round(seconds * rate / BLOCK_LINES)
+        checks = SpotChecks(self._known, self.subject.rng)
+
+        def inspect(row: int) -> None:
+            tiles = marked_copies(self._surface.tiles(row), self.subject.rng)
+            checks.keep(ask_without_copy(self.subject.engine, tiles), self._indices[row % PATTERN_ROWS])
+
+        try:
+            run = run_camera(inspect, self._surface.tiling, rate, blocks)
+        except Exception as error:
+            # Whatever a backend raises is its fault, and must not cost the figures of the others.
+            self.subject.faults.append(f"raised {type(error).__name__} while lines came: {error}")
+            return None
+        if faults := checks.verdict():
+            self.subject.faults += faults
+            return None
+        return run
+
+
+def run_camera(
+    inspect: Callable[[int], None],
+    tiling: Tiling,
+    rate: float,
+    blocks: int,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    wait: Callable[[float], None] = time.sleep,
+) -> CameraRun:
+    """Let `blocks` blocks come at `rate` lines a second, and inspect what can be.
+
+    Args:
+        inspect: takes the number of a row of tiles, and returns when its results are there.
+        clock, wait: nanoseconds, and sleeping for seconds.
+    Raises:
+        ClockError: the clock does not agree with the system's raw one.
+    """
+    steady = SteadyClock(clock, raw_clock) if clock is time.perf_counter_ns else None
+    interval = 1e9 * BLOCK_LINES / rate
+    begin = steady.bracket() if steady else (0, clock(), 0)
+    start = begin[1]
+    waiting: deque[int] = deque()
+    lost: set[int] = set()
+    latencies: list[tuple[int, float]] = []
+    arrived = depth = 0
+
+    def arrivals(now: int, busy: int) -> None:
+        """Blocks that came until now, while `busy` buffers were under inspection."""
+        nonlocal arrived, depth
+        while arrived < blocks and start + (arrived + 1) * interval <= now:
+            in_use = len(waiting) + busy
+            if in_use >= BUFFERS:
+                lost.add(arrived)
+            else:
+                waiting.append(arrived)
+                depth = max(depth, in_use + 1)
+            arrived += 1
+
+    while arrived < blocks or waiting:
+        arrivals(clock(), busy=0)
+        if not waiting:
+            wait(max(0.0, (start + (arrived + 1) * interval - clock()) / 1e9))
+            continue
+        block = waiting.popleft()
+        done = [row for row in _rows_of(block, tiling) if not _blocks_of(row, tiling) & lost]
+        for row in done:
+            inspect(row)
+        now = clock()
+        arrivals(now, busy=1)
+        if done:
+            latencies.append((block, (now - (start + (block + 1) * interval)) / MILLISECOND))
+    if steady:
+        steady.verify(begin)
+    samples = [latency for _, latency in latencies]
+    return CameraRun(
+        rate=rate,
+        blocks=blocks,
+        inspected=len(samples),
+        lines_lost=BLOCK_LINES * len(lost),
+        queue_depth=depth,
+        latency_ms={**percentiles(samples), "max": max(samples)}
+        if samples
+        else dict.fromkeys(("p50", "p90", "p99", "p999", "max")),
+        held=not lost and bool(samples) and not _piled_up(latencies, blocks, interval / MILLISECOND),
+    )
+
+
+def _rows_of(block: int, tiling: Tiling) -> range:
+    """The rows of tiles whose last line is in this block."""
+    return range(tiling.rows_after(block * BLOCK_LINES), tiling.rows_after((block + 1) * BLOCK_LINES))
+
+
+def _blocks_of(row: int, tiling: Tiling) -> set[int]:
+    """The blocks that hold lines of this row of tiles."""
+    first = row * tiling.stride
+    return set(range(first // BLOCK_LINES, (first + tiling.side - 1) // BLOCK_LINES + 1))
+
+
+def _piled_up(latencies: list[tuple[int, float]], blocks: int, interval_ms: float) -> bool:
+    """Did blocks of the second half wait longer than those of the first, by more than a block's interval?"""
+    first = [latency for block, latency in latencies if block < blocks / 2]
+    second = [latency for block, latency in latencies if block >= blocks / 2]
+    return not first or not second or float(np.median(second) - np.median(first)) > interval_ms

@@ -1,0 +1,104 @@
+"""The highest rate that is held, found by runs at rates that are chosen from the outcomes before."""
+
+import math
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+STEP = 1.3  # to the next rate while only one side is known; wider with each failure
+PRECISION = 0.04  # relative distance of the highest held and the lowest failed rate at the end
+RETREAT = 0.95  # after a confirming run that failed
+CONFIRM_TIMES = 2  # a confirming run is that many times longer than a search run
+
+
+class Run(Protocol):
+    """One run at one rate."""
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+
+    @property
+    def held(self) -> bool:
+        """Whether the rate was held."""
+
+
+SomeRun = TypeVar("SomeRun", bound=Run)
+
+
+class RateSearch(Generic[SomeRun]):
+    """Steps up or down until one rate is held and one is not, then halving between them on a logarithmic scale.
+
+    The highest held rate is run once more, for longer, and lowered until that run holds it too.
+
+    Args:
+        first: the rate to begin with.
+        run_seconds, events: a run takes so long, or until so many events have come.
+        run: one run at a rate for so many seconds; None if the engine was found faulty.
+
+    Attributes:
+        runs: all that were made.
+        held: the confirming run; where time ran out before it, the best run of the search (`confirmed` is False).
+        reason: why no rate was shown to be held.
+    """
+
+    def __init__(
+        self, first: float, run_seconds: float, events: int, run: Callable[[float, float], SomeRun | None]
+    ) -> None:
+        self.runs: list[SomeRun] = []
+        self.held: SomeRun | None = None
+        self.confirmed = False
+        self.reason: str | None = None
+        self._first, self._run_seconds, self._events, self._run = first, run_seconds, events, run
+        self._best: SomeRun | None = None
+        self._failed = math.inf
+        self._failures = 0
+        self._confirm_at: float | None = None
+
+    def step(self, seconds_left: float) -> bool:
+        """One run; False when the search is over."""
+        if self.reason or self.held:
+            return False
+        if self._confirm_at is None:
+            rate = self._next()
+            if rate is None or (self._best and self._needs(rate, 1 + CONFIRM_TIMES) > seconds_left):
+                assert self._best is not None  # without one, the next rate is known
+                self._confirm_at = rate = self._best.rate
+        else:
+            rate = self._confirm_at
+        confirming = self._confirm_at is not None
+        needed = self._needs(rate, CONFIRM_TIMES if confirming else 1)
+        if needed > seconds_left:
+            self._give_up(needed)
+            return False
+        run = self._run(rate, needed)
+        if run is None:
+            return False
+        self.runs.append(run)
+        if confirming and run.held:
+            self.held, self.confirmed = run, True
+        elif confirming:
+            self._best, self._confirm_at = None, RETREAT * rate
+        elif run.held:
+            self._best = run
+        else:
+            self._failed = rate
+            self._failures += 1
+        return True
+
+    def _next(self) -> float | None:
+        """The next rate to try; None when it is known well enough."""
+        if self._best is None:
+            return self._first if math.isinf(self._failed) else self._failed / STEP**self._failures
+        if math.isinf(self._failed):
+            return self._best.rate * STEP
+        if self._failed / self._best.rate <= 1 + PRECISION:
+            return None
+        return math.sqrt(self._best.rate * self._failed)
+
+    def _needs(self, rate: float, times: int) -> float:
+        return times * max(self._run_seconds, self._events / rate)
+
+    def _give_up(self, needed: float) -> None:
+        self.held = self._best
+        if self.held is None:
+            self.reason = f"the next run needs {needed:.3g} s and the time was up; raise --seconds"

@@ -1,0 +1,81 @@
+"""Server: images arrive one by one at random times; the highest rate whose p99 latency holds a bound.
+
+Arrivals are a Poisson process, drawn and timed by MLPerf LoadGen; latency counts from the scheduled arrival.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from prn_fast.bench.scenarios import loadgen
+from prn_fast.bench.scenarios.rate_search import RateSearch
+from prn_fast.bench.scenarios.subject import Subject
+from prn_fast.bench.stats import MINIMUM_SAMPLES
+
+# Random arrivals need slack: queues grow without end at full load.
+FIRST_SHARE_OF_CAPACITY = 0.7
+RUNS_IN_TIME = 8
+
+
+@dataclass(frozen=True)
+class ServerRun:
+    """One run: images a second that were asked for, queries, latency, and whether p99 held the bound."""
+
+    rate: float
+    queries: int
+    latency_ms: dict[str, float | None]
+    held: bool
+
+
+@dataclass
+class ServerResult:
+    """What the search found.
+
+    Attributes:
+        bound_ms: of p99.
+        held: the run at the highest rate that was held; None if there is none, and `reason` says why.
+        confirmed: `held` is a run of its own after the search.
+    """
+
+    scenario: ClassVar[str] = "server"
+
+    engine: str
+    batch: int
+    bound_ms: float
+    runs: list[ServerRun] = field(default_factory=list)
+    held: ServerRun | None = None
+    confirmed: bool = False
+    reason: str | None = None
+
+
+class ServerScenario:
+    """The search with one engine, a run at a time; the caller alternates it with those of others."""
+
+    def __init__(self, subject: Subject, batch: int, bound_ms: float, seconds: float) -> None:
+        self.subject = subject
+        self._batch, self._bound_ms = batch, bound_ms
+        single = subject.seconds_per_call(1)
+        capacity = max(1 / single, batch / subject.seconds_per_call(batch))
+        self._search = RateSearch(
+            FIRST_SHARE_OF_CAPACITY * capacity, seconds / RUNS_IN_TIME, MINIMUM_SAMPLES["p99"], self._run
+        )
+        if 1000 * single > bound_ms:
+            self._search.reason = f"one image alone takes {1000 * single:.0f} ms, over the bound of {bound_ms:g} ms"
+
+    @property
+    def result(self) -> ServerResult:
+        """What was found so far."""
+        found = self._search
+        return ServerResult(
+            self.subject.name, self._batch, self._bound_ms, found.runs, found.held, found.confirmed, found.reason
+        )
+
+    def step(self, seconds_left: float) -> bool:
+        """One run; False when the search is over."""
+        return self._search.step(seconds_left)
+
+    def _run(self, rate: float, seconds: float) -> ServerRun | None:
+        run = loadgen.server(self.subject, self._batch, rate, seconds, MINIMUM_SAMPLES["p99"], self._bound_ms)
+        self.subject.faults += run.faults
+        if run.faults:
+            return None
+        return ServerRun(rate, run.queries, run.latency_ms, run.p99_ms <= self._bound_ms)

@@ -1,0 +1,48 @@
+"""An engine in a scenario: sound so far, with its known answers, and fed with images that it has not seen."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_fast.bench.answers import SupportsInfer, ask, ask_without_copy, marked_copies
+from prn_fast.bench.known import Known, SpotChecks
+
+CALIBRATION_CALLS = 3
+
+
+@dataclass
+class Subject:
+    """An engine that passed its checks.
+
+    Attributes:
+        images: (N, S, S, C), to which `known` holds the answers.
+        faults: what was found wrong in a scenario; such an engine gets no further run and no figure.
+    """
+
+    name: str
+    engine: SupportsInfer
+    images: NDArray[np.uint8]
+    known: Known
+    rng: np.random.Generator
+    faults: list[str] = field(default_factory=list)
+
+    def spot_checks(self) -> SpotChecks:
+        """Checks for one run."""
+        return SpotChecks(self.known, self.rng)
+
+    def answer(self, indices: NDArray[np.integer], checks: SpotChecks) -> None:
+        """Infer marked copies of known images and keep the answers for the checks; copying counts as serving does."""
+        answers = ask_without_copy(self.engine, marked_copies(self.images[indices], self.rng))
+        checks.keep(answers, indices)
+
+    def seconds_per_call(self, batch: int) -> float:
+        """Median time of a call with `batch` images, after one that is not counted."""
+        seconds = []
+        for _ in range(1 + CALIBRATION_CALLS):
+            images = marked_copies(self.images[self.rng.integers(len(self.images), size=batch)], self.rng)
+            start = time.perf_counter()
+            ask(self.engine, images)
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds[1:]))
