@@ -32,8 +32,13 @@ class Compiled:
     global_scratch: int
 
 
-def compile_launch(launch: Launch, capability: Capability) -> Compiled:
-    """Compile `launch` for a device of the given compute capability; needs triton, but no GPU."""
+def compile_launch(launch: Launch, capability: Capability, ptx_version: int | None = None) -> Compiled:
+    """Compile `launch` for a device of the given compute capability; needs triton, but no GPU.
+
+    Args:
+        ptx_version: of the PTX, 87 for 8.7; by default the newest that Triton knows for the capability, which a driver
+            may not read yet.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -52,7 +57,12 @@ def compile_launch(launch: Launch, capability: Capability) -> Compiled:
     compiled = triton.compile(
         ASTSource(kernel, signature, dict(launch.constants), aligned),
         target=GPUTarget("cuda", capability[0] * 10 + capability[1], 32),
-        options={"num_warps": launch.tile.warps, "num_stages": launch.tile.stages, "enable_fp_fusion": True},
+        options={
+            "num_warps": launch.tile.warps,
+            "num_stages": launch.tile.stages,
+            "enable_fp_fusion": True,
+            "ptx_version": ptx_version,
+        },
     )
     ptx, metadata = compiled.asm["ptx"], compiled.metadata
     registers, spills = read_resources(ptx)

@@ -1,0 +1,79 @@
+"""The project's Triton kernels inside TensorRT engines, as plugins that need no Python at run time.
+
+Building with them takes two calls: `register_plugins`, once a process, and `ops_for`, which gives the formulation to
+export the network in. `LOWERINGS` says what becomes of each operation in each flavour of TensorRT.
+"""
+
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from prn_fast.build.tensorrt_plugins.formulation import PluginFormulation, supports
+from prn_fast.build.tensorrt_plugins.plugins import NAMESPACE, PLUGINS, Kind
+from prn_fast.build.tensorrt_plugins.registration import register_plugins
+from prn_fast.kernels import LEAN, Ops, fusion
+from prn_fast.kernels.tiles import Capability
+from prn_fast.model.config import PRNConfig
+
+__all__ = ["LOWERINGS", "NAMESPACE", "Lowering", "ops_for", "register_plugins", "retype"]
+
+
+class Lowering(Enum):
+    """What an operation becomes in an engine."""
+
+    PLUGIN = "a plugin for each of its Triton kernels"
+    NATIVE = "the flavour's own layers, from the lean formulation"
+
+
+# By operation (a field of `Ops`) and flavour.
+LOWERINGS: dict[str, dict[str, Lowering]] = {
+    # TensorRT lets no plugin read bytes.
+    "normalize_images": {"tensorrt": Lowering.NATIVE, "tensorrt-rtx": Lowering.NATIVE},
+    "prototype_residual": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
+    "multi_scale_fusion": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
+    "multi_size_attention": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
+    "anomaly_score": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
+}
+
+
+def ops_for(flavour: str, config: PRNConfig, capability: Capability, batch: int) -> Ops:
+    """The operations in the formulation to export a network in.
+
+    Args:
+        flavour: "tensorrt" or "tensorrt-rtx".
+        config: of the network; attention over grids that no plugin takes is native.
+        capability: compute capability of the device that the engine is built on and for.
+        batch: that the engine is to be fastest at, the optimum of its profile; every other batch of the profile runs.
+    """
+    plugins = PluginFormulation(capability, batch)
+    formulations: dict[str, Any] = {
+        "prototype_residual": plugins.prototype_residual,
+        "multi_scale_fusion": partial(fusion.multi_scale_fusion, raise_to=plugins.project_upsample_add),
+        "multi_size_attention": plugins.multi_size_attention,
+        "anomaly_score": plugins.anomaly_score,
+    }
+    chosen = {name for name, lowering in LOWERINGS.items() if lowering[flavour] == Lowering.PLUGIN}
+    if not all(supports(config.attention_grids(side)) for side in config.sides):
+        chosen.discard("multi_size_attention")
+    return replace(LEAN, **{name: formulations[name] for name in chosen})
+
+
+def retype(node: Any, element_type: int) -> tuple[list[int], list[int]]:
+    """Give a plugin's node of an ONNX graph maps of another type.
+
+    Args:
+        node: onnx.NodeProto in the domain `NAMESPACE`; its "element_type" is changed if it has one.
+        element_type: ONNX's number of the maps' type, one of `ELEMENT_TYPES`.
+    Returns:
+        The types that its inputs and its outputs have then: partial results are float32 whatever the maps are.
+    """
+    for attribute in node.attribute:
+        if attribute.name == "element_type":
+            attribute.i = element_type
+    plugin = PLUGINS[node.op_type]
+
+    def types(kinds: Any) -> list[int]:
+        return [1 if kind == Kind.FLOATS else element_type for kind in kinds]
+
+    return types(plugin.inputs.values()), types(plugin.outputs)
