@@ -4,6 +4,9 @@ One table serves all capabilities whose hardware is alike. The figures come from
 from the compiler's resource report, and have not been timed on a GPU yet; `bench/tune.py` searches for better ones.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from prn_fast.kernels.launch import Tile
@@ -61,9 +64,34 @@ _FIRST_WITH_TENSOR_CORES = (8, 0)
 _WITH_WARP_GROUPS = ((9, 0), (10, 0))
 
 
+def listed_capability(capability: Capability) -> Capability:
+    """The highest listed capability that a device has.
+
+    Raises:
+        RuntimeError: a device below the lowest.
+    """
+    if capability < CAPABILITIES[0]:
+        raise RuntimeError(f"compute capability {capability} is below {CAPABILITIES[0]}")
+    return max(one for one in CAPABILITIES if one <= capability)
+
+
 def has_dtype(capability: Capability, dtype: torch.dtype) -> bool:
     """Whether kernels for maps of a dtype run on a device."""
     return dtype != torch.bfloat16 or capability >= _FIRST_WITH_TENSOR_CORES
+
+
+# What the offline search puts in the place of the table.
+_TRIED: dict[str, Tile] = {}
+
+
+@contextmanager
+def trying(kernel: str, tile: Tile) -> Iterator[None]:
+    """Inside, `tile_for` gives this tile for the kernel on every device: for the offline search, in one thread."""
+    _TRIED[kernel] = tile
+    try:
+        yield
+    finally:
+        del _TRIED[kernel]
 
 
 def tile_for(kernel: str, capability: Capability, dtype: torch.dtype) -> Tile:
@@ -72,12 +100,12 @@ def tile_for(kernel: str, capability: Capability, dtype: torch.dtype) -> Tile:
     Raises:
         RuntimeError: a device below the lowest listed capability, or bfloat16 on one that has none.
     """
-    if capability < CAPABILITIES[0]:
-        raise RuntimeError(f"compute capability {capability} is below {CAPABILITIES[0]}")
+    listed = listed_capability(capability)
     tensor_cores = capability >= _FIRST_WITH_TENSOR_CORES
     if not has_dtype(capability, dtype):
         raise RuntimeError(f"compute capability {capability} has no bfloat16; use float16")
+    if kernel in _TRIED:
+        return _TRIED[kernel]
     if dtype == torch.float32 or not tensor_cores:
         return _NARROW[kernel]
-    listed = max(one for one in CAPABILITIES if one <= capability)
     return (_WARP_GROUP if listed in _WITH_WARP_GROUPS else _WARP)[kernel]
