@@ -1,5 +1,7 @@
 """The Python side of `prn::Inspector`: what a C++ host's inspecting thread runs."""
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +25,7 @@ class Host:
         threshold: of the anomaly map; 0 takes the package's.
         min_area: pixels; 0 takes the usual.
         pixel_mm, line_mm: size of a pixel on the web; 0 if unknown.
+        budget_ms: a strip that waited longer is dropped ("overload"); 0 drops none.
     Attributes:
         tile: side of the tiles, pixels.
     Raises:
@@ -41,6 +44,7 @@ class Host:
         min_area: int = 0,
         pixel_mm: float = 0.0,
         line_mm: float = 0.0,
+        budget_ms: float = 0.0,
     ) -> None:
         given: dict[str, Any] = {}
         if threshold:
@@ -53,6 +57,8 @@ class Host:
         self._inspector = open_inspector(
             package, width, pixel_format_name(pixel_format), engine=engine or None, settings=settings
         )
+        self._inspector.warm_up()
+        self._budget_ns = budget_ms * 1e6 if budget_ms else math.inf
         self.tile = self._inspector.engine.image_size
 
     def run(self, ring: Any, report_defect: Callable[..., None], report_error: Callable[[str], None]) -> None:
@@ -71,6 +77,9 @@ class Host:
             if strip is None:
                 if lines.finished:
                     break
+                continue
+            if time.monotonic_ns() - strip.arrival_ns > self._budget_ns:
+                strip.drop("overload")
                 continue
             try:
                 report(self._inspector.inspect(strip), report_defect)

@@ -14,7 +14,7 @@ import pytest
 
 from prn_fast.linescan.core import LineRing
 from prn_fast.linescan.inspector import Settings, open_inspector
-from tests.small_package import SIDE, textured_images, write_package
+from tests.small_package import SIDE, textured_images
 
 REPOSITORY = Path(__file__).parents[2]
 WIDTH, LINES, OVERLAP = 96, 200, 32
@@ -77,11 +77,6 @@ def installed_python(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def grey_package(tmp_path_factory) -> Path:
-    return write_package(tmp_path_factory.mktemp("package") / "small.prn").path
-
-
-@pytest.fixture(scope="module")
 def web() -> np.ndarray:
     return np.ascontiguousarray(textured_images(1, 1, seed=7, side=256)[0, :LINES, :WIDTH, 0])
 
@@ -112,13 +107,13 @@ def python_defects(package: Path, web: np.ndarray) -> list[dict[str, object]]:
 
 @needs_compiler
 @needs_python_library
-def test_the_example_finds_what_python_finds(installed_python, grey_package, web, tmp_path):
+def test_the_example_finds_what_python_finds(installed_python, built_package_path, web, tmp_path):
     program = build_host(REPOSITORY / "examples" / "cpp_camera", tmp_path, installed_python)
     (tmp_path / "lines.raw").write_bytes(web.tobytes())
-    output = checked(program, grey_package, tmp_path / "lines.raw", WIDTH, "eager", cwd=tmp_path)
+    output = checked(program, built_package_path, tmp_path / "lines.raw", WIDTH, "eager", cwd=tmp_path)
     *defects, ledger = map(json.loads, output.splitlines())
     assert ledger == {"lines": LINES, "inspected": LINES}
-    expected = python_defects(grey_package, web)
+    expected = python_defects(built_package_path, web)
     assert len(defects) == len(expected) > 3
     for one, other in zip(defects, expected, strict=True):
         assert one == {name: pytest.approx(other[name], abs=1e-3) if name == "peak" else other[name] for name in one}
@@ -130,14 +125,15 @@ def test_the_example_finds_what_python_finds(installed_python, grey_package, web
 
 @needs_compiler
 @needs_python_library
-def test_in_a_process_that_has_an_interpreter(installed_python, grey_package, tmp_path):
+def test_in_a_process_that_has_an_interpreter(installed_python, built_package_path, tmp_path):
     """Both faults of holding the interpreter's lock, and exceptions: each would show as a missing line."""
     program = build_host(Path(__file__).parent / "native", tmp_path, installed_python)
-    output = checked(program, installed_python, grey_package, WIDTH, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
+    output = checked(program, installed_python, built_package_path, WIDTH, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
     assert output.splitlines() == [
         "CHECK errors of opening",
         "CHECK exceptions are contained",
         "CHECK grabbing goes on while Python is busy",
+        "CHECK late strips are dropped and counted",
         "CHECK destroying with the lock held",
     ]
 

@@ -207,14 +207,27 @@ PyObject *report_error(PyObject *capsule, PyObject *fields) {
 PyMethodDef REPORT_DEFECT = {"report_defect", report_defect, METH_VARARGS, nullptr};
 PyMethodDef REPORT_ERROR = {"report_error", report_error, METH_VARARGS, nullptr};
 
+PyObject *import_embedding() {
+    if (PyObject *const module = PyImport_ImportModule("prn_fast.linescan.embedding")) {
+        return module;
+    }
+    const std::string failure = take_exception();
+    const char *executable = nullptr;
+    if (PyObject *const path = PySys_GetObject("executable"); path != nullptr && PyUnicode_Check(path)) {
+        executable = PyUnicode_AsUTF8(path);
+    }
+    throw Error(failure + " (in the Python of " + (executable == nullptr ? "this process" : executable) +
+                "; prn_fast must be installed there, or options.python name another)");
+}
+
 PyObject *open_host(const std::string &package, const InspectorOptions &options) {
-    const Object module(require_object(PyImport_ImportModule("prn_fast.linescan.embedding")));
+    const Object module(import_embedding());
     const Object type(require_object(PyObject_GetAttrString(module.get(), "Host")));
     const Object arguments(require_object(Py_BuildValue("(s)", package.c_str())));
     const Object settings(require_object(
-        Py_BuildValue("{s:I,s:I,s:I,s:s,s:d,s:I,s:d,s:d}", "width", options.width, "pixel_format", options.pixel_format,
+        Py_BuildValue("{s:I,s:I,s:I,s:s,s:d,s:I,s:d,s:d,s:d}", "width", options.width, "pixel_format", options.pixel_format,
                       "overlap", options.overlap, "engine", options.engine.c_str(), "threshold", options.threshold,
-                      "min_area", options.min_area, "pixel_mm", options.pixel_mm, "line_mm", options.line_mm)));
+                      "min_area", options.min_area, "pixel_mm", options.pixel_mm, "line_mm", options.line_mm, "budget_ms", options.budget_ms)));
     return require_object(PyObject_Call(type.get(), arguments.get(), settings.get()));
 }
 

@@ -97,7 +97,11 @@ prn_status prn_ring_create(const prn_ring_options *options, prn_ring **ring) {
     return PRN_OK;
 }
 
-void prn_ring_retain(prn_ring *ring) { ring->ring.references.fetch_add(1, std::memory_order_relaxed); }
+void prn_ring_retain(prn_ring *ring) {
+    if (ring != nullptr) {
+        ring->ring.references.fetch_add(1, std::memory_order_relaxed);
+    }
+}
 
 void prn_ring_release(prn_ring *ring) {
     if (ring != nullptr && ring->ring.references.fetch_sub(1, std::memory_order_acq_rel) == 1) {

@@ -59,14 +59,14 @@ void start_interpreter(const char *python) {
     PyConfig_Clear(&config);
 }
 
-// The third strip's inference fails.
+// The third strip's inference fails; the engine's first run, before the first strip, is for warming up.
 void plant_failure() {
     const char *script =
         "import prn_fast.engine.eager as eager\n"
         "original, calls = eager.EagerEngine.run, []\n"
         "def run(self, images):\n"
         "    calls.append(len(images))\n"
-        "    if len(calls) == 3:\n"
+        "    if len(calls) == 4:\n"
         "        raise RuntimeError('planted\\nfailure')\n"
         "    return original(self, images)\n"
         "eager.EagerEngine.run = run\n";
@@ -131,6 +131,20 @@ void destroying_with_the_lock_held(const char *package, const prn::InspectorOpti
     passed("destroying with the lock held");
 }
 
+void late_strips_are_dropped_and_counted(const char *package, prn::InspectorOptions options, const Web &web) {
+    options.budget_ms = 60000;
+    prn::Inspector inspector(package, options);
+    prn::Block late = web.block(0, 64);
+    late.timestamp_ns = 1;  // arrived when the machine started
+    inspector.push(late);
+    inspector.push(web.block(64, LINES - 64));
+    inspector.finish();
+    const prn_ledger ledger = inspector.ledger();
+    require(ledger.dropped[PRN_DROPPED_OVERLOAD] == 64, "the late strip is dropped");
+    require(ledger.inspected == LINES - 64 && settled(ledger) == LINES, "all others are inspected");
+    passed("late strips are dropped and counted");
+}
+
 void errors_of_opening(const prn::InspectorOptions &options) {
     try {
         prn::Inspector inspector("/nowhere.prn", options);
@@ -155,6 +169,7 @@ int main(int count, char **arguments) {
     errors_of_opening(options);
     exceptions_are_contained(arguments[2], options, web);
     grabbing_goes_on_while_python_is_busy(arguments[2], options, web);
+    late_strips_are_dropped_and_counted(arguments[2], options, web);
     destroying_with_the_lock_held(arguments[2], options, web);
     return 0;
 }

@@ -4,11 +4,28 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "prn_fast/linescan.hpp"
+
+// The grab path allocates nothing: between these, an allocation ends the program.
+static thread_local bool grabbing = false;
+
+void *operator new(size_t size) {
+    if (grabbing) {
+        std::fputs("failed: the grab path allocates nothing\n", stderr);
+        std::_Exit(1);
+    }
+    if (void *memory = std::malloc(size)) {
+        return memory;
+    }
+    throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void *memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void *memory, size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -78,12 +95,17 @@ void run(uint32_t depth, int readers, unsigned seed, uint64_t end) {
         for (uint64_t row = 0; row < count; ++row) {
             std::fill_n(rows.begin() + row * (WIDTH + 9), WIDTH, byte_of(line + row));
         }
+        grabbing = true;
         ring.push(rows.data(), count, WIDTH + 9, line);
-        line += count;
+        ring.push_missing(count % 3, PRN_MISSING_FAILED);
+        grabbing = false;
+        line += count + count % 3;
         const prn_ledger now = ring.ledger();
         require(now.inspected <= now.lines, "no more lines are settled than came");
     }
+    grabbing = true;
     ring.finish();
+    grabbing = false;
     for (std::thread &thread : threads) {
         thread.join();
     }

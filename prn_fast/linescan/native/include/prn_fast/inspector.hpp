@@ -21,7 +21,8 @@ struct InspectorOptions {
     uint32_t width = 0;                 // pixels a line
     uint32_t pixel_format = PRN_MONO8;  // PFNC code
     uint32_t overlap = 32;              // of the tiles, pixels and lines
-    uint32_t depth = 8;                 // strips that may wait; then the oldest is dropped and counted
+    uint32_t depth = 8;                 // strips that may wait; then the oldest is dropped ("queue_full") and counted
+    double budget_ms = 0;               // a strip that waited longer is dropped ("overload") and counted; 0: none is
     std::string engine;                 // such as "openvino:int8"; empty: the best that the package holds
     double threshold = 0;               // of the anomaly map, 0..1; 0: the package's
     uint32_t min_area = 0;              // smaller regions are no defects, pixels; 0: the usual
