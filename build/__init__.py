@@ -1,11 +1,13 @@
 """From a trained package to engines in it: one builder a backend, and the check that every build must pass."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from prn_fast.build.candidate import BuildOptions, Candidate
 from prn_fast.build.verify import verify
 from prn_fast.engine import parse_name
 from prn_fast.engine.eager import EagerEngine
@@ -13,12 +15,21 @@ from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import EngineError
 from prn_fast.package import ENGINES, Package
 
-# Module of each backend's `builds(package, precision, folder)`, which yields candidates, best first.
-BUILDERS = {"openvino": "prn_fast.build.openvino"}
+Builder = Callable[[Package, str, Path, BuildOptions], Iterator[Candidate]]
+# Each backend's `builds(package, precision, folder, options)`, which yields candidates, best first.
+BUILDERS = {
+    "openvino": "prn_fast.build.openvino.builds",
+    "tensorrt": "prn_fast.build.tensorrt.builds",
+    "tensorrt-rtx": "prn_fast.build.tensorrt.builds_rtx",
+}
 
 
 def build_engine(
-    package: Package, backend: str, precision: str | None = None, progress: Callable[[str], None] = lambda line: None
+    package: Package,
+    backend: str,
+    precision: str | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    options: BuildOptions | None = None,
 ) -> dict[str, Any]:
     """Build an engine, verify it against float32 eager, and keep it in the package if it passes.
 
@@ -27,8 +38,10 @@ def build_engine(
         backend: key of `BUILDERS`.
         precision: one of the backend's; None takes its first.
         progress: called with a line before each step.
+        options: batch, devices, and who is told of a long step's progress.
     Returns:
-        The engine's entry in the manifest; its "verification" holds parity and metrics.
+        The engine's entry in the manifest; its "verification" holds parity and metrics, its "verified" whether the
+        engine itself was run for them or, where it cannot run, the graph that it is built from.
     Raises:
         EngineError: unknown backend or precision, a missing library, or a failed verification (nothing is kept).
     """
@@ -37,7 +50,8 @@ def build_engine(
     if backend not in BUILDERS:
         raise EngineError(f"{backend} needs no build: every package runs it; backends to build: {', '.join(BUILDERS)}")
     name = f"{backend}:{precision}"
-    builder = import_module(BUILDERS[backend])
+    module, function = BUILDERS[backend].rsplit(".", 1)
+    builds: Builder = getattr(import_module(module), function)
     package.path.joinpath(ENGINES).mkdir(exist_ok=True)
     validation = package.validation()
     rejected: list[dict[str, Any]] = []
@@ -46,18 +60,24 @@ def build_engine(
         with EagerEngine(package) as reference:
             expected = reference.infer(validation.images)
         progress(f"building {name}")
-        for built, record in builder.builds(package, precision, Path(folder)):
+        for candidate in builds(package, precision, Path(folder), options or BuildOptions()):
             progress(f"verifying {name}")
-            with runner.runner()(package, folder=built, precision=precision) as engine:
+            opened = candidate.stand_in or partial(
+                runner.runner(), package, folder=candidate.folder, precision=precision
+            )
+            with opened() as engine:
                 verification = verify(engine, expected, validation, precision)
             if not verification.faults:
+                progress(f"keeping {name}: {candidate.verified}")
                 package.add_engine(
                     name,
-                    built,
+                    candidate.folder,
                     {
                         "backend": backend,
                         "precision": precision,
-                        **record,
+                        **candidate.record,
+                        **candidate.finish(),
+                        "verified": candidate.verified,
                         "verification": verification.to_dict(),
                         "rejected": rejected,
                         "machine": cpu_name(),
@@ -66,6 +86,6 @@ def build_engine(
                 )
                 return package.engines[name]
             progress(f"not good enough: {'; '.join(verification.faults)}")
-            rejected.append({**record, "faults": verification.faults})
+            rejected.append({**candidate.record, "faults": verification.faults})
     faults = "; ".join(rejected[-1]["faults"]) if rejected else "nothing was built"
     raise EngineError(f"{name} failed verification and is not kept: {faults}")

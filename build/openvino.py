@@ -8,39 +8,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_fast.build.candidate import BuildOptions, Candidate
 from prn_fast.build.export import INPUT_NAME, OUTPUT_NAMES, export_onnx
-from prn_fast.engine.openvino import GRAPH_FILE, import_openvino
+from prn_fast.build.quantization import ATTEMPTS, CLIPPED_SHARE, nodes_of
+from prn_fast.engine.openvino import GRAPH_FILE, float_types, import_openvino, state_float_type
 from prn_fast.errors import EngineError
 from prn_fast.package import Package
 
-# What goes to INT8, by modules of the network, boldest first; the first attempt that passes verification is kept. The
-# backbone and the first fusion are never in it: a residual is a small difference of large values, squared, and its
-# rounding is what the attention and the decoder then look at.
-INT8_ATTEMPTS = (
-    ("model.attention", "model.fusion2", "model.decoder"),
-    ("model.attention", "model.fusion2"),
-    ("model.attention.0", "model.attention.1"),
-    ("model.attention.0",),
-)
-# Of these, products between two values of the image stay in float.
+# Of what is quantised, products between two values of the image stay in float.
 FLOAT_OPERATIONS = ("MatMul",)
-# Share of activations that may be clipped: squared residuals have few, very large values, which would otherwise
-# stretch the 256 steps of a tensor over a range that is nearly empty.
-CLIPPED_SHARE = 1e-5
 
 
-def builds(package: Package, precision: str, folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def builds(package: Package, precision: str, folder: Path, options: BuildOptions) -> Iterator[Candidate]:
     """Write candidates of an engine, best first; the caller stops at the first that passes verification.
 
     Args:
         package: trained.
         precision: "fp32", "bf16" (the same graph, computed in bfloat16) or "int8".
         folder: empty; each candidate gets a folder in it, with model.xml and model.bin.
-    Yields:
-        the candidate's folder, and what the manifest should record of its build.
+        options: none that names a batch or devices.
     Raises:
-        EngineError: a library is missing.
+        EngineError: a library is missing, or an option does not fit.
     """
+    options.refuse("openvino", "batch", "capabilities")
     openvino = import_openvino()
     onnx_file = folder / "graph.onnx"
     exported = export_onnx(package.model(), onnx_file)
@@ -52,35 +42,31 @@ def builds(package: Package, precision: str, folder: Path) -> Iterator[tuple[Pat
     }
     if precision != "int8":
         candidate = folder / "float"
+        state_float_type(graph, "bf16" if precision == "bf16" else "f32")
         openvino.save_model(graph, candidate / GRAPH_FILE, compress_to_fp16=False)
-        yield candidate, record
+        yield Candidate(candidate, record)
         return
-    images = package.calibration_images()
-    for number, modules in enumerate(INT8_ATTEMPTS):
-        quantized, version = quantize(graph, images, nodes_of(exported, modules))
-        candidate = folder / str(number)
-        openvino.save_model(quantized, candidate / GRAPH_FILE, compress_to_fp16=False)
-        yield (
-            candidate,
-            {
-                **record,
-                "versions": {**record["versions"], "nncf": version},
-                "calibration_images": len(images),
-                "quantized": list(modules),
-            },
-        )
-
-
-def nodes_of(onnx_model: bytes, modules: tuple[str, ...]) -> set[str]:
-    """Names of the nodes that an exported ONNX model has for some modules of the network."""
     import onnx
 
-    names = set()
-    for node in onnx.load_from_string(onnx_model).graph.node:
-        scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
-        if any(f"'{module}" in scopes for module in modules):
-            names.add(node.name)
-    return names
+    nodes = onnx.load_from_string(exported).graph.node
+    images = package.calibration_images()
+    for number, modules in enumerate(ATTEMPTS):
+        quantized, version = quantize(graph, images, nodes_of(nodes, modules))
+        # What stays in float, the backbone before all, takes a third of the time: bfloat16 is tried first.
+        for float_type in float_types():
+            candidate = folder / f"{number}-{float_type}"
+            state_float_type(quantized, float_type)
+            openvino.save_model(quantized, candidate / GRAPH_FILE, compress_to_fp16=False)
+            yield Candidate(
+                candidate,
+                {
+                    **record,
+                    "versions": {**record["versions"], "nncf": version},
+                    "calibration_images": len(images),
+                    "quantized": list(modules),
+                    "float": float_type,
+                },
+            )
 
 
 def quantize(graph: Any, images: NDArray[np.uint8], quantizable: set[str]) -> tuple[Any, str]:

@@ -30,6 +30,7 @@ TOLERANCES = {
     "bf16": Tolerance(score=0.25, mean_map=0.01, image_auroc=0.005),
     "fp16": Tolerance(score=0.05, mean_map=0.005, image_auroc=0.002),
     "int8": Tolerance(score=0.35, mean_map=0.02, image_auroc=0.005),
+    "fp8": Tolerance(score=0.35, mean_map=0.02, image_auroc=0.005),
 }
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from prn_fast.cli.common import EXIT_INTERRUPTED, command
+from prn_fast.cli.list_engines import LIST_OPTION, list_engines
 from prn_fast.errors import ConfigError
 
 EXIT_FAILED_CHECK = 1
@@ -20,12 +21,12 @@ OPEN_LOOPS = ("offline", "server", "line-camera")
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Run the bench, or `compare` or `history` on its reports.
+    """Run the bench, or `compare` or `history` on its reports, or list a package's engines.
 
     Exit codes: 0 measured, 1 an engine failed a check or `compare` found a regression, 2 bad input, 130 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
-    other: dict[str, Callable[[list[str]], int]] = {"compare": compare, "history": history}
+    other: dict[str, Callable[[list[str]], int]] = {"compare": compare, "history": history, LIST_OPTION: list_engines}
     if argv and argv[0] in other:
         return other[argv[0]](argv[1:])
     return bench(argv)
@@ -167,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         default=[],
         metavar="A,B",
-        help="also measure what a user has without this project: eager:bf16, torch-compile:fp32, "
-        "torch-compile-max-autotune:fp32, onnxruntime:fp32, openvino-plain:fp32, or all (default: none)",
+        help="also measure what a user has without this project: eager:bf16, compile:fp32, "
+        "compile-max:fp32, onnxruntime:fp32, openvino-plain:fp32, or all (default: none)",
     )
     parser.add_argument(
         "--scenario",

@@ -9,7 +9,8 @@ from prn_fast.engine import BACKENDS
 DESCRIPTION = """Build an engine from a trained package, verify it, and keep it in the package.
 
 Verification runs the package's validation images through the new engine and through float32 eager, and compares
-scores, maps and metrics. An engine beyond tolerance is not kept."""
+scores, maps and metrics. An engine beyond tolerance is not kept. One that cannot run on this machine (TensorRT-RTX
+builds without a GPU) is verified by the graph that it is built from, and the package says so."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,8 +21,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="NAME.prn, as prn-train wrote it")
     parser.add_argument("--backend", default="openvino", help="library that will run it (default: openvino)")
     precisions = ", ".join(f"{name}: {'|'.join(backend.precisions)}" for name, backend in BACKENDS.items())
-    parser.add_argument("--precision", help=f"arithmetic ({precisions}; default: fp32 and int8)")
+    parser.add_argument("--precision", help=f"arithmetic ({precisions}; default: what is usual)")
+    parser.add_argument(
+        "--batch",
+        metavar="MIN:OPT:MAX",
+        help="images in one run of a TensorRT engine: fewest, usual, most, or one number (default: 1:8:32)",
+    )
+    parser.add_argument(
+        "--compute-capability",
+        metavar="A,B",
+        help="GPUs that a TensorRT-RTX engine is for, such as 8.6,8.9,12.0 (default: all that the library builds for)",
+    )
     return parser
+
+
+def _capabilities(text: str | None) -> tuple[str, ...] | None:
+    """("8.6", "8.9") of "8.6,8.9"."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip()) or None
 
 
 @command
@@ -29,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = make_parser().parse_args(argv)
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
     from prn_fast.engine import parse_name
@@ -40,12 +57,31 @@ def main(argv: list[str] | None = None) -> int:
         parse_name(f"{arguments.backend}:{precision}")
     package = Package.open(arguments.package)
     from prn_fast.build import build_engine
+    from prn_fast.build.candidate import BuildOptions
+    from prn_fast.build.profiles import BatchProfile
 
     console = Console()
     for precision in precisions:
-        entry = build_engine(
-            package, arguments.backend, precision, progress=lambda line: console.print(line, style="dim")
-        )
+        with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), transient=True) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def on_share(phase: str, share: float, bars: Progress = bars, tasks: dict[str, TaskID] = tasks) -> None:
+                if phase not in tasks:
+                    tasks[phase] = bars.add_task(phase, total=1.0)
+                bars.update(tasks[phase], completed=share)
+
+            options = BuildOptions(
+                batch=BatchProfile.parse(arguments.batch) if arguments.batch else None,
+                capabilities=_capabilities(arguments.compute_capability),
+                on_share=on_share,
+            )
+            entry = build_engine(
+                package,
+                arguments.backend,
+                precision,
+                progress=lambda line, console=bars.console: console.print(line, style="dim"),
+                options=options,
+            )
         verification = entry["verification"]
         table = Table(title=f"{arguments.backend}:{precision} in {package.path}")
         for column in ("on the validation split", "eager fp32", precision, "change"):
@@ -56,5 +92,6 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("max_score", "mean_score", "max_map", "mean_map"):
             table.add_row(f"difference, {name.replace('_', ' ')}", "", f"{verification['parity'][name]:.2g}", "")
         console.print(table)
+        console.print(f"{arguments.backend}:{precision}: {entry['verified']}")
     console.print(f"next: prn-bench {package.path}")
     return 0

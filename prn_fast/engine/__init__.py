@@ -35,15 +35,20 @@ class Backend:
         return getattr(import_module(module), name)
 
 
+TENSORRT_PRECISIONS = ("fp16", "fp32", "bf16", "int8", "fp8")
 BACKENDS = {
     "eager": Backend("prn_fast.engine.eager.EagerEngine", ("fp32",), built=False),
     "fused": Backend("prn_fast.engine.fused.FusedEngine", ("fp16", "bf16", "fp32"), built=False),
     "openvino": Backend(
         "prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True, usual=("fp32", "int8")
     ),
+    "tensorrt": Backend("prn_fast.engine.tensorrt.TensorRTEngine", TENSORRT_PRECISIONS, built=True, usual=("fp16",)),
+    "tensorrt-rtx": Backend(
+        "prn_fast.engine.tensorrt.TensorRTRTXEngine", TENSORRT_PRECISIONS, built=True, usual=("fp16",)
+    ),
 }
-# Best first: what `default_engine` takes of what a package holds. "fused" is opened by name only, as long as it has not
-# been measured on a GPU.
+# Best first: what `default_engine` takes of what a package holds. "fused", "tensorrt" and
+# "tensorrt-rtx" are opened by name only, as long as they have not been measured on a GPU.
 PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "eager")
 
 

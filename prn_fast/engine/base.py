@@ -65,6 +65,11 @@ class Engine(ABC):
             if not hasattr(images, "__dlpack__"):
                 raise EngineError(f"images must be a numpy array or a torch tensor, not {type(images).__name__}")
             images = images.detach().cpu().numpy() if hasattr(images, "detach") else np.from_dlpack(images)
+        self.check_shape(images)
+        return images
+
+    def check_shape(self, images: Any) -> None:
+        """An EngineError unless `images`, an array wherever it lies, are uint8 (N, S, S, C)."""
         if images.dtype != np.uint8:
             raise EngineError(
                 f"images have dtype {images.dtype}; engines take uint8 as cameras deliver it, not normalised values"
@@ -77,7 +82,6 @@ class Engine(ABC):
             )
         if len(images) == 0:
             raise EngineError("there are no images: N is 0")
-        return images
 
     def fill(self, images: NDArray[np.uint8], scores: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
         """Write the scores (N,) and maps (N, S, S) of checked images, one part of at most `batch` after the other.

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 from prn_fast.build import build_engine
+from prn_fast.build.candidate import BuildOptions
+from prn_fast.build.quantization import ATTEMPTS
 from prn_fast.build.verify import TOLERANCES, Parity, compare, faults
 from prn_fast.engine import Detections
+from prn_fast.engine.openvino import float_types, stated_float_type
 from prn_fast.errors import EngineError
 from prn_fast.package import Package
 from tests.small_package import SIDE
@@ -44,8 +47,9 @@ def test_int8_convolutions_are_quantised_and_only_where_meant(package, tmp_path)
 
     from prn_fast.build import openvino as builder
 
-    candidate, record = next(iter(builder.builds(package, "int8", tmp_path)))
-    graph = openvino.Core().read_model(candidate / "model.xml")
+    candidate = next(builder.builds(package, "int8", tmp_path, BuildOptions()))
+    graph = openvino.Core().read_model(candidate.folder / "model.xml")
+    record = candidate.record
     sources = [op for op in graph.get_ops() if op.get_type_name() == "FakeQuantize"]
     fed = {target.get_node().get_friendly_name() for op in sources for target in op.output(0).get_target_inputs()}
     assert len(sources) > 20
@@ -55,7 +59,8 @@ def test_int8_convolutions_are_quantised_and_only_where_meant(package, tmp_path)
     untouched = [op for op in convolutions if op.input_value(0).get_node().get_type_name() != "FakeQuantize"]
     assert len(untouched) >= 49
     assert record["calibration_images"] == 32
-    assert record["quantized"] == list(builder.INT8_ATTEMPTS[0])
+    assert record["quantized"] == list(ATTEMPTS[0])
+    assert record["float"] == float_types()[0] == stated_float_type(graph, candidate.folder)
     assert set(record["versions"]) == {"openvino", "nncf"}
 
 

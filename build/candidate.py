@@ -1,0 +1,57 @@
+"""What a builder hands over: an engine to verify, and how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prn_fast.build.profiles import BatchProfile
+from prn_fast.engine.base import Engine
+from prn_fast.errors import EngineError
+
+ENGINE_RUN = "engine run"
+GRAPH_RUN = "graph verified, engine not run"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a caller may ask of a builder.
+
+    Attributes:
+        batch: sizes of a batch that the engine takes; None leaves it to the builder.
+        capabilities: GPUs to build for, by compute capability such as "8.9"; None leaves it to the builder.
+        on_share: called with a phase of a long step and the share of it that is done, 0..1.
+    """
+
+    batch: BatchProfile | None = None
+    capabilities: tuple[str, ...] | None = None
+    on_share: Callable[[str, float], None] = lambda phase, share: None
+
+    def refuse(self, backend: str, *names: str) -> None:
+        """An EngineError if one of the named options is set, which the backend has no use for."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise EngineError(f"engines of {backend} are built without {name}: they fit any; leave it out")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine that waits for its verification.
+
+    Attributes:
+        folder: of its files.
+        record: what the manifest should say of its build, JSON-ready.
+        stand_in: opens what is verified in the engine's place, where the engine cannot run: the graph that it is
+            built from. None if the engine itself is run.
+        finish: called once the candidate has passed; completes its folder and adds to the record.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    stand_in: Callable[[], Engine] | None = None
+    finish: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def verified(self) -> str:
+        """What the verification says something about: `ENGINE_RUN` or `GRAPH_RUN`."""
+        return ENGINE_RUN if self.stand_in is None else GRAPH_RUN

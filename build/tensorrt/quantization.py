@@ -1,0 +1,118 @@
+"""Eight bits through quantise and dequantise nodes in the graph, by ONNX Runtime's quantisation tools.
+
+As TensorRT wants it: signed and symmetric (no zero point), weights by output channel, biases left in float, and nothing
+quantised behind a convolution, where it would part the convolution from its activation.
+"""
+
+import contextlib
+import io
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_fast.build.export import INPUT_NAME
+from prn_fast.build.quantization import CLIPPED_SHARE, nodes_of
+
+OPERATIONS = ("Conv",)
+
+
+class ImageReader:
+    """Hands images to ONNX Runtime's calibration, one at a time."""
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self._remaining = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """The next image as the graph's input; None when all were given."""
+        image = next(self._remaining, None)
+        return None if image is None else {INPUT_NAME: image[np.newaxis]}
+
+
+def saved(model: Any, path: Path) -> str:
+    """Write an onnx.ModelProto and return its path."""
+    path.write_bytes(model.SerializeToString())
+    return str(path)
+
+
+def quantizable(model: Any, modules: Collection[str]) -> set[str]:
+    """Names of the convolutions of some modules of the network."""
+    return nodes_of((node for node in model.graph.node if node.op_type in OPERATIONS), modules)
+
+
+def activation_ranges(model: Any, nodes: Collection[str], images: NDArray[np.uint8], folder: Path) -> Any:
+    """Ranges of what flows into some convolutions, less the share of values that `CLIPPED_SHARE` clips.
+
+    Args:
+        model: onnx.ModelProto, float32.
+        nodes: names of convolutions.
+        images: (N, S, S, C), for calibration.
+        folder: for temporary files.
+    Returns:
+        onnxruntime's TensorsData.
+    """
+    import onnx
+    from onnxruntime.quantization.calibrate import PercentileCalibrater
+
+    fed = {node.input[0] for node in model.graph.node if node.name in nodes}
+
+    class Calibrater(PercentileCalibrater):  # type: ignore[misc]
+        def select_tensors_to_calibrate(self, model: Any) -> tuple[set[str], dict[str, Any]]:
+            infos = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in fed}
+            return fed, infos
+
+    calibrater = Calibrater(
+        saved(model, folder / "float.onnx"),
+        augmented_model_path=str(folder / "augmented.onnx"),
+        symmetric=True,
+        num_bins=2048,
+        percentile=100 * (1 - CLIPPED_SHARE),
+    )
+    calibrater.augment_graph()
+    calibrater.create_inference_session()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        for image in images:  # one at a time: each keeps all its maps until its histograms are made
+            calibrater.collect_data(ImageReader(image[np.newaxis]))
+        return calibrater.compute_data()
+
+
+def quantize(model: Any, nodes: Collection[str], ranges: Any, precision: str = "int8") -> Any:
+    """A graph with quantised convolutions.
+
+    Args:
+        model: onnx.ModelProto, float32; it is left alone.
+        nodes: names of convolutions to quantise.
+        ranges: of `activation_ranges`.
+        precision: "int8", or "fp8" (float8 E4M3).
+    Returns:
+        a new onnx.ModelProto; all that is not quantised is float32 as before.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    kind = {"int8": QuantType.QInt8, "fp8": QuantType.QFLOAT8E4M3FN}[precision]
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=kind,
+        activation_qType=kind,
+        tensors_range=ranges,
+        nodes_to_quantize=sorted(nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(OPERATIONS),
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(OPERATIONS),
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
