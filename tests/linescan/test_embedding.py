@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prn_fast.linescan.cmake_dir import cmake_dir
 from prn_fast.linescan.core import LineRing
 from prn_fast.linescan.inspector import Settings, open_inspector
 from tests.small_package import SIDE, textured_images
@@ -136,6 +137,15 @@ def test_in_a_process_that_has_an_interpreter(installed_python, built_package_pa
         "CHECK late strips are dropped and counted",
         "CHECK destroying with the lock held",
     ]
+
+
+@needs_compiler
+def test_the_host_in_the_docs_compiles(tmp_path):
+    text = (REPOSITORY / "docs" / "embedding.md").read_text()
+    source = tmp_path / "host.cpp"
+    source.write_text(text.split("```cpp\n", 1)[1].split("```", 1)[0])
+    include = cmake_dir().parent / "include"
+    checked("g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{include}", source, cwd=tmp_path)
 
 
 def test_without_a_compiler_all_else_installs_and_says_what_is_missing(tmp_path):
