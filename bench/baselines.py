@@ -175,8 +175,8 @@ class OpenVINOBaseline(Engine):
 # The name's ending states the precision, which decides the tolerance of the checks.
 BASELINES = {
     "eager:bf16": Baseline("eager PyTorch, bfloat16, channels-last", functools.partial(TorchBaseline, half=True)),
-    "torch-compile:fp32": Baseline("torch.compile", functools.partial(TorchBaseline, compile_mode="default")),
-    "torch-compile-max-autotune:fp32": Baseline(
+    "compile:fp32": Baseline("torch.compile", functools.partial(TorchBaseline, compile_mode="default")),
+    "compile-max:fp32": Baseline(
         "torch.compile with mode max-autotune", functools.partial(TorchBaseline, compile_mode="max-autotune")
     ),
     "onnxruntime:fp32": Baseline("ONNX Runtime on the plain export", OnnxRuntimeBaseline),

@@ -86,7 +86,8 @@ def bench_package(
         run = ScenarioRun()
         if scenarios.names and not result.interrupted:
             run = _run_scenarios(engines, result, images, scenarios, settings, on_progress)
-        network_ms, profiles = _look_inside(engines, package, result, images, on_progress)
+        notes: list[str] = []
+        network_ms, profiles = _look_inside(engines, package, result, images, on_progress, notes)
 
     ceilings: dict[str, Any] = {}
     memory: dict[tuple[str, int], dict[str, Any]] = {}
@@ -122,6 +123,7 @@ def bench_package(
         machine=machine,
         traffic=traffic_of(package.config),
         unavailable=unavailable,
+        notes=notes,
     )
 
 
@@ -235,6 +237,7 @@ def _look_inside(
     result: BenchResult,
     images: NDArray[np.uint8],
     on_progress: Progress,
+    notes: list[str],
 ) -> tuple[dict[tuple[str, int], dict[str, float]], list[dict[str, Any]]]:
     """Times of the network alone, and where it goes: of engines that are sound, after all else was timed."""
     network_ms: dict[tuple[str, int], dict[str, float]] = {}
@@ -245,12 +248,16 @@ def _look_inside(
     try:
         for done, name in enumerate(sound):
             on_progress("profile", name, done / len(sound))
-            for measurement in result.measurements:
-                chosen = np.resize(images, (measurement.batch, *images.shape[1:]))
-                if measurement.engine == name and (times := network_milliseconds(engines[name], chosen)):
-                    network_ms[name, measurement.batch] = times
-            if found := profile(engines[name], package, images[:1]):
-                profiles.append(found.to_dict())
+            try:
+                for measurement in result.measurements:
+                    chosen = np.resize(images, (measurement.batch, *images.shape[1:]))
+                    if measurement.engine == name and (times := network_milliseconds(engines[name], chosen)):
+                        network_ms[name, measurement.batch] = times
+                if found := profile(engines[name], package, images[:1]):
+                    profiles.append(found.to_dict())
+            except Exception as error:
+                # Speeds are measured by now, and a profiler that fails must not cost them.
+                notes.append(f"{name} could not be profiled: {type(error).__name__}: {error}")
         on_progress("profile", "", 1.0)
     except KeyboardInterrupt:
         result.interrupted = True

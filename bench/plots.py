@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from prn_fast.bench.wording import number
 
-WIDTH = 560
-LABEL_WIDTH = 124
+WIDTH = 600
+LABEL_WIDTH = 154
 ROW_HEIGHT = 46
 TOP, BOTTOM = 10, 44
 DOTS_BELOW = 40  # samples; under this many single calls are drawn instead of a histogram
@@ -114,7 +114,7 @@ def throughput_lines(batches: Sequence[int], rows: Sequence[tuple[Series, dict[i
         batches: all batch sizes, rising, at least two.
         rows: engine and its images per second by batch size.
     """
-    height, left, right, bottom = 300, 56, WIDTH - 150, 250
+    height, left, right, bottom = 300, 56, WIDTH - 190, 250
     limit = 1.12 * max(rate for _, rates in rows for rate in rates.values())
     y_of = _scale(0, limit, bottom, 16)
     x_of = _scale(math.log2(batches[0]), math.log2(batches[-1]), left + 16, right)
@@ -290,7 +290,7 @@ def roofline(
         parts.append(Markup('<polyline class="roof" points="{}"/>').format(line))
         y = plane.y(rate / 1e9) - 5
         if abs(previous - y) >= 14:
-            parts.append(_text(plane.right, y, f"{name} {number(rate / 1e9)}", "tick end"))
+            parts.append(_text(plane.right + 6, y + 9, f"{name} {number(rate / 1e9)}", "tick"))
             previous = y
     ends = []
     for series, batch, intensity, rate in points:
@@ -347,7 +347,7 @@ def timeline(
         labels: of the runs, in their order.
         rows: engine, and value and interval by the number of the run.
     """
-    height, left, right, bottom = 300, 56, WIDTH - 150, 236
+    height, left, right, bottom = 300, 56, WIDTH - 190, 236
     values = [value for _, points in rows for value, _ in points.values()]
     highs = [interval[1] for _, points in rows for _, interval in points.values() if interval]
     limit = 1.12 * max([*values, *highs])
@@ -388,7 +388,7 @@ def timeline(
 class _LogPlane:
     """Two logarithmic axes around values, with room for labels on the right."""
 
-    height, left, right, top, bottom = 320, 56, WIDTH - 150, 22, 262
+    height, left, right, top, bottom = 320, 56, WIDTH - 190, 22, 262
 
     def __init__(self, xs: Iterable[float], ys: Iterable[float]) -> None:
         (self.x_low, self.x_high), (self.y_low, self.y_high) = _decades(xs), _decades(ys)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from prn_fast.engine import Engine
-from prn_fast.engine.openvino import FLOAT_HINTS, GRAPH_FILE, OpenVINOEngine, import_openvino
+from prn_fast.engine.openvino import GRAPH_FILE, OpenVINOEngine, import_openvino, stated_float_type
 from prn_fast.model.prn import PRN
 from prn_fast.package import Package
 
@@ -167,10 +167,11 @@ def profile_openvino(name: str, package: Package, images: NDArray[np.uint8]) -> 
     """A built engine, compiled once more with OpenVINO's counters on."""
     openvino = import_openvino()
     core = openvino.Core()
-    graph = core.read_model(package.engine_folder(name) / GRAPH_FILE)
+    path = package.engine_folder(name) / GRAPH_FILE
+    graph = core.read_model(path)
     parts = parts_of_graph(graph)
     graph.reshape(list(images.shape))
-    hint = FLOAT_HINTS[name.rpartition(":")[2]]
+    hint = stated_float_type(graph, path)
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint, "PERF_COUNT": True}
     compiled = core.compile_model(graph, "CPU", settings)
     request = compiled.create_infer_request()

@@ -4,6 +4,7 @@ The document keeps every counted latency, by round, so that two reports can be c
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,7 @@ def build_report(
     scenarios: ScenarioSettings | None = None,
     scenario_run: ScenarioRun | None = None,
     unavailable: dict[str, str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Report:
     """JSON-ready report.
 
@@ -74,6 +76,7 @@ def build_report(
         package: name, sha256, config, training, flop_per_image (or None), images (checked), anomalies.
         traffic: of the network, see `ceilings.traffic_of`.
         unavailable: engines of the package that this machine cannot open, and why.
+        notes: what could not be looked at, and why.
     """
     machine, scenarios, run = machine or Machine(), scenarios or ScenarioSettings(), scenario_run or ScenarioRun()
     measured = {(m.engine, m.batch): m for m in result.measurements}
@@ -127,6 +130,7 @@ def build_report(
         "engines": engines,
         "results": results,
         "scenarios": [_scenario(found, run.others_share[found.scenario]) for found in run.results],
+        "notes": list(notes),
         "profiles": [one for one in machine.profiles if one["engine"] in passed],
     }
 

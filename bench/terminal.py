@@ -44,6 +44,7 @@ def as_renderable(report: Report) -> RenderableType:
         if result["warnings"]:
             where = f"{result['engine']}, {where_of(result)}"
             parts.append(Text(f"warning: {where}: {'; '.join(result['warnings'])}", style="yellow"))
+    parts += [Text(f"note: {note}", style="yellow") for note in report["notes"]]
     environment = report["environment"]
     machine = environment["machine"]
     parts.append(

@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_fast.bench import parity
 from prn_fast.bench.answers import Clock, ask, ask_without_copy, marked_copies
 from prn_fast.bench.cameras import CAMERAS, Camera, Tiling
 from prn_fast.bench.clock import MILLISECOND, SteadyClock, raw_clock
@@ -35,6 +36,7 @@ KNOWN_TILES = 16
 FIRST_SHARE_OF_CAPACITY = 0.9
 MINIMUM_BLOCKS = 16  # twice the buffers: overload shows
 RUNS_IN_TIME = 10
+PILE_UP = 0.25  # of a block's interval: that much longer waits in the second half are a queue that grows
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class CameraRun:
         lines_lost: of blocks that found no free buffer.
         queue_depth: most buffers in use at any arrival, the arriving block's included.
         held: nothing was lost, and work did not pile up: the second half of the blocks waited no longer than the first
-            by more than a block's interval.
+            by more than `PILE_UP`.
     """
 
     rate: float
@@ -182,7 +184,7 @@ class LineCameraScenario:
 
     def step(self, seconds_left: float) -> bool:
         """One run; False when the search is over."""
-        return self._search.step(seconds_left)
+        return not self.subject.faults and self._search.step(seconds_left)
 
     def _learn(self, columns: int) -> float:
         """The engine's answers to some tiles of each row, and the time that a row takes.
@@ -193,7 +195,10 @@ class LineCameraScenario:
         rng, tiles_of = self.subject.rng, self._surface.tiles
         chosen = rng.choice(PATTERN_ROWS * columns, size=min(KNOWN_TILES, PATTERN_ROWS * columns), replace=False)
         tiles = np.concatenate([tiles_of(row) for row in range(PATTERN_ROWS)])
-        self._known = Known.of(ask(self.subject.engine, tiles[chosen]))
+        answers = ask(self.subject.engine, tiles[chosen])
+        self.subject.faults += parity.form_faults(answers, len(chosen), tiles.shape[1])
+        self.subject.faults += [] if self.subject.faults else parity.dependence_faults(answers)
+        self._known = Known.of(answers)
         self._indices = np.full(PATTERN_ROWS * columns, -1)
         self._indices[chosen] = np.arange(len(chosen))
         self._indices = self._indices.reshape(PATTERN_ROWS, columns)
@@ -303,7 +308,7 @@ def _blocks_of(row: int, tiling: Tiling) -> set[int]:
 
 
 def _piled_up(latencies: list[tuple[int, float]], blocks: int, interval_ms: float) -> bool:
-    """Did blocks of the second half wait longer than those of the first, by more than a block's interval?"""
+    """Did blocks of the second half wait longer than those of the first, by a part of a block's interval?"""
     first = [latency for block, latency in latencies if block < blocks / 2]
     second = [latency for block, latency in latencies if block >= blocks / 2]
-    return not first or not second or float(np.median(second) - np.median(first)) > interval_ms
+    return not first or not second or float(np.median(second) - np.median(first)) > PILE_UP * interval_ms
