@@ -146,10 +146,16 @@ class Inspection:
         self._counts: Counter[str] = Counter()
         self._recent: deque[Defect] = deque(maxlen=_DEFECTS_KEPT)
         self._error: str | None = None
+        self._ended = threading.Event()
 
     def stop(self) -> None:
         """End soon: lines that arrived are still inspected. May be called from any thread."""
         self._source.stop()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all is done, and the ledger closed."""
+        return self._ended.is_set()
 
     def run(self) -> Snapshot:
         """Inspect until the source ends; returns the closed ledger and what was found.
@@ -159,6 +165,7 @@ class Inspection:
                 is in the ledger as dropped.
             PRNError: of the source, a sink, or a ledger that does not balance.
         """
+        self._inspector.warm_up()
         self._begin = time.monotonic()
         grabbing = threading.Thread(target=self._grab, name="prn-grab", daemon=True)
         for sink in self._sinks:
@@ -289,6 +296,7 @@ class Inspection:
         if self._error is None and self._grab_error is not None:
             self._error = str(self._grab_error) or type(self._grab_error).__name__
         self._report_gaps()
+        self._ended.set()
         last = self.snapshot()
         failed: list[LinescanError] = []
         for sink in self._sinks:

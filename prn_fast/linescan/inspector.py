@@ -90,6 +90,15 @@ class Inspector:
         )
         self._recent: deque[tuple[int, NDArray[np.uint8]]] = deque()
 
+    def warm_up(self) -> None:
+        """Run the engine once on black tiles: what it prepares at its first run must not make a strip late.
+
+        Raises:
+            EngineError: as `examine`.
+        """
+        self._tiles[:] = 0
+        self._maps()
+
     def inspect(self, strip: "Strip") -> list[Defect]:
         """As `examine`, of which it returns the defects only."""
         return self.examine(strip).defects
@@ -106,9 +115,7 @@ class Inspector:
         try:
             pixels = engine_pixels(strip.pixels, self.pixel_format, strip.first_line, self.engine.image_channels)
             self._tiler.cut(pixels, out=self._tiles)
-            maps = self.engine.infer(self._tiles).maps
-            if maps.shape != self._tiles.shape[:3] or not np.isfinite(maps).all():
-                raise EngineError(f"{self.engine.name}: a map is missing or holds NaN; do not use this engine")
+            maps = self._maps()
         except BaseException:
             strip.drop("engine_error")
             raise
@@ -124,6 +131,13 @@ class Inspector:
         """End of the web: its last lines, and the defects that reach it."""
         last = self._label(self._stitcher.flush())
         return Inspected(last.stitched, last.defects + [self._with_crop(one) for one in self._tracker.finish()])
+
+    def _maps(self) -> NDArray[np.float32]:
+        """Anomaly maps of the tiles; checked here too, whatever an engine's class makes of its output."""
+        maps = self.engine.infer(self._tiles).maps
+        if maps.shape != self._tiles.shape[:3] or not np.isfinite(maps).all():
+            raise EngineError(f"{self.engine.name}: a map is missing or holds NaN; do not use this engine")
+        return maps
 
     def _label(self, stitched: list[Stitched]) -> Inspected:
         """The defects that end in lines whose map is final."""

@@ -50,7 +50,7 @@ def test_json_lines_hold_defects_gaps_and_the_ledger(tmp_path):
 def test_json_lines_say_why_the_line_stopped(tmp_path):
     path = tmp_path / "found.jsonl"
     with pytest.raises(EngineError):
-        inspect([JSONLinesSink(path)], DarknessEngine(broken_from=2))
+        inspect([JSONLinesSink(path)], DarknessEngine(broken_from=3))
     end = json.loads(path.read_text().splitlines()[-1])
     assert "NaN" in end["error"]
     assert end["lines"] == end["inspected"] + sum(end["missing"].values()) + sum(end["dropped"].values())
@@ -194,7 +194,7 @@ def test_mqtt_says_that_the_line_stopped(broker):
     port, _, _ = broker
     listener = Listener(port)
     with pytest.raises(EngineError):
-        inspect([MQTTSink(f"mqtt://127.0.0.1:{port}/line")], DarknessEngine(broken_from=2))
+        inspect([MQTTSink(f"mqtt://127.0.0.1:{port}/line")], DarknessEngine(broken_from=3))
     assert "NaN" in listener.wait_for("line/status", status="stopped")["error"]
     listener.close()
 

@@ -122,13 +122,19 @@ class AravisSource(CameraSource):
                 stream.push_buffer(buffer)
             self._lost.clear()
             camera.get_device().connect("control-lost", lambda _: self._lost.set())
-            camera.start_acquisition()
         except LinescanError:
             raise
         except Exception as error:  # GLib errors share no base class that can be named without gi
             message = getattr(error, "message", str(error))
             raise LinescanError(f"aravis:{self._where}: {message}") from None
         self._camera, self._stream = camera, stream
+
+    def start(self) -> None:
+        """See `CameraSource.start`."""
+        try:
+            self._camera.start_acquisition()
+        except Exception:  # as above
+            raise CameraLost from None
 
     def _rate(self) -> float | None:
         try:

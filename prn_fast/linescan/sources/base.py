@@ -73,7 +73,7 @@ class Source(ABC):
         pixel_format: of the rows, GenICam name.
         lines: most lines in one block.
         line_rate: lines per second that the source was told to deliver; None where it does not know.
-        live: lines come whether or not anyone keeps up; the others wait for their reader.
+        live: lines come whether or not anyone keeps up; the others wait for their reader, and have no gaps.
     """
 
     live = True

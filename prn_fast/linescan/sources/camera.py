@@ -44,7 +44,9 @@ class Grabbed:
 
 
 class CameraSource(Source):
-    """A camera that delivers numbered blocks; subclasses say how to connect, grab and disconnect.
+    """A camera that delivers numbered blocks; subclasses say how to connect, start, grab and disconnect.
+
+    A subclass connects when it is made; lines flow from the first call of `events` on.
 
     Args:
         ids: as for `LineNumbers`.
@@ -76,7 +78,11 @@ class CameraSource(Source):
 
     @abstractmethod
     def connect(self) -> None:
-        """Find and start the camera; LinescanError where there is none."""
+        """Find and set up the camera; LinescanError where there is none."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Let the lines flow; raises CameraLost."""
 
     @abstractmethod
     def grab(self, timeout: float) -> Grabbed | None:
@@ -88,12 +94,17 @@ class CameraSource(Source):
 
     def events(self) -> Iterator[Event]:
         """See `Source.events`."""
+        started = False
         while not self.stopping:
             try:
+                if not started:
+                    self.start()
+                    started = True
                 grabbed = self.grab(_GRAB_SECONDS)
             except CameraLost:
                 self.times_lost += 1
                 self._wait_for_camera()
+                started = False
                 continue
             if grabbed is not None:
                 yield from self._place(grabbed)

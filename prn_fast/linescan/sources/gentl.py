@@ -79,12 +79,18 @@ class GenTLSource(CameraSource):
                 nodes.AcquisitionLineRate.value = line_rate
             self._width = int(nodes.Width.value)
             acquirer.num_buffers = self._buffers
-            acquirer.start()
         except Exception as error:  # producers raise many kinds, without a common base
             self.disconnect()
             message = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise LinescanError(f"gentl:{self._where}: the camera cannot be opened ({message})") from None
         self._acquirer = acquirer
+
+    def start(self) -> None:
+        """See `CameraSource.start`."""
+        try:
+            self._acquirer.start()
+        except Exception:  # as above
+            raise CameraLost from None
 
     def grab(self, timeout: float) -> Grabbed | None:
         """See `CameraSource.grab`."""

@@ -83,10 +83,16 @@ class PylonSource(CameraSource):
                 self._set_rate(camera, line_rate, lines)
             camera.MaxNumBuffer.SetValue(self._buffers)
             self._width = int(camera.Width.GetValue())
-            camera.StartGrabbing(pylon.GrabStrategy_OneByOne)
         except pylon.GenericException as error:
             raise LinescanError(f"pylon:{self._where}: {_first_line(error)}") from None
         self.camera = camera
+
+    def start(self) -> None:
+        """See `CameraSource.start`."""
+        try:
+            self.camera.StartGrabbing(self._pylon.GrabStrategy_OneByOne)
+        except self._pylon.GenericException:
+            raise CameraLost from None
 
     @staticmethod
     def _set_rate(camera: Any, line_rate: float, lines: int) -> None:

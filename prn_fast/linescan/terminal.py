@@ -1,0 +1,64 @@
+"""An inspection on a terminal."""
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prn_fast.linescan.defects import Defect
+from prn_fast.linescan.inspection import Snapshot
+
+SEVERITY_STYLES = {"minor": "yellow", "major": "bold yellow", "critical": "bold red"}
+_DEFECTS_SHOWN = 8
+
+
+def as_renderable(snapshot: Snapshot, title: str) -> RenderableType:
+    """Figures, ledger and last defects."""
+    state = Text(title, style="bold")
+    if snapshot.error:
+        state.append(f"  stopped: {snapshot.error}", style="bold red")
+    parts: list[RenderableType] = [state, _figures(snapshot)]
+    if snapshot.recent:
+        parts.append(_defects(snapshot.recent[:_DEFECTS_SHOWN]))
+    return Group(*parts)
+
+
+def _figures(snapshot: Snapshot) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    for heading in ("lines", "inspected", "missing", "dropped", "lines/s", "p50 ms", "p99 ms", "max ms", "defects"):
+        table.add_column(heading, justify="right")
+    latency = snapshot.latency
+    milliseconds = ("–",) * 3 if latency is None else tuple(f"{1e3 * value:.1f}" for value in vars(latency).values())
+    missing, dropped = sum(snapshot.missing.values()), sum(snapshot.dropped.values())
+    table.add_row(
+        f"{snapshot.lines:,}",
+        f"{snapshot.inspected:,}",
+        Text(f"{missing:,}", style="yellow" if missing else ""),
+        Text(f"{dropped:,}", style="red" if dropped else ""),
+        f"{snapshot.lines_per_second:,.0f}",
+        *milliseconds,
+        f"{sum(snapshot.defects.values()):,}",
+    )
+    return table
+
+
+def _defects(defects: list[Defect]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    for heading in ("defect", "line", "x", "lines", "width", "area", "peak"):
+        table.add_column(heading, justify="right")
+    table.add_column("severity")
+    table.add_column("mm (along, across)")
+    for one in defects:
+        place = "" if one.millimetres is None else f"{one.millimetres.along:,.1f}, {one.millimetres.across:,.1f}"
+        table.add_row(
+            str(one.number),
+            f"{one.first_line:,}",
+            str(one.left),
+            str(one.lines),
+            str(one.width),
+            f"{one.area:,}",
+            f"{one.peak:.2f}",
+            Text(str(one.severity), style=SEVERITY_STYLES[one.severity]),
+            place,
+        )
+    return table
