@@ -34,9 +34,12 @@ $(OLDER_TRITON): | setup
 	$(BIN)/pip install --quiet --no-deps --target $@.part triton==3.6.0
 	mv $@.part $@
 
+CPP = $(shell find prn_fast examples tests -name '*.[ch]pp' -o -name linescan.h)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	rm -rf .build/typecheck && mkdir -p .build/typecheck/prn_fast
 	ln -s $(addprefix $(CURDIR)/prn_fast/,$(notdir $(filter-out %__pycache__,$(wildcard prn_fast/*)))) .build/typecheck/prn_fast/
 	ln -s $(addprefix $(CURDIR)/,kernels build bench) .build/typecheck/prn_fast/
@@ -45,6 +48,7 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 clean:
 	rm -rf $(VENV) .build runs *.egg-info

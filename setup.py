@@ -64,6 +64,7 @@ DEVELOPMENT = [
     "jsonschema>=4",
     "efficientnet-lite-pytorch==0.1.0",  # the publisher's definition of lite0, to test against
     "ruff>=0.9",
+    "clang-format==23.1.5",  # each version formats a little differently
     "mypy>=1.13",
     "pre-commit>=4",
     "scipy-stubs",

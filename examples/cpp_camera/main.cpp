@@ -17,10 +17,11 @@ namespace {
 constexpr uint64_t BLOCK_LINES = 100;
 
 void print(const prn::Defect &defect) {
-    std::printf("{\"first_line\": %llu, \"left\": %llu, \"lines\": %llu, \"width\": %llu, \"area\": %llu, \"peak\": %.6f, "
-                "\"severity\": \"%s\"}\n",
-                (unsigned long long)defect.first_line, (unsigned long long)defect.left, (unsigned long long)defect.lines,
-                (unsigned long long)defect.width, (unsigned long long)defect.area, defect.peak, defect.severity.c_str());
+    std::printf(
+        "{\"first_line\": %llu, \"left\": %llu, \"lines\": %llu, \"width\": %llu, \"area\": %llu, \"peak\": %.6f, "
+        "\"severity\": \"%s\"}\n",
+        (unsigned long long)defect.first_line, (unsigned long long)defect.left, (unsigned long long)defect.lines,
+        (unsigned long long)defect.width, (unsigned long long)defect.area, defect.peak, defect.severity.c_str());
 }
 
 int inspect(const char *package, const char *lines_file, uint32_t width, const char *engine) {

@@ -16,7 +16,8 @@ using prn::Error;
 
 namespace {
 
-constexpr std::array<const char *, PRN_MISSING_REASONS> MISSING_REASONS = {"gap", "incomplete", "failed", "camera_lost"};
+constexpr std::array<const char *, PRN_MISSING_REASONS> MISSING_REASONS = {"gap", "incomplete", "failed",
+                                                                           "camera_lost"};
 constexpr std::array<const char *, PRN_DROPPED_REASONS> DROP_REASONS = {"queue_full", "overload", "engine_error",
                                                                         "abandoned", "closed"};
 
@@ -70,7 +71,8 @@ py::tuple as_tuple(const Names &names) {
 
 std::array<const char *, PIXEL_FORMATS.size()> format_names() {
     std::array<const char *, PIXEL_FORMATS.size()> names{};
-    std::transform(PIXEL_FORMATS.begin(), PIXEL_FORMATS.end(), names.begin(), [](const NamedFormat &f) { return f.name; });
+    std::transform(PIXEL_FORMATS.begin(), PIXEL_FORMATS.end(), names.begin(),
+                   [](const NamedFormat &f) { return f.name; });
     return names;
 }
 
@@ -123,7 +125,9 @@ bool rows_are_contiguous(const py::array &array) {
     return true;
 }
 
-bool is_bytes(const py::array &array) { return array.dtype().kind() == 'u' && array.itemsize() == 1; }
+bool is_bytes(const py::array &array) {
+    return array.dtype().kind() == 'u' && array.itemsize() == 1;
+}
 
 bool is_little_endian_words(const py::array &array) {
     return array.dtype().kind() == 'u' && array.itemsize() == 2 && array.dtype().byteorder() != '>';
@@ -155,8 +159,8 @@ struct Ledger {
     }
 };
 
-// Lent memory is shared by the strip, until it is settled, and its numpy views; it goes back when the last of them is gone.
-// Giving it back is one atomic store: it neither waits for anyone nor makes the grab thread wait.
+// Lent memory is shared by the strip, until it is settled, and its numpy views; it goes back when the last of them is
+// gone. Giving it back is one atomic store: it neither waits for anyone nor makes the grab thread wait.
 class Strip {
   public:
     Strip(prn::Strip lent, const prn_ring_info &info)
@@ -269,8 +273,8 @@ class LineRing {
         const bool as_bytes = is_bytes(rows) && rows.ndim() == 2 && rows.shape(1) == row_bytes;
         const bool as_pixels = is_bytes(rows) && rows.ndim() == 3 && rows.shape(1) == width &&
                                rows.shape(2) == channels && width * channels == row_bytes;
-        const bool as_words = is_little_endian_words(rows) && rows.ndim() == 2 && rows.shape(1) == width &&
-                              2 * width == row_bytes;
+        const bool as_words =
+            is_little_endian_words(rows) && rows.ndim() == 2 && rows.shape(1) == width && 2 * width == row_bytes;
         if (!as_bytes && !as_pixels && !as_words) {
             std::string expected = "uint8 (lines, " + std::to_string(row_bytes) + ")";
             if (channels > 1) {
@@ -387,12 +391,13 @@ PYBIND11_MODULE(_native, module) {
                                                                     to_u32(tile, "tile"), to_u32(overlap, "overlap"),
                                                                     to_u32(depth, "depth")}));
              }),
-             py::arg("width"), py::arg("pixel_format") = "Mono8", py::kw_only(), py::arg("tile"), py::arg("overlap") = 0,
-             py::arg("depth") = 8)
+             py::arg("width"), py::arg("pixel_format") = "Mono8", py::kw_only(), py::arg("tile"),
+             py::arg("overlap") = 0, py::arg("depth") = 8)
         .def_static("from_capsule", &adopt, py::arg("capsule"))
         .def_property_readonly("width", [](const LineRing &ring) { return ring.fixed().width; })
         .def_property_readonly("channels", [](const LineRing &ring) { return ring.fixed().channels; })
-        .def_property_readonly("pixel_format", [](const LineRing &ring) { return format_name(ring.fixed().pixel_format); })
+        .def_property_readonly("pixel_format",
+                               [](const LineRing &ring) { return format_name(ring.fixed().pixel_format); })
         .def_property_readonly("row_bytes", [](const LineRing &ring) { return ring.fixed().row_bytes; })
         .def_property_readonly("tile", [](const LineRing &ring) { return ring.fixed().tile; })
         .def_property_readonly("overlap", [](const LineRing &ring) { return ring.fixed().overlap; })
@@ -409,7 +414,8 @@ PYBIND11_MODULE(_native, module) {
         .def("ledger", &LineRing::ledger);
 
     py::class_<Tiler>(module, "Tiler")
-        .def(py::init<int64_t, int64_t, int64_t>(), py::arg("width"), py::kw_only(), py::arg("tile"), py::arg("overlap") = 0)
+        .def(py::init<int64_t, int64_t, int64_t>(), py::arg("width"), py::kw_only(), py::arg("tile"),
+             py::arg("overlap") = 0)
         .def_property_readonly("lefts", &Tiler::lefts)
         .def("cut", &Tiler::cut, py::arg("pixels").noconvert(), py::arg("out").noconvert() = py::none());
 }

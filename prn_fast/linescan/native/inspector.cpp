@@ -17,7 +17,8 @@
 namespace prn {
 namespace {
 
-// Waiting for the inspecting thread while holding the interpreter's lock would wait for ever: that thread needs the lock.
+// Waiting for the inspecting thread while holding the interpreter's lock would wait for ever: that thread needs the
+// lock.
 class WithoutGil {
   public:
     WithoutGil() : state_(Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr) {}
@@ -44,7 +45,8 @@ class WithGil {
     const PyGILState_STATE state_;
 };
 
-// Starts the interpreter unless there is one. It is never ended: extension modules such as numpy do not survive a restart.
+// Starts the interpreter unless there is one. It is never ended: extension modules such as numpy do not survive a
+// restart.
 void start_python(std::string executable) {
     static std::mutex mutex;
     const std::lock_guard<std::mutex> lock(mutex);
@@ -179,8 +181,8 @@ PyObject *report_defect(PyObject *capsule, PyObject *fields) {
     unsigned long long number, first_line, left, lines, width, area;
     const char *severity = nullptr;
     int continues = 0;
-    if (!PyArg_ParseTuple(fields, "KKKKKKdsp", &number, &first_line, &left, &lines, &width, &area, &defect.peak, &severity,
-                          &continues)) {
+    if (!PyArg_ParseTuple(fields, "KKKKKKdsp", &number, &first_line, &left, &lines, &width, &area, &defect.peak,
+                          &severity, &continues)) {
         return nullptr;
     }
     defect.number = number;
@@ -224,10 +226,10 @@ PyObject *open_host(const std::string &package, const InspectorOptions &options)
     const Object module(import_embedding());
     const Object type(require_object(PyObject_GetAttrString(module.get(), "Host")));
     const Object arguments(require_object(Py_BuildValue("(s)", package.c_str())));
-    const Object settings(require_object(
-        Py_BuildValue("{s:I,s:I,s:I,s:s,s:d,s:I,s:d,s:d,s:d}", "width", options.width, "pixel_format", options.pixel_format,
-                      "overlap", options.overlap, "engine", options.engine.c_str(), "threshold", options.threshold,
-                      "min_area", options.min_area, "pixel_mm", options.pixel_mm, "line_mm", options.line_mm, "budget_ms", options.budget_ms)));
+    const Object settings(require_object(Py_BuildValue(
+        "{s:I,s:I,s:I,s:s,s:d,s:I,s:d,s:d,s:d}", "width", options.width, "pixel_format", options.pixel_format,
+        "overlap", options.overlap, "engine", options.engine.c_str(), "threshold", options.threshold, "min_area",
+        options.min_area, "pixel_mm", options.pixel_mm, "line_mm", options.line_mm, "budget_ms", options.budget_ms)));
     return require_object(PyObject_Call(type.get(), arguments.get(), settings.get()));
 }
 
@@ -253,8 +255,8 @@ void Inspection::run(const std::string &package, const InspectorOptions &options
             const Object self(require_object(PyCapsule_New(this, INSPECTION_CAPSULE, nullptr)));
             const Object defects(require_object(PyCFunction_New(&REPORT_DEFECT, self.get())));
             const Object errors(require_object(PyCFunction_New(&REPORT_ERROR, self.get())));
-            const Object done(require_object(
-                PyObject_CallMethod(host.get(), "run", "OOO", lent.get(), defects.get(), errors.get())));
+            const Object done(
+                require_object(PyObject_CallMethod(host.get(), "run", "OOO", lent.get(), defects.get(), errors.get())));
         } catch (const Error &error) {
             if (!ring) {
                 ready.set_exception(std::current_exception());
@@ -312,7 +314,8 @@ Inspector::Inspector(const std::string &package, const InspectorOptions &options
     const WithoutGil without_gil;
     std::promise<void> ready;
     std::future<void> opened = ready.get_future();
-    inspection_->inspecting = std::thread([this, package, options, &ready] { inspection_->run(package, options, ready); });
+    inspection_->inspecting =
+        std::thread([this, package, options, &ready] { inspection_->run(package, options, ready); });
     try {
         opened.get();
     } catch (...) {
@@ -340,7 +343,9 @@ void Inspector::push(const Block &block) {
     inspection_->ring->push(block.rows, block.lines, block.pitch, block.first_line, block.timestamp_ns);
 }
 
-void Inspector::push_missing(uint64_t lines, int32_t reason) { inspection_->ring->push_missing(lines, reason); }
+void Inspector::push_missing(uint64_t lines, int32_t reason) {
+    inspection_->ring->push_missing(lines, reason);
+}
 
 void Inspector::finish() {
     const WithoutGil without_gil;
@@ -348,6 +353,8 @@ void Inspector::finish() {
     inspection_->join();
 }
 
-prn_ledger Inspector::ledger() const { return inspection_->ring->ledger(); }
+prn_ledger Inspector::ledger() const {
+    return inspection_->ring->ledger();
+}
 
 }  // namespace prn

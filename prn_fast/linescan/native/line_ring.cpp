@@ -11,7 +11,9 @@ namespace {
 enum State : uint64_t { FREE = 0, WRITING = 1, WAITING = 2, HELD = 3 };
 constexpr uint64_t STATE_BITS = 2, STATE_MASK = 3;
 
-constexpr uint64_t word_of(uint64_t index, State state) { return index << STATE_BITS | state; }
+constexpr uint64_t word_of(uint64_t index, State state) {
+    return index << STATE_BITS | state;
+}
 
 constexpr uint32_t MAX_WIDTH = 1u << 20, MAX_TILE = 1u << 14, MAX_DEPTH = 1024;
 // 400,000 years at 80 kHz: a counter beyond is garbage.
@@ -126,8 +128,8 @@ prn_status LineRing::push_missing(uint64_t lines, int32_t reason, uint64_t times
 
 void LineRing::append_missing(uint64_t lines, int32_t reason) {
     const uint64_t end = next_line_.load(std::memory_order_relaxed) + lines;
-    // Past 2 tiles the strips in hand hold missing lines only. Whole strides of such lines change nothing but the numbers,
-    // so a gap of any length costs no more than a few strips.
+    // Past 2 tiles the strips in hand hold missing lines only. Whole strides of such lines change nothing but the
+    // numbers, so a gap of any length costs no more than a few strips.
     const uint64_t written_first = std::min<uint64_t>(lines, 2 * uint64_t(options_.tile));
     append(nullptr, written_first, 0);
     const uint64_t skipped = (lines - written_first) / stride_;
@@ -187,7 +189,8 @@ void LineRing::open_strip(uint64_t index) {
 
 // Publishes a strip, unless none of the lines that it owns arrived: then nothing in it waits for a verdict.
 void LineRing::complete(uint32_t completed) {
-    keep_as_last_complete(completed);
+    free_unpublished(last_complete_);
+    last_complete_ = completed;
     Slot &slot = slots_[completed];
     slot.owned_present = uint64_t(std::count(slot.missing + (slot.owned_begin - slot.first_line),
                                              slot.missing + (slot.owned_end - slot.first_line), 0));
@@ -196,11 +199,6 @@ void LineRing::complete(uint32_t completed) {
     if (slot.owned_present > 0) {
         slot.word.store(word_of(slot.index, WAITING), std::memory_order_release);
     }
-}
-
-void LineRing::keep_as_last_complete(uint32_t completed) {
-    free_unpublished(last_complete_);
-    last_complete_ = completed;
 }
 
 void LineRing::free_unpublished(uint32_t number) {
@@ -256,8 +254,8 @@ prn_status LineRing::finish() {
     return PRN_OK;
 }
 
-// Makes the strip being filled the last one: its lines end with the web's, and those before come from the strip before it.
-// A web shorter than a strip is filled up with missing lines that nobody owns.
+// Makes the strip being filled the last one: its lines end with the web's, and those before come from the strip before
+// it. A web shorter than a strip is filled up with missing lines that nobody owns.
 void LineRing::move_flush_with(uint64_t end) {
     Slot &slot = slots_[filling_];
     const uint64_t rows = std::min<uint64_t>(end - slot.first_line, options_.tile), lacking = options_.tile - rows;
@@ -300,7 +298,8 @@ prn_status LineRing::pop(uint64_t timeout_ns, prn_strip &strip) {
         if (waited >= timeout_ns) {
             return PRN_EMPTY;
         }
-        std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(POLL, std::chrono::nanoseconds(timeout_ns - waited)));
+        std::this_thread::sleep_for(
+            std::min<std::chrono::nanoseconds>(POLL, std::chrono::nanoseconds(timeout_ns - waited)));
     }
 }
 

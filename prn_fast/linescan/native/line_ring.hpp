@@ -1,8 +1,8 @@
 // Single-producer line ring with bounded memory: lines in, overlapping strips out, every line counted once.
 //
-// The ring is a fixed set of slots, each as large as a strip. The producer writes a line into every strip that holds it (two
-// within the overlap), so a strip is contiguous and can be lent without a copy. A slot's state and strip index share one
-// atomic word; whoever exchanges the word owns the slot:
+// The ring is a fixed set of slots, each as large as a strip. The producer writes a line into every strip that holds it
+// (two within the overlap), so a strip is contiguous and can be lent without a copy. A slot's state and strip index
+// share one atomic word; whoever exchanges the word owns the slot:
 //
 //     FREE --producer--> WRITING --producer--> WAITING --reader--> HELD --reader--> FREE
 //                           ^------producer-------'   (queue full: the oldest waiting strip is dropped)
@@ -54,7 +54,6 @@ class LineRing {
     void append_missing(uint64_t lines, int32_t reason);
     void open_strip(uint64_t index);
     void complete(uint32_t completed);
-    void keep_as_last_complete(uint32_t completed);
     void move_flush_with(uint64_t end);
     uint32_t acquire_slot();
     void free_unpublished(uint32_t number);

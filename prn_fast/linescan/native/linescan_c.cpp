@@ -39,13 +39,15 @@ bool is_sized(const Struct *value) {
 
 }  // namespace
 
-uint32_t prn_abi_version(void) { return PRN_ABI_VERSION; }
+uint32_t prn_abi_version(void) {
+    return PRN_ABI_VERSION;
+}
 
 const prn_ring_api *prn_get_ring_api(void) {
     static const prn_ring_api api = {
-        sizeof(prn_ring_api), PRN_ABI_VERSION,       prn_ring_create, prn_ring_retain, prn_ring_release, prn_ring_describe,
-        prn_ring_push,        prn_ring_push_missing, prn_ring_finish, prn_ring_pop,    prn_ring_settle,  prn_ring_give_back,
-        prn_ring_read_ledger,
+        sizeof(prn_ring_api), PRN_ABI_VERSION,    prn_ring_create,       prn_ring_retain, prn_ring_release,
+        prn_ring_describe,    prn_ring_push,      prn_ring_push_missing, prn_ring_finish, prn_ring_pop,
+        prn_ring_settle,      prn_ring_give_back, prn_ring_read_ledger,
     };
     return &api;
 }
@@ -130,7 +132,9 @@ prn_status prn_ring_push_missing(prn_ring *ring, uint64_t lines, int32_t reason,
     return ring == nullptr ? PRN_BAD_ARGUMENT : ring->ring.push_missing(lines, reason, timestamp_ns);
 }
 
-prn_status prn_ring_finish(prn_ring *ring) { return ring == nullptr ? PRN_BAD_ARGUMENT : ring->ring.finish(); }
+prn_status prn_ring_finish(prn_ring *ring) {
+    return ring == nullptr ? PRN_BAD_ARGUMENT : ring->ring.finish();
+}
 
 prn_status prn_ring_pop(prn_ring *ring, uint64_t timeout_ns, prn_strip *strip) {
     if (ring == nullptr || !is_sized(strip)) {

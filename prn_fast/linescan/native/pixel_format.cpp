@@ -77,8 +77,8 @@ constexpr PixelFormat FORMATS[] = {
 }  // namespace
 
 const PixelFormat *find_pixel_format(uint32_t code) {
-    const auto *found =
-        std::find_if(std::begin(FORMATS), std::end(FORMATS), [code](const PixelFormat &one) { return one.code == code; });
+    const auto *found = std::find_if(std::begin(FORMATS), std::end(FORMATS),
+                                     [code](const PixelFormat &one) { return one.code == code; });
     return found == std::end(FORMATS) ? nullptr : found;
 }
 

@@ -1,5 +1,6 @@
-// A producer and a reader at full speed, with losses and dropped strips; run under a sanitizer by test_native_threads.py.
-// Each line is filled with bytes made of its number, so any torn or misplaced line shows. Exit status 0: all as expected.
+// A producer and a reader at full speed, with losses and dropped strips; run under a sanitizer by
+// test_native_threads.py. Each line is filled with bytes made of its number, so any torn or misplaced line shows. Exit
+// status 0: all as expected.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -24,14 +25,20 @@ void *operator new(size_t size) {
     }
     throw std::bad_alloc();
 }
-[[gnu::noinline]] void operator delete(void *memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void *memory, size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void *memory) noexcept {
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void *memory, size_t) noexcept {
+    std::free(memory);
+}
 
 namespace {
 
 constexpr uint32_t WIDTH = 64, TILE = 16, OVERLAP = 5;
 
-uint8_t byte_of(uint64_t line) { return uint8_t((line * 2654435761u) >> 13); }
+uint8_t byte_of(uint64_t line) {
+    return uint8_t((line * 2654435761u) >> 13);
+}
 
 void require(bool condition, const char *what) {
     if (!condition) {

@@ -27,8 +27,8 @@ struct InspectorOptions {
     double threshold = 0;               // of the anomaly map, 0..1; 0: the package's
     uint32_t min_area = 0;              // smaller regions are no defects, pixels; 0: the usual
     double pixel_mm = 0, line_mm = 0;   // size of a pixel on the web, both or none
-    // Python executable whose environment holds prn_fast; empty: the one that CMake found. Unused in a process that has an
-    // interpreter.
+    // Python executable whose environment holds prn_fast; empty: the one that CMake found. Unused in a process that has
+    // an interpreter.
     std::string python;
 };
 
@@ -46,10 +46,10 @@ struct Defect {
     uint64_t number = 0;  // counts up from 1
     uint64_t first_line = 0, left = 0;
     uint64_t lines = 0, width = 0;
-    uint64_t area = 0;      // pixels
-    double peak = 0;        // of the anomaly map, 0..1
-    std::string severity;   // "minor", "major" or "critical"
-    bool continues = false; // cut at the greatest length; what follows is another defect
+    uint64_t area = 0;       // pixels
+    double peak = 0;         // of the anomaly map, 0..1
+    std::string severity;    // "minor", "major" or "critical"
+    bool continues = false;  // cut at the greatest length; what follows is another defect
 };
 
 namespace detail {

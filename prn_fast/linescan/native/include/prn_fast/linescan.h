@@ -1,11 +1,11 @@
-/* Line ring and tiler: the C interface. docs/embedding.md describes threads and lifetimes; linescan.hpp wraps it for C++.
+/* Line ring and tiler: the C interface; linescan.hpp wraps it for C++. docs/embedding.md has threads and lifetimes.
  *
- * Line: one row of the web, numbered from 0. Strip: `tile` lines over the full width; strip r starts at line r * stride,
- * stride = tile - overlap; the last one, after prn_ring_finish, is flush with the web's end. A strip owns the lines that the
- * strip before it does not hold; in the ledger it answers for these.
+ * Line: one row of the web, numbered from 0. Strip: `tile` lines over the full width; strip r starts at line r *
+ * stride, stride = tile - overlap; the last one, after prn_ring_finish, is flush with the web's end. A strip owns the
+ * lines that the strip before it does not hold; in the ledger it answers for these.
  *
- * Every structure that a caller passes begins with `struct_size`, set by the caller to sizeof: a newer library reads and
- * writes no more than an older caller knows.
+ * Every structure that a caller passes begins with `struct_size`, set by the caller to sizeof: a newer library reads
+ * and writes no more than an older caller knows.
  */
 #ifndef PRN_FAST_LINESCAN_H
 #define PRN_FAST_LINESCAN_H
@@ -29,16 +29,16 @@ extern "C" {
 typedef int32_t prn_status;
 enum {
     PRN_OK = 0,
-    PRN_EMPTY = 1,           /* no strip came in time */
-    PRN_END = 2,             /* the web has ended and every strip was taken */
-    PRN_BAD_ARGUMENT = -1,   /* a null pointer, a wrong struct_size, an unknown reason, a pitch below a row */
-    PRN_BAD_OPTIONS = -2,    /* width, format, tile, overlap or depth cannot work */
+    PRN_EMPTY = 1,         /* no strip came in time */
+    PRN_END = 2,           /* the web has ended and every strip was taken */
+    PRN_BAD_ARGUMENT = -1, /* a null pointer, a wrong struct_size, an unknown reason, a pitch below a row */
+    PRN_BAD_OPTIONS = -2,  /* width, format, tile, overlap or depth cannot work */
     PRN_NO_MEMORY = -3,
-    PRN_STALE_LINE = -4,     /* first_line is below the next line: these lines came before */
-    PRN_FINISHED = -5,       /* lines after prn_ring_finish */
-    PRN_BUSY = -6,           /* two threads push at once */
-    PRN_TOO_MANY_HELD = -7,  /* `depth` strips are held: give one back first */
-    PRN_SETTLED = -8         /* the strip has its verdict, or was given back */
+    PRN_STALE_LINE = -4,    /* first_line is below the next line: these lines came before */
+    PRN_FINISHED = -5,      /* lines after prn_ring_finish */
+    PRN_BUSY = -6,          /* two threads push at once */
+    PRN_TOO_MANY_HELD = -7, /* `depth` strips are held: give one back first */
+    PRN_SETTLED = -8        /* the strip has its verdict, or was given back */
 };
 
 /* PFNC codes, as cameras and their libraries report them. Bayer mosaics pass as one channel. */
@@ -127,7 +127,7 @@ typedef struct prn_ledger {
     uint64_t dropped[PRN_DROPPED_REASONS];
 } prn_ledger;
 
-/* The functions of the ring as a table, so that code compiled elsewhere can use a ring with the library that made it. */
+/* The ring's functions as a table, so that code compiled elsewhere uses a ring with the library that made it. */
 typedef struct prn_ring_api {
     uint32_t struct_size;
     uint32_t abi_version;
@@ -163,9 +163,9 @@ PRN_EXPORT void prn_ring_retain(prn_ring *ring);
 PRN_EXPORT void prn_ring_release(prn_ring *ring);
 PRN_EXPORT prn_status prn_ring_describe(const prn_ring *ring, prn_ring_info *info);
 
-/* Grab side: one thread at a time. Never waits, allocates or locks. Copies the rows; `pitch` bytes from row to row, 0 for
- * rows without padding. Lines between the next line and first_line count as missing (PRN_MISSING_GAP). timestamp_ns:
- * arrival on the monotonic clock, 0 for now. After an error nothing was taken. */
+/* Grab side: one thread at a time. Never waits, allocates or locks. Copies the rows; `pitch` bytes from row to row, 0
+ * for rows without padding. Lines between the next line and first_line count as missing (PRN_MISSING_GAP).
+ * timestamp_ns: arrival on the monotonic clock, 0 for now. After an error nothing was taken. */
 PRN_EXPORT prn_status prn_ring_push(prn_ring *ring, const void *rows, uint64_t lines, size_t pitch, uint64_t first_line,
                                     uint64_t timestamp_ns);
 PRN_EXPORT prn_status prn_ring_push_missing(prn_ring *ring, uint64_t lines, int32_t reason, uint64_t timestamp_ns);
@@ -182,13 +182,14 @@ PRN_EXPORT prn_status prn_ring_give_back(prn_ring *ring, const prn_strip *strip)
 /* Any thread. */
 PRN_EXPORT prn_status prn_ring_read_ledger(const prn_ring *ring, prn_ledger *ledger);
 
-/* Number of tiles along an axis of `length` pixels, 0 where length < tile or overlap >= tile; and the start of the k-th:
- * k * stride, the last flush with the end. */
+/* Number of tiles along an axis of `length` pixels, 0 where length < tile or overlap >= tile; and the start of the
+ * k-th: k * stride, the last flush with the end. */
 PRN_EXPORT uint64_t prn_tile_count(uint64_t length, uint64_t tile, uint64_t overlap);
 PRN_EXPORT uint64_t prn_tile_start(uint64_t length, uint64_t tile, uint64_t overlap, uint64_t k);
-/* Copy the tiles of a strip (tile, width, channels) with `pitch` bytes from row to row to (count, tile, tile, channels). */
-PRN_EXPORT prn_status prn_cut_tiles(const uint8_t *pixels, size_t pitch, uint32_t width, uint32_t channels, uint32_t tile,
-                                    uint32_t overlap, uint8_t *tiles);
+/* Copy the tiles of a strip (tile, width, channels) with `pitch` bytes from row to row to (count, tile, tile,
+ * channels). */
+PRN_EXPORT prn_status prn_cut_tiles(const uint8_t *pixels, size_t pitch, uint32_t width, uint32_t channels,
+                                    uint32_t tile, uint32_t overlap, uint8_t *tiles);
 
 #ifdef __cplusplus
 }

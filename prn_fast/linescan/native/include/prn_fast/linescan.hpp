@@ -52,7 +52,8 @@ class RingHandle {
 class Strip {
   public:
     Strip(RingHandle ring, const prn_strip &fields) : ring_(std::move(ring)), fields_(fields) {}
-    Strip(Strip &&other) noexcept : ring_(other.ring_), fields_(other.fields_), lent_(std::exchange(other.lent_, false)) {}
+    Strip(Strip &&other) noexcept
+        : ring_(other.ring_), fields_(other.fields_), lent_(std::exchange(other.lent_, false)) {}
     Strip &operator=(Strip &&) = delete;
     ~Strip() {
         if (lent_) {
@@ -114,8 +115,8 @@ class LineRing {
 
   private:
     static prn_ring *create(const LineRingOptions &options) {
-        const prn_ring_options fields = {sizeof(prn_ring_options), options.pixel_format, options.width,
-                                         options.tile,             options.overlap,      options.depth};
+        const prn_ring_options fields = {sizeof(prn_ring_options), options.pixel_format, options.width, options.tile,
+                                         options.overlap,          options.depth};
         prn_ring *ring = nullptr;
         require_ok(prn_ring_create(&fields, &ring));
         return ring;
