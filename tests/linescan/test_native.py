@@ -1,6 +1,8 @@
 """The native line ring, tiler and ledger."""
 
+import ctypes
 import gc
+import signal
 import threading
 import time
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from prn_fast.errors import LinescanError
 from prn_fast.kernels.tile_normalize import reference
-from prn_fast.linescan.core import DROP_REASONS, MISSING_REASONS, PIXEL_FORMATS, LineRing, Tiler
+from prn_fast.linescan.core import ABI_VERSION, DROP_REASONS, MISSING_REASONS, PIXEL_FORMATS, LineRing, Tiler
 
 
 def random_lines(lines: int, width: int, seed: int = 0) -> np.ndarray:
@@ -493,3 +495,57 @@ def test_the_ledger_balances_with_producer_and_reader_in_parallel():
     ledger = ring.ledger()
     assert ledger.lines == len(image)
     assert balanced(ledger)
+
+
+def test_a_signal_ends_waiting():
+    class Alarm(Exception):
+        pass
+
+    def ring_the_bell(*_):
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring_the_bell)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Alarm):
+            LineRing(8, tile=4).pop(timeout=3600)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan")])
+def test_a_timeout_that_is_no_time_is_refused(timeout):
+    with pytest.raises(LinescanError, match="timeout"):
+        LineRing(8, tile=4).pop(timeout=timeout)
+
+
+# -- rings of C++ hosts -------------------------------------------------------------------------------------------
+
+
+class RingReference(ctypes.Structure):
+    """prn_ring_reference of linescan.h."""
+
+    _fields_ = (("ring", ctypes.c_void_p), ("api", ctypes.c_void_p))
+
+
+def make_capsule(pointer, name: bytes):
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return make(pointer, name, None)
+
+
+def test_a_host_of_another_version_is_refused():
+    table = (ctypes.c_uint32 * 64)(256, ABI_VERSION + 1)
+    reference = RingReference(None, ctypes.addressof(table))
+    name = b"prn_fast.ring_reference"
+    with pytest.raises(LinescanError, match="build the host again"):
+        LineRing.from_capsule(make_capsule(ctypes.addressof(reference), name))
+
+
+def test_another_capsule_is_refused():
+    something = ctypes.c_int(1)
+    with pytest.raises(LinescanError, match="does not hold a line ring"):
+        LineRing.from_capsule(make_capsule(ctypes.addressof(something), b"something"))
+    with pytest.raises(TypeError):
+        LineRing.from_capsule(something)
