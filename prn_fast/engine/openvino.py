@@ -13,8 +13,8 @@ from prn_fast.package import Package
 
 # Name of the graph's files inside the engine's folder, and of its input and outputs: written by prn_fast.build.
 GRAPH_FILE = "model.xml"
-# Arithmetic of what is not quantised, by the engine's precision.
-FLOAT_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+# Place in a graph's run-time information that states the arithmetic of what is not quantised, "f32" or "bf16".
+_FLOAT_TYPE = ["prn_fast", "float"]
 
 
 def import_openvino() -> Any:
@@ -24,6 +24,28 @@ def import_openvino() -> Any:
     except ImportError:
         raise EngineError("OpenVINO is not installed: pip install 'prn-fast[openvino]'") from None
     return openvino
+
+
+def float_types() -> tuple[str, ...]:
+    """Float arithmetics that this processor has instructions for, the faster one first."""
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("bf16", "f32") if "BF16" in capabilities else ("f32",)
+
+
+def state_float_type(graph: Any, float_type: str) -> None:
+    """Write into a graph in which arithmetic the engine shall run what is not quantised."""
+    graph.set_rt_info(float_type, _FLOAT_TYPE)
+
+
+def stated_float_type(graph: Any, source: Path) -> str:
+    """The arithmetic that a graph states, or f32 where that is bfloat16 and this processor would only imitate it.
+
+    An EngineError if it states none.
+    """
+    if not graph.has_rt_info(_FLOAT_TYPE):
+        raise EngineError(f"{source}: does not state its arithmetic; build the engine again: prn-build-engine")
+    stated = str(graph.get_rt_info(_FLOAT_TYPE).value)
+    return stated if stated in float_types() else "f32"
 
 
 class OpenVINOEngine(Engine):
@@ -48,7 +70,7 @@ class OpenVINOEngine(Engine):
         self._graph = self._core.read_model(folder / GRAPH_FILE)
         self._properties = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": FLOAT_HINTS[precision],
+            "INFERENCE_PRECISION_HINT": stated_float_type(self._graph, folder / GRAPH_FILE),
             "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
         }
         self._requests: dict[int, Any] = {}
