@@ -7,7 +7,7 @@ PACKAGES = prn_fast kernels build bench
 BIN = $(VENV)/bin
 OLDER_TRITON = .build/triton-3.6
 
-.PHONY: setup demo test lint format bench clean
+.PHONY: setup demo test lint format bench figures clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,16 @@ $(OLDER_TRITON): | setup
 	rm -rf $@.part
 	$(BIN)/pip install --quiet --no-deps --target $@.part triton==3.6.0
 	mv $@.part $@
+
+# Operations and engine steps, timed; .benchmarks/ keeps each run, and `pytest-benchmark compare` holds them together.
+# BENCH_OPTIONS=--benchmark-disable runs each once, without times.
+BENCH_OPTIONS ?= --benchmark-only --benchmark-autosave --benchmark-columns=median,iqr,rounds --benchmark-sort=fullname
+bench: setup
+	$(BIN)/python -m pytest -o addopts=-q bench/suite $(BENCH_OPTIONS)
+
+# The README's tables, from bench/results/.
+figures: setup
+	$(BIN)/python -m prn_fast.bench.figures README.md
 
 CPP = $(shell find prn_fast examples tests -name '*.[ch]pp' -o -name linescan.h)
 

@@ -176,8 +176,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_scenarios,
         metavar="A,B",
         help="single-stream (batch 1) and multi-stream (larger batches) are closed loops; offline is throughput; "
-        "server searches the rate of random arrivals that holds a p99 bound; line-camera searches the line rate that is "
-        "held with no line lost; or all (default: single-stream,multi-stream)",
+        "server searches the rate of random arrivals that holds a p99 bound; line-camera searches the line rate that "
+        "is held with no line lost; or all (default: single-stream,multi-stream)",
     )
     parser.add_argument(
         "--batch", type=_batches, default=(1, 8), metavar="N,M", help="images in one call (default: 1,8)"

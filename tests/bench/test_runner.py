@@ -1,12 +1,15 @@
 """The measurement finds engines that are wrong, and keeps what was measured."""
 
 import itertools
+import multiprocessing
 import time
 from collections.abc import Callable
 
 import numpy as np
+import psutil
 import pytest
 
+from prn_fast.bench.report import build_report, conclusive
 from prn_fast.bench.runner import BenchResult, Settings, run_bench
 from tests.bench import engines
 from tests.bench.engines import ConvolutionEngine, blob_images
@@ -145,3 +148,32 @@ def test_progress_of_each_phase_rises_to_one() -> None:
     for values in shares.values():
         assert values == sorted(values)
         assert values[-1] == pytest.approx(1.0)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def test_a_noisy_neighbour_raises_the_warning() -> None:
+    # A busy loop on one core of two, or as many as make a fifth of a larger machine.
+    loops = [
+        multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
+        for _ in range(-(-psutil.cpu_count() // 5))
+    ]
+    for loop in loops:
+        loop.start()
+    try:
+        time.sleep(1.5)  # new interpreters start
+        result = bench(ConvolutionEngine(), Settings(seconds=1.0))
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.join()
+    images, _ = blob_images()
+    package = {"flop_per_image": None, "images": len(images), "anomalies": 6}
+    report = build_report(result, SHORT, command="", package=package, environment={})
+    assert {entry["engine"] for entry in report["results"]} == {"eager", "tested"}
+    for entry in report["results"]:
+        assert "other processes used" in "; ".join(entry["warnings"])
+        assert not conclusive(entry)

@@ -8,10 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from prn_fast.bench.report import SCHEMA_PATH
+from prn_fast.bench.report import SCHEMA_PATH, write_json
 from prn_fast.cli.bench import main
+from prn_fast.engine import BACKENDS
 from prn_fast.engine.openvino import OpenVINOEngine
 from prn_fast.package import Package
+from tests.bench.reports import make_report
 
 
 @pytest.fixture
@@ -36,7 +38,12 @@ def test_all_engines_of_a_package(
     names = ["eager", *Package.open(built_package_path).engines]
     assert "openvino:fp32" in names
     assert code == 0
-    assert [engine["name"] for engine in report["engines"]] == names
+    measured = [engine["name"] for engine in report["engines"] if engine["status"] != "unavailable"]
+    assert measured == names
+    # Backends that cannot run here are listed with the reason.
+    others = {engine["name"]: engine["faults"] for engine in report["engines"] if engine["status"] == "unavailable"}
+    assert set(others) == set(BACKENDS) - {name.partition(":")[0] for name in names}
+    assert all(reason for reason in others.values())
     assert {(result["engine"], result["batch"]) for result in report["results"]} == {
         (name, batch) for name in names for batch in (1, 3)
     }
@@ -85,16 +92,79 @@ def test_an_interruption_still_writes_the_report(
     assert "Interrupted" in page
 
 
+def test_all_scenarios(built_package_path: Path, outputs: tuple[Path, Path], tmp_path: Path) -> None:
+    tables = tmp_path / "tables.md"
+    code, report, page = run(
+        built_package_path, outputs, "--engines", "eager,openvino:fp32", "--scenario", "all", "--seconds", "4",
+        "--camera-width", "128", "--overlap", "8", "--p99-ms", "5000", "--markdown", str(tables),
+    )  # fmt: skip
+    assert code == 0
+    found = {(entry["engine"], entry["scenario"]) for entry in report["scenarios"]}
+    assert found == {
+        (name, scenario) for name in ("eager", "openvino:fp32") for scenario in ("offline", "server", "line-camera")
+    }
+    assert {(result["engine"], result["batch"]) for result in report["results"]} == {
+        (name, batch) for name in ("eager", "openvino:fp32") for batch in (1, 8)
+    }
+    assert [one["engine"] for one in report["profiles"]] == ["eager", "openvino:fp32"]
+    for entry in report["scenarios"]:
+        if entry["scenario"] == "line-camera":
+            assert entry["verdict"] in page
+            assert entry["verdict"] in tables.read_text()
+
+
+def test_one_scenario_alone(built_package_path: Path, outputs: tuple[Path, Path]) -> None:
+    code, report, page = run(built_package_path, outputs, "--engines", "openvino:fp32", "--scenario", "offline")
+    assert code == 0
+    assert report["results"] == []
+    assert [(entry["engine"], entry["scenario"]) for entry in report["scenarios"]] == [("openvino:fp32", "offline")]
+    assert "Offline" in page
+
+
+def test_compare_says_what_got_slower_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = tmp_path / "a.json", tmp_path / "b.json"
+    write_json(make_report(), before)
+    write_json(make_report(slower=1.3, seed=1), after)
+    assert main(["compare", str(before), str(after)]) == 1
+    assert "regression" in capsys.readouterr().out
+    assert main(["compare", str(before), str(after), "--bound", "50"]) == 0
+    assert main(["compare", str(after), str(before)]) == 0
+    assert main(["compare", str(before), str(tmp_path / "none.json")]) == 2
+
+
+def test_history_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(make_report(), tmp_path / "a.json")
+    write_json(make_report(slower=1.3), tmp_path / "b.json")
+    assert main(["history", str(tmp_path)]) == 0
+    assert "2 reports" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "history.html").read_text()
+    assert main(["history", str(tmp_path / "none")]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["{package}", "--baselines", "warp:fp32"], "--baselines: unknown warp:fp32"),
+        (["{package}", "--scenario", "line-camera", "--camera-width", "32"], "--camera-width 32 is less than a tile"),
+        (["{package}", "--scenario", "line-camera", "--overlap", "64"], "--overlap 64 must be 0 to 63"),
+        (["{package}", "--scenario", "single-stream", "--batch", "8"], "fits none of --batch's sizes"),
         (["{tmp}/none.prn"], "no such package"),
         (["{package}", "--engines", "warp"], "unknown backend"),
         (["{package}", "--engines", "openvino:fp64"], "no precision"),
         (["{package}", "--check-images", "1"], "--check-images must be at least 2"),
         (["{package}", "--json", "{tmp}"], "is a folder"),
     ],
-    ids=["missing-package", "unknown-backend", "unknown-precision", "one-image", "json-is-a-folder"],
+    ids=[
+        "unknown-baseline",
+        "narrow-camera",
+        "wide-overlap",
+        "no-batch",
+        "missing-package",
+        "unknown-backend",
+        "unknown-precision",
+        "one-image",
+        "json-is-a-folder",
+    ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     arguments: list[str],
@@ -124,7 +194,15 @@ def test_a_tampered_package_is_refused(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--batch", "0"], ["--batch", "one"], ["--seconds", "-1"], ["--seconds", "nan"], ["--engines", ","]]
+    "arguments",
+    [
+        ["--batch", "0"],
+        ["--batch", "one"],
+        ["--seconds", "-1"],
+        ["--seconds", "nan"],
+        ["--engines", ","],
+        ["--scenario", "sprint"],
+    ],
 )
 def test_malformed_arguments_are_refused_by_the_parser(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -1,0 +1,127 @@
+"""The README's figures, made from recorded results and from nothing else.
+
+    python -m prn_fast.bench.figures README.md [--results bench/results]
+
+What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
+Reports of prn-bench lie in bench/results/DEVICE/packages/*.json.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from prn_fast.bench import markdown
+from prn_fast.bench.history import read_history
+from prn_fast.bench.report import Report
+from prn_fast.bench.tables import gpu_figures
+from prn_fast.errors import ConfigError, DataError, PRNError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = "packages"
+NOTHING = "Not measured yet."
+_MARKED = re.compile(r"(<!-- figures:([\w-]+) -->\n).*?(<!-- /figures:\2 -->)", re.DOTALL)
+
+
+def latest_reports(results: Path) -> list[Report]:
+    """The newest report of each package on each device, whole runs only, ordered by device and package."""
+    reports: dict[tuple[str, str], Report] = {}
+    for folder in sorted(results.glob(f"*/{PACKAGES}")):
+        found, broken = read_history(folder)
+        if broken:
+            raise ConfigError(f"{broken[0]} (in {folder}); record it again or remove it")
+        for report in found:
+            if report["passed"] and not report["interrupted"]:
+                reports[folder.parent.name, report["package"]["name"]] = report
+    return [reports[key] for key in sorted(reports)]
+
+
+def engine_figures(results: Path) -> str:
+    """Closed loops of each report: latency, throughput and ratio to eager."""
+    return _each(results, "results", markdown.speed_table)
+
+
+def scenario_figures(results: Path) -> str:
+    """Offline and server of each report."""
+
+    def tables(report: Report) -> str:
+        return f"{markdown.offline_table(report)}\n\n{markdown.server_table(report)}"
+
+    return _each(results, "scenarios", tables)
+
+
+def camera_figures(results: Path) -> str:
+    """Line-camera verdicts of each report."""
+    return _each(results, "scenarios", markdown.camera_table)
+
+
+def accuracy_figures(results: Path) -> str:
+    """Agreement with float32 eager of each report."""
+    return _each(results, "engines", markdown.agreement_table)
+
+
+FIGURES: dict[str, Callable[[Path], str]] = {
+    "engines": engine_figures,
+    "scenarios": scenario_figures,
+    "line-camera": camera_figures,
+    "accuracy": accuracy_figures,
+    "gpu": gpu_figures,
+}
+
+
+def fill(text: str, results: Path) -> str:
+    """The text with its marked parts made anew. Errors: ConfigError for a marker that nothing fills or that is open."""
+    opened = set(re.findall(r"<!-- figures:([\w-]+) -->", text))
+    if unknown := opened - set(FIGURES):
+        raise ConfigError(f"no figures are called {', '.join(sorted(unknown))}; choose of {', '.join(FIGURES)}")
+    if unclosed := opened - {name for _, name, _ in _MARKED.findall(text)}:
+        raise ConfigError(f"no closing marker <!-- /figures:{sorted(unclosed)[0]} -->")
+    return _MARKED.sub(lambda part: f"{part[1]}{FIGURES[part[2]](results).strip()}\n{part[3]}", text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fill files; 2 on an error."""
+    parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.figures", description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    try:
+        for path in arguments.files:
+            _fill_file(path, arguments.results)
+    except PRNError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _fill_file(path: Path, results: Path) -> None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        filled = fill(text, results)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if filled != text:
+        path.write_text(filled, encoding="utf-8")
+
+
+def _each(results: Path, part: str, make: Callable[[Report], str]) -> str:
+    """A titled table with its provenance for each report that has this part."""
+    blocks = [
+        f"{_title(report)}\n\n{make(report)}\n\n{markdown.provenance(report)}"
+        for report in latest_reports(results)
+        if report[part]
+    ]
+    return "\n\n".join(blocks) or NOTHING
+
+
+def _title(report: Report) -> str:
+    config = report["package"]["config"]
+    return f"**{config['backbone']}, {config['image_size']}x{config['image_size']}** (`{report['package']['name']}`)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""README figures come from recorded reports."""
+
+from pathlib import Path
+
+import pytest
+
+from prn_fast.bench.figures import FIGURES, NOTHING, fill, latest_reports, main
+from prn_fast.bench.report import write_json
+from prn_fast.errors import ConfigError
+from tests.bench.reports import make_report
+
+README = "before\n<!-- figures:line-camera -->\nformer text\n<!-- /figures:line-camera -->\nafter\n"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    for day, slower in (("2026-02-02", 1.5), ("2026-01-01", 1.0)):
+        report = make_report(slower=slower, scenarios=True) | {"created": f"{day}T00:00:00+00:00"}
+        write_json(report, folder / "some-cpu" / "packages" / f"{day}.json")
+    broken_off = make_report(interrupted=True) | {"created": "2026-03-03T00:00:00+00:00"}
+    write_json(broken_off, folder / "some-cpu" / "packages" / "interrupted.json")
+    return folder
+
+
+def test_the_newest_whole_report_is_taken(results: Path) -> None:
+    assert [report["created"][:10] for report in latest_reports(results)] == ["2026-02-02"]
+
+
+def test_marked_parts_are_replaced_and_nothing_else(results: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    assert main([str(readme), "--results", str(results)]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- figures:line-camera -->\n**resnet18, 256x256**")
+    assert text.endswith("<!-- /figures:line-camera -->\nafter\n")
+    assert "former text" not in text
+    assert "holds 4096 px at 12 kHz, overlap 32, p99 41 ms of 350 blocks, 0 lines lost" in text
+    assert "`prn-bench model.prn` on" in text
+    assert fill(text, results) == text
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "gpu"])
+def test_every_kind_of_figure_names_where_it_was_measured(name: str, results: Path) -> None:
+    text = FIGURES[name](results)
+    assert "openvino:int8" in text
+    assert "commit" in text
+
+
+def test_without_results_nothing_is_claimed(tmp_path: Path) -> None:
+    assert NOTHING in fill(README, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- figures:warp -->\n<!-- /figures:warp -->", "no figures are called warp"),
+        ("<!-- figures:engines -->\nnever closed", "no closing marker"),
+    ],
+)
+def test_a_marker_that_cannot_be_filled(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fill(text, tmp_path)
+
+
+def test_a_report_that_cannot_be_read_is_an_error(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / "some-cpu" / "packages" / "broken.json").write_text("{")
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    assert main([str(readme), "--results", str(results)]) == 2
+    assert "cannot be read as a bench report" in capsys.readouterr().err
+    assert readme.read_text() == README
