@@ -1,245 +1,253 @@
-"""Everything that only a GPU can tell, in one run of under ten minutes: are the kernels right, and how fast is it all.
+"""Everything that only a GPU can tell, in one run of under ten minutes: is it all right, and how fast is it.
 
-    python bench/gpu_run.py FOLDER
+    bench/gpu_run.sh FOLDER
 
-Needs torch, triton and numpy. Writes FOLDER/results.json anew after each section, so that a run cut short keeps what it
-had. Speeds are measured only if every operation is right.
+Needs torch, triton, numpy and pytest, nothing else. The sections below run in the order of their importance, each in a
+process of its own, so that one that crashes or takes too long costs only itself. FOLDER/results.json is written anew
+whenever there is something new, so that a run cut short keeps what it had; FOLDER/log.txt has all that was printed.
+
+With `--device cpu --small` the same procedure runs on tiny shapes without a GPU. Its times mean nothing.
 """
 
+import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from prn_fast.bench.kernels import cases, kernel_table
-from prn_fast.kernels import FUSED, PUBLISHED, Ops
-from prn_fast.kernels.catalogue import SCALES, Scale, coarser
-from prn_fast.kernels.multi_scale_fusion import lean, project_upsample_add
+from prn_fast.bench.ceilings import copy_rate, matrix_rates
+from prn_fast.bench.gpu_network import Setting, check_reference, compare_formulations, compile_published
+from prn_fast.bench.gpu_tests import run_tests
+from prn_fast.bench.kernels import Report, Shapes, check_operations, time_operations
+from prn_fast.environment import commit
+from prn_fast.kernels.catalogue import Scale, Strip
 from prn_fast.model.config import PRNConfig
-from prn_fast.model.prn import PRN
 
-BATCHES = (1, 8, 32, 128)
-# Compiling with autotuning takes minutes a batch size: the two that the comparison is about.
-COMPILED_BATCHES = (1, 32)
-SECONDS_FOR_ALL = 540
-# Of the rounding step of the dtype, relative to the root mean square of the result.
-ALLOWED_ERROR = {torch.float32: 8.0, torch.float16: 2.0, torch.bfloat16: 2.0}
-# Largest difference of anomaly maps (0..1) between half precision and float32.
-ALLOWED_MAP_DIFFERENCE = 0.02
+FORMAT = 1
+SECONDS_FOR_ALL = 560
+# A section is not begun with less.
+LEAST_SECONDS = 15
+POLL_SECONDS = 0.5
+# Set by gpu_run.sh where the files are no checkout.
+COMMIT_VARIABLE = "PRN_FAST_COMMIT"
 
 
-def in_double(ops: Ops, run: Callable[[Ops], Tensor]) -> Tensor:
-    """The result of the published formulation computed in float64 from the same inputs."""
+@dataclass(frozen=True)
+class Plan:
+    """What is run: the real network on a GPU, or everything small to try the procedure."""
 
-    def widen(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.double()
-        return [widen(one) for one in value] if isinstance(value, list) else value
+    device: torch.device
+    shapes: Shapes
+    config: PRNConfig
+    dtypes: tuple[torch.dtype, ...]
+    check_batch: int
+    operation_batches: tuple[int, ...]
+    batches: tuple[int, ...]
+    operation_seconds: float
+    network_seconds: float
+    rounds: int
 
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *arguments: function(*(widen(one) for one in arguments))
-
-    return run(Ops(wrap(ops.prototype_residual), wrap(ops.multi_scale_fusion), wrap(ops.multi_size_attention)))
-
-
-def check_operations(
-    device: torch.device, dtypes: tuple[torch.dtype, ...], scales: tuple[Scale, ...] = SCALES, batch: int = 3
-) -> list[dict[str, Any]]:
-    """Error of each fused operation against float64, in rounding steps of its dtype."""
-    rows = []
-    for dtype in dtypes:
-        for case in cases(batch, dtype, device, scales):
-            expected = in_double(PUBLISHED, case.run)
-            error = (case.run(FUSED).double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
-            steps = error.item() / torch.finfo(dtype).eps
-            right = steps <= ALLOWED_ERROR[dtype]
-            rows.append(
-                {"op": case.op, "side": case.scale.side, "dtype": str(dtype), "error_steps": steps, "right": right}
-            )
-        rows.append(check_fusion(device, dtype, scales[0], batch))
-    return rows
+    @property
+    def setting(self) -> Setting:
+        """Of the sections on the whole network."""
+        return Setting(self.config, self.device, self.network_seconds, self.rounds)
 
 
-def check_fusion(device: torch.device, dtype: torch.dtype, scale: Scale, batch: int) -> dict[str, Any]:
-    """As `check_operations`, of projection, upsampling and adding for one target scale."""
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device).to(dtype).to(memory_format=torch.channels_last)
-
-    sources = coarser(scale)
-    full, coarse = [draw(batch, scale.channels, scale.side, scale.side)], [draw(batch, *source) for source in sources]
-    weights = [draw(scale.channels, channels, 1, 1) / channels**0.5 for channels, _, _ in sources]
-    biases = [torch.randn(scale.channels, device=device).to(dtype) for _ in sources]
-    expected = lean.project_upsample_add(*([one.double() for one in part] for part in (full, coarse, weights, biases)))
-    error = (project_upsample_add(full, coarse, weights, biases).double() - expected).square().mean().sqrt()
-    steps = (error / expected.square().mean().sqrt()).item() / torch.finfo(dtype).eps
-    right = steps <= ALLOWED_ERROR[dtype]
-    return {"op": "project_upsample_add", "side": scale.side, "dtype": str(dtype), "error_steps": steps, "right": right}
+def real_plan(device: torch.device) -> Plan:
+    """ResNet-18 at 256x256."""
+    dtypes = (torch.float16, torch.float32, torch.bfloat16)
+    return Plan(device, Shapes(), PRNConfig(), dtypes, 3, (32, 1), (1, 32, 8, 128), 0.15, 1.5, 5)
 
 
-def make_model(config: PRNConfig, device: torch.device) -> PRN:
-    """A PRN with seeded random weights, and the features of random images as prototypes."""
-    torch.manual_seed(0)
-    model = PRN(config, PUBLISHED).eval()
-    images = torch.rand(max(config.prototypes), 3, config.image_size, config.image_size)
-    with torch.inference_mode():
-        features = model.backbone(images)[:3]
-        model.set_prototypes([maps[:count] for maps, count in zip(features, config.prototypes, strict=True)])
-    return model.to(device)
+def small_plan(device: torch.device) -> Plan:
+    """The smallest shapes on which every path runs."""
+    scales = (Scale(4, 32, 3), Scale(8, 16, 3), Scale(16, 8, 3))
+    shapes = Shapes(scales, Strip(lines=32, width=100, channels=1, side=32, overlap=8), 32)
+    config = PRNConfig(backbone="efficientnet_lite0", image_size=64, prototypes=(3, 3, 3), attention_layers=1)
+    return Plan(device, shapes, config, (torch.float32,), 2, (1,), (2,), 0.001, 0.01, 1)
 
 
-def with_ops(model: PRN, ops: Ops, dtype: torch.dtype) -> PRN:
-    """The same weights under another formulation, in another dtype, channels-last."""
-    other = PRN(model.config, ops).eval()
-    other.load_state_dict(deepcopy(model.state_dict()))
-    device = next(model.parameters()).device
-    return other.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def captured(model: PRN, images: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-    """A CUDA graph of `model.detect` on a static input."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            model.detect(images)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = model.detect(images)
-
-    def replay() -> tuple[Tensor, Tensor]:
-        graph.replay()
-        return outputs
-
-    return replay
-
-
-def latency(run: Callable[[], object], seconds: float = 3.0) -> dict[str, float]:
-    """Milliseconds a call, from the host's call to the device's end: median and 99th percentile."""
-    for _ in range(5):
-        run()
-    torch.cuda.synchronize()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 20 or (time.perf_counter() < end and len(times) < 2000):
-        start = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    ordered = torch.tensor(times).sort().values
-    return {
-        "p50_ms": ordered[len(times) // 2].item(),
-        "p99_ms": ordered[min(len(times) - 1, int(0.99 * len(times)))].item(),
+def describe(plan: Plan, report: Report) -> None:
+    """Device, versions, and the device's measured ceilings."""
+    row: dict[str, Any] = {
+        "device": "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
     }
+    if plan.device.type == "cuda":
+        import triton
+
+        found = torch.cuda.get_device_properties(plan.device)
+        row |= {
+            "device": found.name,
+            "capability": f"{found.major}.{found.minor}",
+            "multiprocessors": found.multi_processor_count,
+            "memory_bytes": found.total_memory,
+            "l2_bytes": found.L2_cache_size,
+            "triton": triton.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+        report([row])
+        row["copy_bytes_per_second"] = copy_rate(device="cuda")
+        row["matrix_flop_per_second"] = matrix_rates(device="cuda")
+    report([row])
 
 
-def kernel_shares(run: Callable[[], object]) -> list[dict[str, Any]]:
-    """Share of device time of each GPU kernel in one run, largest first."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
-        run()
-        torch.cuda.synchronize()
-    events = [e for e in profiler.key_averages() if e.self_device_time_total > 0]
-    total = sum(e.self_device_time_total for e in events)
-    events.sort(key=lambda event: -event.self_device_time_total)
-    return [{"kernel": e.key, "calls": e.count, "percent": 100 * e.self_device_time_total / total} for e in events[:40]]
+def compiled(batch: int, plan: Plan, report: Report) -> None:
+    """The section on torch.compile at one batch size."""
+    compile_published(plan.setting, batch, report)
 
 
-def engine_rows(model: PRN, deadline: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Whole-network times of four formulations on the same weights; `report` gets the rows so far after each."""
-    config, device = model.config, next(model.parameters()).device
-    half_published = with_ops(model, PUBLISHED, torch.float16)
-    half_fused = with_ops(model, FUSED, torch.float16)
-    rows: list[dict[str, Any]] = []
+# Name, seconds that it may take at most, and what it does; the most important first.
+SECTIONS: dict[str, tuple[int, Callable[[Plan, Report], None]]] = {
+    "environment": (60, describe),
+    "operations": (
+        140,
+        lambda plan, report: check_operations(plan.device, plan.dtypes, plan.shapes, plan.check_batch, report),
+    ),
+    "reference": (60, lambda plan, report: check_reference(plan.setting, report)),
+    "engine": (200, lambda plan, report: compare_formulations(plan.setting, plan.batches, report)),
+    "kernels": (
+        90,
+        lambda plan, report: time_operations(
+            plan.device, plan.dtypes[0], plan.shapes, plan.operation_batches, plan.operation_seconds, report
+        ),
+    ),
+    "compiled-32": (150, partial(compiled, 32)),
+    "tests": (70, lambda plan, report: run_tests(plan.device, report)),
+    "compiled-1": (150, partial(compiled, 1)),
+    "compiled-8": (150, partial(compiled, 8)),
+    "compiled-128": (150, partial(compiled, 128)),
+}
 
-    def measure(name: str, batch: int, run: Callable[[], tuple[Tensor, Tensor]], maps: Tensor) -> None:
-        times = latency(run)
-        difference = (run()[1].float() - maps.float()).abs().max().item()
-        rows.append(
-            {"name": name, "batch": batch, **times, "images_per_second": 1000 * batch / times["p50_ms"]}
-            | {"map_difference": difference, "right": difference <= ALLOWED_MAP_DIFFERENCE}
+
+class Results:
+    """FOLDER/results.json, whole at any time."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "results.json"
+        self.content: dict[str, Any] = {
+            "format": FORMAT,
+            "device": None,
+            "small": options.small,
+            "commit": os.environ.get(COMMIT_VARIABLE) or commit(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": "bench/gpu_run.sh FOLDER" + (" --small" if options.small else ""),
+            "sections": {},
+        }
+
+    def put(self, section: str, **values: Any) -> None:
+        """Set values of a section and write the file."""
+        entry = self.content["sections"].setdefault(section, {"rows": []})
+        entry |= values
+        if section == "environment" and entry["rows"]:
+            self.content["device"] = entry["rows"][0]["device"]
+        written = self.path.with_suffix(".tmp")
+        written.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+        written.replace(self.path)
+
+    @property
+    def right(self) -> bool:
+        """Whether all that was run came to its end, and all that was checked is right."""
+        sections = self.content["sections"].values()
+        return all(one["state"] in ("done", "skipped") for one in sections) and all(
+            row.get("right", True) for one in sections for row in one["rows"]
         )
-        report(rows)
 
-    side, channels = config.image_size, config.image_channels
-    inputs = {
-        batch: torch.randint(0, 256, (batch, side, side, channels), dtype=torch.uint8, device=device)
-        for batch in BATCHES
-    }
-    maps = {}
-    for batch, images in inputs.items():
-        maps[batch] = torch.cat([model.detect(part)[1] for part in images.split(8)])
-        measure("fused float16, CUDA graph", batch, captured(half_fused, images), maps[batch])
-        if batch <= 32:
-            measure("eager float32", batch, partial(model.detect, images), maps[batch])
-            measure("eager float16 channels-last", batch, partial(half_published.detect, images), maps[batch])
-    for batch in COMPILED_BATCHES:
-        if time.monotonic() > deadline:
-            rows.append({"name": "torch.compile max-autotune float16", "batch": batch, "skipped": "no time left"})
-            report(rows)
+
+def run_section(name: str, seconds: float, results: Results, arguments: Sequence[str]) -> None:
+    """Run one section in a process of its own, keeping its rows as they come; end it when its time is over."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, (results.path.parent / "log.txt").open("a") as log:
+        rows = Path(folder, "rows.json")
+        print(f"== {name}", file=log, flush=True)
+        command = [sys.executable, "-m", "prn_fast.bench.gpu_run", "--section", name, "--rows", str(rows), *arguments]
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+        def keep(state: str) -> None:
+            found = json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else []
+            results.put(name, state=state, seconds=round(time.monotonic() - start, 1), rows=found)
+
+        try:
+            while child.poll() is None and time.monotonic() - start < seconds:
+                keep("running")
+                time.sleep(POLL_SECONDS)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+                keep("cut short")
+            else:
+                keep("done" if child.returncode == 0 else f"failed with exit code {child.returncode}; see log.txt")
+    entry = results.content["sections"][name]
+    print(f"{name}: {entry['state']}, {entry['seconds']:.0f} s, {len(entry['rows'])} rows", flush=True)
+
+
+def run_all(folder: Path, options: argparse.Namespace) -> int:
+    """Run all sections; 0 if everything was right, 1 if something was not."""
+    end = time.monotonic() + SECONDS_FOR_ALL
+    results = Results(folder, options)
+    arguments = ["--device", options.device, *(["--small"] if options.small else [])]
+    for name in options.sections or SECTIONS:
+        remaining = end - time.monotonic()
+        if remaining < LEAST_SECONDS:
+            results.put(name, state="skipped", reason="no time left")
             continue
-        torch.compiler.reset()
-        compiled = torch.compile(half_published.detect, mode="max-autotune", dynamic=False)
-        measure("torch.compile max-autotune float16", batch, partial(compiled, inputs[batch]), maps[batch])
+        run_section(name, min(SECTIONS[name][0], remaining), results, arguments)
+    return 0 if results.right else 1
+
+
+def run_here(name: str, rows: Path, plan: Plan) -> None:
+    """Run one section in this process; its rows are written to a file after each."""
+
+    def report(found: list[dict[str, Any]]) -> None:
+        written = rows.with_suffix(".tmp")
+        written.write_text(json.dumps(found), encoding="utf-8")
+        written.replace(rows)
+
+    torch.manual_seed(0)
+    # Float32 that is float32, wherever a section does not say otherwise.
+    torch.backends.cudnn.allow_tf32 = False
+    SECTIONS[name][1](plan, report)
 
 
 def main() -> int:
-    """Run all sections; 0 if everything was right, 1 if something was not, 2 without a GPU."""
-    if len(sys.argv) != 2:
-        print("usage: python bench/gpu_run.py FOLDER", file=sys.stderr)
-        return 2
-    if not torch.cuda.is_available():
+    """Run all sections, or, as their child, one; 2 without a GPU."""
+    parser = argparse.ArgumentParser(prog="bench/gpu_run.sh", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="where results.json and log.txt are written")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--small", action="store_true", help="tiny shapes, to try the procedure; needed for the CPU")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, help="only these, in this order; by default all")
+    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("error: no CUDA device; this run measures on a GPU only", file=sys.stderr)
         return 2
-    import triton
-
-    start = time.monotonic()
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda")
-    results: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(),
-        "capability": torch.cuda.get_device_capability(),
-        "commit": os.environ.get("PRN_FAST_COMMIT", "unknown"),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "triton": triton.__version__},
-        "cuda": torch.version.cuda,
-    }
-
-    def save(section: str, value: Any) -> None:
-        results[section] = value
-        results["seconds"] = time.monotonic() - start
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"{section}: {time.monotonic() - start:.0f} s", flush=True)
-
-    # Strict float32 everywhere, so that the float32 baseline is what it says.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        checked = check_operations(device, tuple(ALLOWED_ERROR))
-        save("operations", checked)
-        if not all(row["right"] for row in checked):
-            print("error: an operation is wrong; see results.json; no speeds measured", file=sys.stderr)
-            return 1
-        save("kernels", kernel_table((1, 32), torch.float16, device))
-        config = PRNConfig()
-        model = make_model(config, device)
-        images = torch.randint(0, 256, (32, 256, 256, 3), dtype=torch.uint8, device=device)
-        run = partial(with_ops(model, FUSED, torch.float16).detect, images)
-        run()
-        save("kernel_shares", kernel_shares(run))
-        engine_rows(model, start + SECONDS_FOR_ALL / 2, lambda rows: save("network", rows))
-    return 0 if all(row.get("right", True) for row in results["network"]) else 1
+    if options.device == "cpu" and not options.small:
+        parser.error("on the CPU only --small runs; it tries the procedure and measures nothing")
+    if options.section:
+        device = torch.device(options.device)
+        run_here(options.section, options.rows, small_plan(device) if options.small else real_plan(device))
+        return 0
+    if options.folder is None:
+        parser.error("the folder for the results is missing")
+    return run_all(options.folder, options)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from prn_fast.bench import seeded
 from prn_fast.engine.base import Detections
 from prn_fast.kernels import LEAN
 from prn_fast.model.config import PRNConfig
@@ -17,10 +18,8 @@ SIDE = 64
 
 
 def textured_images(count: int, channels: int, seed: int, side: int = SIDE) -> np.ndarray:
-    """uint8 (N, S, S, C): coarse and fine noise, different in each image."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.normal(size=(count, side // 8, side // 8, channels)).repeat(8, axis=1).repeat(8, axis=2)
-    return np.clip(128 + 40 * coarse + 6 * rng.normal(size=(count, side, side, channels)), 0, 255).astype(np.uint8)
+    """As `seeded.textured_images`, small by default."""
+    return seeded.textured_images(count, channels, seed, side)
 
 
 def small_config(channels: int = 1, **changes: object) -> PRNConfig:
@@ -44,22 +43,8 @@ def small_model(config: PRNConfig, seed: int = 0) -> PRN:
     model = PRN(config, LEAN)
     if config.backbone == "efficientnet_lite0":
         load_backbone_weights(model.backbone, pretrained_state(config.backbone), "published weights")
-    for name, value in model.state_dict().items():
-        if ".query_key." in name or ".value." in name:
-            value.add_(torch.randn_like(value) * 0.3)
-    images = torch.from_numpy(
-        textured_images(max(8, *config.prototypes), config.image_channels, seed, config.image_size)
-    )
-    with torch.no_grad():
-        features = model.backbone(model.normalize(images))[:3]
-        model.set_prototypes([maps[:count] for maps, count in zip(features, config.prototypes, strict=True)])
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        model.train().logits(model.normalize(images))
-        # Logits of a few units, so that maps use much of 0..1.
-        model.decoder.out.weight.mul_(3.0)
-    return model.eval()
+    images = textured_images(max(8, *config.prototypes), config.image_channels, seed, config.image_size)
+    return seeded.settle(model, torch.from_numpy(images))
 
 
 def write_package(path: Path, channels: int = 1, seed: int = 0) -> Package:

@@ -136,6 +136,8 @@ class FusedEngine(Engine):
         tune: let cuDNN time its convolution algorithms for every size while the engine is opened
             (`torch.backends.cudnn.benchmark`) and keep the fastest. The choice may differ from one opening to the next,
             and with it the last bits of the result; without it cuDNN's rules of thumb decide, always alike.
+    Attributes:
+        graphs: the recorded graphs by their number of images.
     Raises:
         EngineError: no usable CUDA device or no Triton; a device that cannot do this precision, or has too little
             memory for this batch.
@@ -168,12 +170,12 @@ class FusedEngine(Engine):
         self._upload, self._compute, self._download = (torch.cuda.Stream() for _ in range(3))
         self._lanes = [Lane.allocate(self.batch, self.image_size, self.image_channels) for _ in range(LANES)]
         images = torch.zeros_like(self._lanes[0].images)
-        self._graphs: dict[int, RecordedGraph] = {}
+        self.graphs: dict[int, RecordedGraph] = {}
         pool = None
         with convolution_settings(tune):
             for size in reversed(powers_of_two(self.batch)):
-                self._graphs[size] = RecordedGraph(network, images[:size], self._compute, pool)
-                pool = self._graphs[size].graph.pool()
+                self.graphs[size] = RecordedGraph(network, images[:size], self._compute, pool)
+                pool = self.graphs[size].graph.pool()
         # The graphs read its weights.
         self._network: EngineGraph | None = network
 
@@ -202,7 +204,7 @@ class FusedEngine(Engine):
 
     def _submit(self, lane: Lane, images: NDArray[np.uint8]) -> None:
         """Start a piece on its way; `lane.returned` tells when its results are in host memory."""
-        count, graph = len(images), self._graphs[len(images)]
+        count, graph = len(images), self.graphs[len(images)]
         # Free already, unless an earlier call was interrupted.
         lane.returned.synchronize()
         np.copyto(lane.host_images[:count].numpy(), images)
@@ -226,7 +228,7 @@ class FusedEngine(Engine):
         """See `Engine.close`."""
         if self._network is not None:
             torch.cuda.synchronize(self.device)
-        self._graphs.clear()
+        self.graphs.clear()
         self._lanes.clear()
         self._network = None
 

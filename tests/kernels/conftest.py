@@ -1,9 +1,12 @@
-"""Triton kernels run in the interpreter here; fresh memory is poisoned, so that an unwritten value shows."""
+"""Triton kernels run in the interpreter here; fresh memory is poisoned, so that an unwritten value shows.
+
+With PRN_FAST_TEST_DEVICE=cuda the same tests run compiled, on a GPU.
+"""
 
 import os
 
 # Read when triton is first imported.
-os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TRITON_INTERPRET"] = "0" if os.environ.get("PRN_FAST_TEST_DEVICE") == "cuda" else "1"
 
 from collections.abc import Callable, Iterator
 
@@ -11,10 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+DEVICE = os.environ.get("PRN_FAST_TEST_DEVICE", "cpu")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def interpreted_kernels() -> None:
     """Fail with a reason where Triton was imported too early for the interpreter."""
+    if DEVICE != "cpu":
+        return
     from triton.runtime.interpreter import InterpretedFunction
 
     from prn_fast.kernels.prototype_residual.fused import distance_kernel
@@ -25,6 +32,9 @@ def interpreted_kernels() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def bfloat16_products(interpreted_kernels: None) -> Iterator[None]:
     """Products of bfloat16 tiles: the interpreter keeps such tiles as bit patterns and multiplies those as integers."""
+    if DEVICE != "cpu":
+        yield
+        return
     import numpy as np
     from triton.language import bfloat16, float32
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -44,10 +54,19 @@ def bfloat16_products(interpreted_kernels: None) -> Iterator[None]:
     InterpreterBuilder.create_dot = create_dot
 
 
+@pytest.fixture(autouse=True, scope="session")
+def default_device() -> Iterator[None]:
+    """Tensors are made on the device that the tests run on."""
+    torch.set_default_device(DEVICE)
+    yield
+    torch.set_default_device(None)
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
     """`torch.empty` gives NaN."""
-    torch.use_deterministic_algorithms(True)
+    # Not every backward has a deterministic kernel on a GPU.
+    torch.use_deterministic_algorithms(True, warn_only=DEVICE != "cpu")
     assert torch.empty(4).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
@@ -59,6 +78,7 @@ def normal() -> Callable[..., Tensor]:
     generator = torch.Generator().manual_seed(20221203)
 
     def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        # The same values on every device.
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(DEVICE, dtype)
 
     return draw
