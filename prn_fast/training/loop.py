@@ -49,8 +49,9 @@ TRAINING_PER_VALIDATION = 9.0
 # A kill costs no more than this, also where an epoch takes an hour.
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
 # Kept free at the end of a bounded run, as a multiple of the time that the last validation took: for the final one, and
-# for writing the package.
+# for writing the package. No more than a share of the run, so that on a machine too slow for it something is learnt.
 RESERVE = 1.2
+LARGEST_RESERVE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -328,8 +329,9 @@ class Run:
         """Share of the training that is over, by steps or by time, whichever is further."""
         done = self.step / (self.recipe.epochs * len(self.loader))
         if self.settings.minutes is not None:
-            available = 60.0 * self.settings.minutes - RESERVE * self.validation_seconds
-            done = max(done, self.timer.seconds() / available) if available > 0 else 1.0
+            whole = 60.0 * self.settings.minutes
+            reserve = min(RESERVE * self.validation_seconds, LARGEST_RESERVE * whole)
+            done = max(done, self.timer.seconds() / (whole - reserve))
         return min(done, 1.0)
 
     def is_validation_due(self) -> bool:
@@ -340,9 +342,10 @@ class Run:
         return self.timer.seconds() - self.last_validation > pause
 
     def estimate_validation(self) -> float:
-        """Seconds that scoring the validation split will take, from its first batch."""
+        """Seconds that scoring the validation split will take, from its first batch, once it has been run before."""
         images = self.split.validation.images
         sample = images[:EXTRACTION_BATCH]
+        self.detect(sample)
         start = time.monotonic()
         self.detect(sample)
         return (time.monotonic() - start) * len(images) / len(sample)
