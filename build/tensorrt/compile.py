@@ -109,7 +109,7 @@ def _set_capabilities(library: Any, config: Any, capabilities: Sequence[str]) ->
 def _make_logger(library: Any) -> Any:
     """A logger that keeps what people read, and the listing of layers."""
 
-    class Logger(library.ILogger):  # type: ignore[misc]
+    class Logger(library.ILogger):
         def __init__(self) -> None:
             library.ILogger.__init__(self)
             self.kept: list[str] = []
@@ -133,7 +133,7 @@ def _make_logger(library: Any) -> Any:
 def _make_monitor(library: Any, on_share: Share) -> Any:
     """Passes the progress of the builder's outermost phase on."""
 
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(library.IProgressMonitor):
         def __init__(self) -> None:
             library.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}

@@ -114,14 +114,19 @@ def balance_attention(model: Any) -> int:
     from onnx import numpy_helper
 
     graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
+    producers: dict[str, Any] = {name: node for node in graph.node for name in node.output}
     constants = {initializer.name: initializer for initializer in graph.initializer}
+
+    def producer(tensor: str, operation: str) -> Any:
+        node = producers.get(tensor)
+        return node if node is not None and node.op_type == operation else None
+
     changed = 0
     for softmax in [node for node in graph.node if node.op_type == "Softmax"]:
-        product = producers.get(softmax.input[0])
-        add = producers.get(product.input[0]) if product is not None and product.op_type == "MatMul" else None
-        multiply = producers.get(add.input[0]) if add is not None and add.op_type == "Add" else None
-        if multiply is None or multiply.op_type != "Mul":
+        product = producer(softmax.input[0], "MatMul")
+        add = product and producer(product.input[0], "Add")
+        multiply = add and producer(add.input[0], "Mul")
+        if not multiply:
             continue
         names = multiply.input[1], add.input[1]
         if not all(name in constants for name in names):
@@ -136,7 +141,7 @@ def balance_attention(model: Any) -> int:
         divided = f"{key}/balanced/{factor:g}"
         if divided not in producers:
             divisor = f"{divided}/divisor"
-            graph.initializer.append(numpy_helper.from_array(np.float32(1 / factor), divisor))
+            graph.initializer.append(numpy_helper.from_array(np.array(1 / factor, np.float32), divisor))
             scale = onnx.helper.make_node("Mul", [key, divisor], [divided], name=f"{product.name}/balance_key")
             scale.metadata_props.extend(product.metadata_props)
             graph.node.insert(list(graph.node).index(product), scale)
@@ -278,7 +283,7 @@ class _TypedGraph:
         if clips:
             bounds = ["float16_lowest", "float16_highest"]
             for bound, value in zip(bounds, (-FLOAT16_MAX, FLOAT16_MAX), strict=True):
-                self.initializers[bound] = numpy_helper.from_array(np.float32(value), bound)
+                self.initializers[bound] = numpy_helper.from_array(np.array(value, np.float32), bound)
             clipped = f"{name}/{label}/clipped"
             if wanted == self.float_type:  # first the cast
                 cast_output = clipped

@@ -17,6 +17,7 @@ from prn_fast.build.export import INPUT_NAME
 from prn_fast.build.quantization import CLIPPED_SHARE, nodes_of
 
 OPERATIONS = ("Conv",)
+FLOAT8_MAX = np.float32(448)
 
 
 class ImageReader:
@@ -58,7 +59,7 @@ def activation_ranges(model: Any, nodes: Collection[str], images: NDArray[np.uin
 
     fed = {node.input[0] for node in model.graph.node if node.name in nodes}
 
-    class Calibrater(PercentileCalibrater):  # type: ignore[misc]
+    class Calibrater(PercentileCalibrater):
         def select_tensors_to_calibrate(self, model: Any) -> tuple[set[str], dict[str, Any]]:
             infos = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in fed}
             return fed, infos
@@ -94,6 +95,8 @@ def quantize(model: Any, nodes: Collection[str], ranges: Any, precision: str = "
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     kind = {"int8": QuantType.QInt8, "fp8": QuantType.QFLOAT8E4M3FN}[precision]
+    if precision == "fp8":
+        ranges = _as_distributions(ranges)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     quantizer = QDQQuantizer(
@@ -116,3 +119,26 @@ def quantize(model: Any, nodes: Collection[str], ranges: Any, precision: str = "
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     return quantizer.model.model
+
+
+def _as_distributions(ranges: Any) -> Any:
+    """Ranges in the form from which ONNX Runtime makes scales of float8: the standard deviation that its largest
+    number, 448, then stands for the end of the range."""
+    from onnx import TensorProto
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+    from onnxruntime.quantization.quant_utils import compute_scale_zp_float8
+
+    _, scale_of_one = compute_scale_zp_float8(TensorProto.FLOAT8E4M3FN, np.float32(1))
+    unit = 1 / (FLOAT8_MAX * np.float32(scale_of_one))
+    return TensorsData(
+        CalibrationMethod.Distribution,
+        {
+            name: TensorData(
+                lowest=one.lowest,
+                highest=one.highest,
+                avg=np.float32(0),
+                std=np.float32(max(abs(one.lowest), abs(one.highest)) * unit),
+            )
+            for name, one in ranges.items()
+        },
+    )

@@ -2,9 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prn_fast.cli.common import command
 from prn_fast.engine import BACKENDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from prn_fast.package import Package
 
 DESCRIPTION = """Build an engine from a trained package, verify it, and keep it in the package.
 
@@ -40,12 +46,42 @@ def _capabilities(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip()) or None
 
 
+def _build(package: "Package", arguments: argparse.Namespace, precision: str, console: "Console") -> dict[str, Any]:
+    """Build one engine, with a bar for each phase of it that takes long; returns its entry in the manifest."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from prn_fast.build import build_engine
+    from prn_fast.build.candidate import BuildOptions
+    from prn_fast.build.profiles import BatchProfile
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, transient=True, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def on_share(phase: str, share: float) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=1.0)
+            bars.update(tasks[phase], completed=share)
+
+        options = BuildOptions(
+            batch=BatchProfile.parse(arguments.batch) if arguments.batch else None,
+            capabilities=_capabilities(arguments.compute_capability),
+            on_share=on_share,
+        )
+        return build_engine(
+            package,
+            arguments.backend,
+            precision,
+            progress=lambda line: console.print(line, style="dim"),
+            options=options,
+        )
+
+
 @command
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     arguments = make_parser().parse_args(argv)
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
     from rich.table import Table
 
     from prn_fast.engine import parse_name
@@ -56,32 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     for precision in precisions:
         parse_name(f"{arguments.backend}:{precision}")
     package = Package.open(arguments.package)
-    from prn_fast.build import build_engine
-    from prn_fast.build.candidate import BuildOptions
-    from prn_fast.build.profiles import BatchProfile
-
     console = Console()
     for precision in precisions:
-        with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), transient=True) as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def on_share(phase: str, share: float, bars: Progress = bars, tasks: dict[str, TaskID] = tasks) -> None:
-                if phase not in tasks:
-                    tasks[phase] = bars.add_task(phase, total=1.0)
-                bars.update(tasks[phase], completed=share)
-
-            options = BuildOptions(
-                batch=BatchProfile.parse(arguments.batch) if arguments.batch else None,
-                capabilities=_capabilities(arguments.compute_capability),
-                on_share=on_share,
-            )
-            entry = build_engine(
-                package,
-                arguments.backend,
-                precision,
-                progress=lambda line, console=bars.console: console.print(line, style="dim"),
-                options=options,
-            )
+        entry = _build(package, arguments, precision, console)
         verification = entry["verification"]
         table = Table(title=f"{arguments.backend}:{precision} in {package.path}")
         for column in ("on the validation split", "eager fp32", precision, "change"):

@@ -96,7 +96,7 @@ class TensorRTEngine(Engine):
     def _deserialize(self, folder: Path, plan: bytes) -> Any:
         """The library's engine; the logger and runtime are kept, since TensorRT holds no reference to them."""
         library = self._library
-        self._logger = _error_logger(library)
+        self._logger = error_logger(library)
         self._runtime = library.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -234,10 +234,10 @@ class TensorRTRTXEngine(TensorRTEngine):
     flavour = FLAVOURS["tensorrt-rtx"]
 
 
-def _error_logger(library: Any) -> Any:
+def error_logger(library: Any) -> Any:
     """A logger that keeps the first error."""
 
-    class Logger(library.ILogger):  # type: ignore[misc]
+    class Logger(library.ILogger):
         def __init__(self) -> None:
             library.ILogger.__init__(self)
             self.first = ""

@@ -1,0 +1,192 @@
+"""The graphs that go into TensorRT, executed by ONNX Runtime and OpenVINO and compared with eager."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from prn_fast.build.graph_engine import OnnxRuntimeGraph, OpenVINOGraph
+from prn_fast.build.tensorrt.graph import FLOAT16_MAX, HEADROOM, balance_attention, parse_graph, to_half, wide_nodes
+from prn_fast.build.verify import compare
+from tests.build.tensorrt_graphs import network, typed
+
+# Mean difference of the maps. The networks are random, with saturated attention: they magnify rounding.
+MEAN_MAP = {"fp32": 1e-4, "fp16": 0.015, "bf16": 0.03, "int8": 0.04, "fp8": 0.04}
+NETWORKS = ("lite0", "r18")
+
+
+def found_by(engine, name, precision, tmp_path):
+    subject = network(name)
+    file = tmp_path / "graph.onnx"
+    file.write_bytes(typed(name, precision).SerializeToString())
+    package = SimpleNamespace(config=subject.model.config)
+    with engine(package, file) as opened:
+        return opened.infer(subject.images)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
+def test_onnx_runtime_agrees_with_eager(name, precision, tmp_path):
+    parity = compare(found_by(OnnxRuntimeGraph, name, precision, tmp_path), network(name).expected)
+    assert parity.mean_map < MEAN_MAP[precision]
+    assert parity.max_score < 0.1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_openvino_agrees_with_eager(name, precision, tmp_path):
+    parity = compare(found_by(OpenVINOGraph, name, precision, tmp_path), network(name).expected)
+    assert parity.mean_map < MEAN_MAP[precision]
+    assert parity.max_score < 0.1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8"])
+def test_a_typed_graph_is_valid_and_keeps_its_interface(name, precision):
+    model = typed(name, precision)
+    onnx.checker.check_model(model, full_check=precision != "bf16")
+    types = {one.name: one.type.tensor_type.elem_type for one in (*model.graph.input, *model.graph.output)}
+    assert types == {"images": TensorProto.UINT8, "scores": TensorProto.FLOAT, "maps": TensorProto.FLOAT}
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    readers = {node.op_type for node in model.graph.node if "images" in node.input}
+    assert readers <= {"Cast", "Shape"}  # TensorRT lets nothing else read bytes
+
+
+def types_of(model):
+    """Element type of each tensor of a typed graph, by onnx's own inference and by the types of constants."""
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=False)
+    known = {one.name: one.type.tensor_type.elem_type for one in inferred.graph.value_info}
+    return known | {one.name: one.data_type for one in model.graph.initializer}
+
+
+@pytest.mark.parametrize(("precision", "half"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_half_precision_is_where_it_is_meant(precision, half):
+    model = typed("r18", precision)
+    types = types_of(model)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    kept = [node for node in convolutions if types[node.input[1]] == TensorProto.FLOAT]
+    assert {types[node.input[1]] for node in convolutions} <= {half, TensorProto.FLOAT}
+    backbone = [node for node in convolutions if "model.backbone" in node.input[1]]
+    assert len(backbone) > 15
+    assert len(kept) == (len(backbone) if precision == "bf16" else 0)
+    for node in model.graph.node:
+        if node.op_type in ("Softmax", "Sigmoid", "TopK", "ArgMin", "Pow"):
+            assert types[node.input[0]] == TensorProto.FLOAT, node.name
+
+
+def small_attention(size: int) -> onnx.ModelProto:
+    """x -> softmax((x w / D + u / D) x^T) x with constants as the exporter leaves them, in module model.attention."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["scaled"], name="mul"),
+        helper.make_node("Add", ["scaled", "u"], ["query"], name="add"),
+        helper.make_node("Transpose", ["x"], ["key"], perm=[0, 2, 1], name="transpose"),
+        helper.make_node("MatMul", ["query", "key"], ["logits"], name="product"),
+        helper.make_node("Softmax", ["logits"], ["weights"], axis=-1, name="softmax"),
+        helper.make_node("MatMul", ["weights", "x"], ["mixed"], name="mix"),
+        helper.make_node("Sigmoid", ["mixed"], ["y"], name="sigmoid"),
+    ]
+    for node in nodes:
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'model.attention.0']")
+    constants = [
+        numpy_helper.from_array((rng.normal(size=size) / size).astype(np.float32), name) for name in ("w", "u")
+    ]
+    shape = [1, 4, size]
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+
+
+def run(model, x):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["y"], {"x": x})[0]
+
+
+def test_balancing_changes_no_float32_result_and_saves_float16():
+    size = 1 << 17
+    plain, balanced = small_attention(size), small_attention(size)
+    assert balance_attention(balanced) == 1
+    assert balance_attention(plain) == 1  # of a second copy: the count is of products, not of a process
+    plain = small_attention(size)
+    x = np.random.default_rng(1).normal(size=(1, 4, size)).astype(np.float32) * 4
+    np.testing.assert_allclose(run(balanced, x), run(plain, x), rtol=1e-5, atol=1e-6)
+
+    def logits_constants(model):
+        return np.concatenate([numpy_helper.to_array(one).ravel() for one in model.graph.initializer if one.dims])
+
+    # 1 / D rounds to a few subnormal steps of float16; sqrt(D) / D does not.
+    smallest_normal = 2.0**-14
+    assert np.mean(np.abs(logits_constants(plain)) < smallest_normal) > 0.9
+    assert np.mean(np.abs(logits_constants(balanced)) < smallest_normal) < 0.1
+
+
+def test_values_beyond_float16_never_become_infinite():
+    model = small_attention(16)
+    half = to_half(model, "fp16")
+    clips = [node for node in half.graph.node if node.op_type == "Clip"]
+    assert clips
+    x = np.full((1, 4, 16), 3e5, np.float32)  # squares, and the input itself, are beyond 65504
+    x[:, 1] *= -1
+    assert np.isfinite(run(half, x)).all()
+
+
+def test_nodes_near_float16s_largest_number_stay_in_float32():
+    model = small_attention(16)
+    limit = FLOAT16_MAX / HEADROOM
+    assert wide_nodes(model, {"logits": limit * 1.01, "query": limit * 0.99}) == {"product"}
+    assert wide_nodes(model, {"logits": float("nan"), "query": float("inf")}) == {"product", "add"}
+    kept = to_half(model, "fp16", float32_nodes={"product"})
+    assert types_of(kept)["logits"] == TensorProto.FLOAT
+    assert types_of(to_half(model, "fp16"))["logits"] == TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize(("precision", "eight"), [("int8", TensorProto.INT8), ("fp8", TensorProto.FLOAT8E4M3FN)])
+def test_quantisation_is_of_the_kind_that_tensorrt_takes(precision, eight):
+    model = typed("r18", precision)
+    constants = {one.name: one for one in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    quantised = 0
+    for node in (node for node in model.graph.node if node.op_type == "Conv"):
+        activation, weight = (producers.get(name) for name in node.input[:2])
+        is_quantised = weight is not None and weight.op_type == "DequantizeLinear"
+        assert is_quantised == (activation is not None and activation.op_type == "DequantizeLinear")
+        if not is_quantised:
+            continue
+        quantised += 1
+        stored, scale, zero = (constants[name] for name in weight.input)
+        assert stored.data_type == eight
+        assert scale.dims == [stored.dims[0]]  # one scale an output channel
+        assert not np.any(numpy_helper.to_array(zero).astype(np.float32))
+        assert not np.any(numpy_helper.to_array(constants[activation.input[2]]).astype(np.float32))
+        assert node.input[2] in constants  # the bias, not quantised
+        assert constants[node.input[2]].data_type == TensorProto.FLOAT16
+    names = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
+    assert quantised == 3 * 3 + 6  # three layers' blocks, and the second fusion
+    assert any("model.backbone" in name for name in names)
+    # Nothing is quantised between a convolution and its activation.
+    for node in (node for node in model.graph.node if node.op_type == "QuantizeLinear"):
+        source = producers.get(node.input[0])
+        assert source is None or source.op_type != "Conv"
+
+
+def test_folding_leaves_nothing_to_compute_that_depends_on_no_image():
+    subject = network("lite0")
+    folded = parse_graph(subject.exported)
+    constants = {one.name for one in folded.graph.initializer}
+    for node in folded.graph.node:
+        assert not all(name in constants for name in node.input if name), node.name
+
+
+def test_graphs_are_left_alone():
+    before = network("lite0").graph.SerializeToString()
+    typed("lite0", "int8")
+    assert network("lite0").graph.SerializeToString() == before

@@ -1,0 +1,265 @@
+"""The TensorRT runner as far as a machine without a GPU goes: files, refusals, and images that lie on a device."""
+
+import ctypes
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from prn_fast.engine import open_engine
+from prn_fast.engine.cuda_memory import DeviceImages, device_images, from_dlpack
+from prn_fast.engine.tensorrt import error_logger
+from prn_fast.engine.tensorrt_file import (
+    DESCRIPTION_FILE,
+    ENGINE_FILE,
+    Description,
+    bindings_fault,
+    check_device,
+    check_version,
+    diagnosis,
+    read_engine,
+)
+from prn_fast.engine.tensorrt_flavours import FLAVOURS
+from prn_fast.errors import EngineError, PackageError
+from prn_fast.package import Package
+from tests.small_package import SIDE
+
+NAME = "tensorrt-rtx:fp16"
+RTX = FLAVOURS["tensorrt-rtx"]
+HAS_GPU = __import__("torch").cuda.is_available()
+
+
+@pytest.fixture
+def copied(rtx_package_path, tmp_path):
+    """A package of its own, to be damaged, and its engine's folder."""
+    package = Package.open(shutil.copytree(rtx_package_path, tmp_path / "copied.prn"))
+    return package, package.engine_folder(NAME)
+
+
+def run_without_torch(rtx_package_path, body: str) -> str:
+    """What a fresh process prints that opens the engine and runs `body` where it is refused with `error`."""
+    code = f"""
+import sys
+import prn_fast.engine
+from prn_fast.errors import EngineError
+try:
+    prn_fast.engine.open_engine({str(rtx_package_path)!r}, {NAME!r})
+except EngineError as error:
+    print(error)
+assert "torch" not in sys.modules, "torch was imported"
+{body}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(HAS_GPU, reason="says what happens on a machine without a GPU")
+def test_an_embedded_process_never_imports_torch(rtx_package_path):
+    """It gets as far as the device: the package is verified, the engine hashed, the library loaded."""
+    printed = run_without_torch(rtx_package_path, "assert any('tensorrt_rtx' in name for name in sys.modules)")
+    assert "pycuda is not installed: pip install pycuda" in printed or "no" in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.skipif(HAS_GPU, reason="says what happens on a machine without a GPU")
+def test_no_gpu_is_one_line(rtx_package_path):
+    with pytest.raises(EngineError, match=r"^TensorRT engines need an NVIDIA GPU, and torch finds none") as caught:
+        open_engine(rtx_package_path, NAME)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_pycuda_is_one_line(monkeypatch):
+    from prn_fast.engine import cuda_memory
+
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(EngineError, match="pycuda is not installed: pip install pycuda"):
+        cuda_memory.open_device()
+
+
+def test_a_missing_library_names_the_extra(rtx_package_path, monkeypatch):
+    for module in RTX.modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EngineError, match=r"^TensorRT-RTX is not installed: pip install 'prn-fast\[tensorrt\]'$"):
+        open_engine(rtx_package_path, NAME)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda plan: plan[:-100], lambda plan: plan[:5000] + b"X" + plan[5001:], lambda _: b""]
+)
+def test_a_truncated_or_altered_engine_is_never_loaded(copied, damage):
+    package, folder = copied
+    file = folder / ENGINE_FILE
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(PackageError, match=r"model\.engine: differs from what was recorded"):
+        open_engine(package, NAME)
+    # The runner itself checks too, of the very bytes that it would hand on.
+    with pytest.raises(EngineError, match=r"model\.engine: is truncated or altered \(sha256"):
+        read_engine(folder, Description.read(folder))
+
+
+def test_a_missing_engine_file_is_named(copied):
+    _, folder = copied
+    description = Description.read(folder)
+    (folder / ENGINE_FILE).unlink()
+    with pytest.raises(EngineError, match=r"model\.engine: cannot be read \(No such file"):
+        read_engine(folder, description)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"batch": "many"}'])
+def test_a_damaged_description_is_named(copied, content):
+    _, folder = copied
+    (folder / DESCRIPTION_FILE).write_bytes(content)
+    with pytest.raises(EngineError, match=r"engine\.json: cannot be read \(.*build the engine again"):
+        Description.read(folder)
+
+
+def test_another_version_is_refused(copied):
+    _, folder = copied
+    description = Description.read(folder)
+    check_version(folder, description, RTX, RTX.load().__version__)
+    message = rf"was built by TensorRT-RTX {description.version}, and 9\.9 is installed; install {description.version}"
+    with pytest.raises(EngineError, match=message):
+        check_version(folder, description, RTX, "9.9")
+
+
+def test_another_version_is_refused_before_a_device_is_looked_for(copied, monkeypatch):
+    package, _ = copied
+    monkeypatch.setattr(RTX.load(), "__version__", "9.9")
+    with pytest.raises(EngineError, match=r"and 9\.9 is installed"):
+        open_engine(package, NAME)
+
+
+def test_another_gpu_is_refused(copied):
+    _, folder = copied
+    description = Description.read(folder)
+    check_device(folder, description, "a card", (8, 9))
+    with pytest.raises(EngineError, match=r"built for compute capability 8\.9, 12\.0, and Old Card has 8\.6; build"):
+        check_device(folder, description, "Old Card", (8, 6))
+
+
+def test_the_description_is_what_the_inspector_lists(copied):
+    _, folder = copied
+    description = Description.read(folder)
+    assert description.bindings[0]["profile"] == [1, 2, 4]
+    expected = {"images": ("UInt8", (SIDE, SIDE, 1)), "scores": ("Float", ()), "maps": ("Float", (SIDE, SIDE))}
+    assert bindings_fault(description.bindings, expected) == ""
+    other = expected | {"images": ("UInt8", (SIDE, SIDE, 3))}
+    assert "this package needs" in bindings_fault(description.bindings, other)
+
+
+def test_an_engine_of_another_package_is_refused(copied):
+    package, folder = copied
+    file = folder / DESCRIPTION_FILE
+    content = json.loads(file.read_text())
+    content["bindings"][0]["dimensions"][1] = 128
+    file.write_text(json.dumps(content))
+    with pytest.raises(EngineError, match="this package needs"):
+        RTX_RUNNER()(package, folder=folder, precision="fp16")
+
+
+def RTX_RUNNER():
+    from prn_fast.engine import BACKENDS
+
+    return BACKENDS["tensorrt-rtx"].runner()
+
+
+def test_the_librarys_diagnosis_is_put_into_words(copied):
+    """The library is the real one; on a machine without a driver it blames the driver."""
+    _, folder = copied
+    library = RTX.load()
+    runtime = library.Runtime(error_logger(library))
+    if not HAS_GPU:
+        assert diagnosis(library, runtime, (folder / ENGINE_FILE).read_bytes()).startswith("invalid: ")
+    bits = int(library.EngineInvalidityDiagnostics.UNSUPPORTED_CC) | int(
+        library.EngineInvalidityDiagnostics.OLD_CUDA_DRIVER
+    )
+    blamed = SimpleNamespace(get_engine_validity=lambda plan: (library.EngineValidity.INVALID, bits))
+    assert diagnosis(library, blamed, b"") == "invalid: unsupported cc, old cuda driver"
+    valid = SimpleNamespace(get_engine_validity=lambda plan: (library.EngineValidity.VALID, 0))
+    assert diagnosis(library, valid, b"") == ""
+
+
+def test_the_runners_calls_exist_in_the_library():
+    """What runs on a GPU only, checked against the real bindings: names of methods, and the enumeration."""
+    library = RTX.load()
+    used = {
+        library.Runtime: ("deserialize_cuda_engine", "get_engine_validity"),
+        library.ICudaEngine: ("create_execution_context", "create_runtime_config"),
+        library.IRuntimeConfig: ("create_runtime_cache", "set_runtime_cache", "cuda_graph_strategy"),
+        library.IRuntimeCache: ("serialize", "deserialize"),
+        library.IExecutionContext: ("set_input_shape", "set_tensor_address", "execute_async_v3"),
+    }
+    for owner, names in used.items():
+        for name in names:
+            assert hasattr(owner, name), f"{owner.__name__}.{name}"
+    assert library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+
+
+# -- images on a device ------------------------------------------------------------------------------------------------
+
+
+class OnDevice:
+    """Host memory that claims to lie on a GPU: only its address is read."""
+
+    def __init__(self, array, strides="plain"):
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, False),
+            "strides": None if strides == "plain" else array.strides,
+            "version": 3,
+        }
+
+
+def bytes_at(images: DeviceImages) -> np.ndarray:
+    count = int(np.prod(images.shape)) * images.dtype.itemsize
+    return np.frombuffer((ctypes.c_uint8 * count).from_address(images.pointer), images.dtype).reshape(images.shape)
+
+
+@pytest.mark.parametrize("strides", ["plain", "given"])
+def test_cuda_arrays_are_taken_where_they_lie(strides):
+    array = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3)).astype(np.uint8)
+    images = device_images(OnDevice(array, strides))
+    assert images is not None
+    assert len(images) == 5
+    assert images.dtype == np.uint8
+    assert images.row_bytes == 192
+    np.testing.assert_array_equal(bytes_at(images), array)
+    np.testing.assert_array_equal(bytes_at(images[2:4]), array[2:4])
+    assert len(images[4:9]) == 1
+
+
+def test_device_images_must_be_contiguous():
+    array = np.zeros((4, 8, 16, 3), np.uint8)[:, :, ::2]
+    with pytest.raises(EngineError, match="are not contiguous; copy them"):
+        device_images(OnDevice(array, "given"))
+
+
+def test_dlpack_capsules_are_read():
+    array = np.random.default_rng(1).integers(0, 255, (3, 4, 4, 1)).astype(np.uint8)
+    images = from_dlpack(array.__dlpack__(), array)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(bytes_at(images), array)
+    assert from_dlpack(array.astype(np.float32).__dlpack__(), array).dtype == np.float32
+    with pytest.raises(EngineError, match="not contiguous"):
+        from_dlpack(np.zeros((4, 8, 8, 3), np.uint8)[:, ::2].__dlpack__(), None)
+    import torch
+
+    with pytest.raises(EngineError, match="engines take uint8"):
+        from_dlpack(torch.zeros(2, dtype=torch.bool).__dlpack__(), None)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "list"])
+def test_images_in_host_memory_are_no_device_images(kind):
+    array = np.zeros((1, 4, 4, 1), np.uint8)
+    import torch
+
+    assert device_images({"numpy": array, "torch": torch.from_numpy(array), "list": [array]}[kind]) is None
