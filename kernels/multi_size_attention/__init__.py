@@ -1,8 +1,8 @@
 """Attention between the patches of one map, for several patch sizes at once.
 
 `multi_size_attention` is the operation that a compiled or exported graph keeps: lean PyTorch on the CPU, Triton on a
-GPU. Grids that the kernels do not take (`fused.supports`) run lean PyTorch on a GPU too. The backward is lean PyTorch,
-computed again from the inputs: nothing but the inputs is kept for it.
+GPU. Its backward is an operation of its own, in the same way: nothing but the inputs is kept for it, and logits and
+attention are computed again. Grids that the kernels do not take (`fused.supports`) run lean PyTorch on a GPU too.
 """
 
 from collections.abc import Sequence
@@ -49,18 +49,68 @@ def _(maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Se
     return output.contiguous(memory_format=memory_format_of(maps))
 
 
+def _lean_backward(
+    gradient: Tensor, maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    wide = torch.promote_types(maps.dtype, torch.float32)
+    return lean.multi_size_attention_backward(gradient.to(wide), maps.to(wide), grids, query_key, value)
+
+
+def _like_inputs(
+    gradients: tuple[Tensor, list[Tensor], list[Tensor]], maps: Tensor, weights: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Gradients in the dtype of what they are for, the map's in its layout."""
+    grad_maps, grad_query_key, grad_value = gradients
+    dtypes = iter([one.dtype for one in weights])
+    return (
+        grad_maps.to(maps.dtype).contiguous(memory_format=memory_format_of(maps)),
+        [one.to(next(dtypes)).contiguous() for one in grad_query_key],
+        [one.to(next(dtypes)).contiguous() for one in grad_value],
+    )
+
+
+@torch.library.custom_op("prn_fast::multi_size_attention_backward", mutates_args=())
+def multi_size_attention_backward(
+    gradient: Tensor, maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Gradients of `multi_size_attention` for the map, `query_key` and `value`, each in the dtype of its input."""
+    return _like_inputs(_lean_backward(gradient, maps, grids, query_key, value), maps, [*query_key, *value])
+
+
+@multi_size_attention_backward.register_kernel("cuda")
+def _(
+    gradient: Tensor, maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    from prn_fast.kernels.multi_size_attention import fused
+    from prn_fast.kernels.multi_size_attention import gradient as fused_gradient
+
+    backward = fused_gradient.multi_size_attention_backward if fused.supports(grids) else _lean_backward
+    return _like_inputs(backward(gradient, maps, grids, query_key, value), maps, [*query_key, *value])
+
+
+@multi_size_attention_backward.register_fake
+def _(
+    gradient: Tensor, maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    return (
+        torch.empty_like(maps, memory_format=memory_format_of(maps)),
+        [torch.empty_like(one, memory_format=torch.contiguous_format) for one in query_key],
+        [torch.empty_like(one, memory_format=torch.contiguous_format) for one in value],
+    )
+
+
 def _save(ctx: Any, inputs: tuple[Tensor, list[int], list[Tensor], list[Tensor]], output: Tensor) -> None:
     maps, ctx.grids, query_key, value = inputs
     ctx.save_for_backward(maps, *query_key, *value)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, list[Tensor], list[Tensor]]:
-    with torch.enable_grad():
-        maps, *weights = [one.detach().requires_grad_() for one in ctx.saved_tensors]
-        count = len(weights) - len(ctx.grids)
-        output = _lean(maps, ctx.grids, weights[:count], weights[count:])
-        grad_maps, *grad_weights = torch.autograd.grad(output, [maps, *weights], gradient, materialize_grads=True)
-    return grad_maps, None, grad_weights[:count], grad_weights[count:]
+    maps, *weights = ctx.saved_tensors
+    count = len(weights) - len(ctx.grids)
+    grad_maps, grad_query_key, grad_value = multi_size_attention_backward(
+        gradient, maps, ctx.grids, weights[:count], weights[count:]
+    )
+    return grad_maps, None, grad_query_key, grad_value
 
 
 multi_size_attention.register_autograd(_backward, setup_context=_save)

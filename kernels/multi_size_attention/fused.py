@@ -212,11 +212,11 @@ def softmax_kernel(
 
 
 @triton.jit
-def _load_attention(attention, n, rows, GRID: tl.constexpr, FINEST: tl.constexpr):
-    """A grid's attention spread over sub-tokens: E[(i, s), (j, s')] = A[i, j] where s = s', else zero."""
-    token, spot = _token(n, GRID, FINEST), _spot(n, GRID, FINEST)
-    mask = (spot[:, None] == spot[None, :]) & (n < rows)[:, None] & (n < rows)[None, :]
-    return tl.load(attention + token[:, None] * (GRID * GRID) + token[None, :], mask=mask, other=0.0)
+def _load_attention(attention, i, j, inside, GRID: tl.constexpr, FINEST: tl.constexpr):
+    """A grid's attention between sub-tokens i and j: A of their tokens where they have the same place, else zero."""
+    same = _spot(i, GRID, FINEST)[:, None] == _spot(j, GRID, FINEST)[None, :]
+    entry = _token(i, GRID, FINEST)[:, None] * (GRID * GRID) + _token(j, GRID, FINEST)[None, :]
+    return tl.load(attention + entry, mask=same & inside, other=0.0)
 
 
 @triton.jit
@@ -242,7 +242,7 @@ def _mix(
     T: tl.constexpr = FINEST * FINEST
     n = tl.arange(0, ROWS)
     if GRID > 1:
-        mix = _load_attention(attention, n, rows, GRID, FINEST)
+        mix = _load_attention(attention, n, n, (n < rows)[:, None] & (n < rows)[None, :], GRID, FINEST)
     for step in range(STEPS):
         d = (start + step) * BLOCK_D + tl.arange(0, BLOCK_D)
         inside = (n < rows)[:, None] & (d < C * H * W // T)[None, :]
@@ -336,6 +336,11 @@ class AttentionShape:
         """Attention weights of one image."""
         return sum(grid**4 for grid in self.attending)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of one image, of all grids but 1."""
+        return sum(grid**2 for grid in self.attending)
+
     def constants(self) -> dict[str, Any]:
         """Constexpr arguments of the two kernels that read the map."""
         return {
@@ -351,6 +356,12 @@ class AttentionShape:
 def supports(grids: Sequence[int]) -> bool:
     """Whether the kernels take these grids: powers of two, 8 at most, one of them above 1."""
     return 1 < max(grids) <= FINEST_GRID and all(grid & (grid - 1) == 0 for grid in grids)
+
+
+def require_supported(grids: Sequence[int]) -> None:
+    """A ValueError for grids that the kernels do not take."""
+    if not supports(grids):
+        raise ValueError(f"grids must be powers of two up to {FINEST_GRID}, one of them above 1, not {tuple(grids)}")
 
 
 def plan_logits(shape: AttentionShape, tile: Tile) -> Launch:
@@ -387,7 +398,7 @@ def plan_softmax(shape: AttentionShape, splits: int, tile: Tile) -> Launch:
             "SPLITS": splits,
             **tile.blocks,
         },
-        (sum(grid**2 for grid in shape.attending) // tile.blocks["BLOCK_ROWS"], shape.batch),
+        (shape.tokens // tile.blocks["BLOCK_ROWS"], shape.batch),
         tile,
     )
 
@@ -431,8 +442,7 @@ def attend(
     Returns:
         (B, len(grids) * C, H, W), same dtype and layout.
     """
-    if not supports(grids):
-        raise ValueError(f"grids must be powers of two up to {FINEST_GRID}, one of them above 1, not {tuple(grids)}")
+    require_supported(grids)
     batch, channels, height, width = maps.shape
     layout = memory_format_of(maps)
     channels_last = layout == torch.channels_last

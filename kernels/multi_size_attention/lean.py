@@ -43,3 +43,54 @@ def multi_size_attention(
             mixed = unpatchify(attention @ tokens, grid, channels, height, width)
         outputs.append(mixed * value_scale.repeat(1, grid, grid) + value_bias.repeat(1, grid, grid))
     return torch.cat(outputs, dim=1)
+
+
+def multi_size_attention_backward(
+    gradient: Tensor, maps: Tensor, grids: Sequence[int], query_key: Sequence[Tensor], value: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Gradients of `multi_size_attention`, by the formulas of `gradient.py`.
+
+    Args:
+        gradient: of its result, (B, len(grids) * C, H, W), in the map's dtype.
+        maps, grids, query_key, value: as there.
+    Returns:
+        Gradients of the map, of `query_key` and of `value`, in the map's dtype.
+    """
+    channels, height, width = maps.shape[1:]
+    query_key = [parameters.to(maps.dtype) for parameters in query_key]
+    value = [parameters.to(maps.dtype) for parameters in value]
+    grad_maps = torch.zeros_like(maps)
+    grad_query_key, grad_value = [], []
+    remaining_query_key = iter(query_key)
+    for grid, (value_scale, _), upstream in zip(grids, value, gradient.split(channels, dim=1), strict=True):
+        tokens, upstream_tokens = patchify(maps, grid), patchify(upstream, grid)
+        size = tokens.shape[2]
+        scaled = upstream_tokens * value_scale.reshape(size)
+        if grid == 1:
+            mixed, grad_tokens = tokens, scaled
+        else:
+            parameters = next(remaining_query_key)
+            scale, bias = (one.reshape(size) for one in fold_query_key(parameters))
+            query = tokens * (scale / size) + bias / size
+            attention = torch.softmax(query @ tokens.transpose(1, 2), dim=-1)
+            mixed = attention @ tokens
+            grad_attention = scaled @ tokens.transpose(1, 2)
+            grad_logits = attention * (grad_attention - (attention * grad_attention).sum(-1, keepdim=True)) / size
+            columns = grad_logits.sum(1).unsqueeze(2)
+            crossed = (grad_logits + grad_logits.transpose(1, 2)) @ tokens
+            grad_tokens = attention.transpose(1, 2) @ scaled + scale * crossed + bias * columns
+            grad_fold = torch.stack([(tokens * crossed).sum((0, 1)) / 2, (columns * tokens).sum((0, 1))])
+            grad_query_key.append(fold_query_key_backward(grad_fold.reshape(2, *parameters.shape[1:]), parameters))
+        grad_maps += unpatchify(grad_tokens, grid, channels, height, width)
+        grad_scale = (upstream_tokens * mixed).sum((0, 1))
+        grad_value.append(torch.stack([grad_scale, upstream_tokens.sum((0, 1))]).reshape(2, *value_scale.shape))
+    return grad_maps, grad_query_key, grad_value
+
+
+def fold_query_key_backward(gradient: Tensor, query_key: Tensor) -> Tensor:
+    """Gradient of what `fold_query_key` was given; the key's bias has none."""
+    if len(query_key) == 2:
+        return gradient
+    query, key_scale = query_key[:2], query_key[2]
+    grad_key_scale = (gradient * query).sum(0)
+    return torch.cat([gradient * key_scale, grad_key_scale[None], torch.zeros_like(grad_key_scale)[None]])

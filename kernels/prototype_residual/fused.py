@@ -23,10 +23,14 @@ from prn_fast.kernels.launch import (
     memory_format_of,
     pointer,
     power_of_two,
+    slice_strides,
     steps_for,
 )
 from prn_fast.kernels.prototype_residual.reference import DISTANCE_EPSILON
 from prn_fast.kernels.tiles import tile_for
+
+# Partial sums that a program holds in registers while it adds up splits.
+PARTIALS_AT_ONCE = 4096
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -77,18 +81,20 @@ def residual_kernel(
     RUN_STRIDE: tl.constexpr,
     BATCH_STRIDE: tl.constexpr,
     PADDED_K: tl.constexpr,
-    PADDED_SPLITS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
     b = tl.program_id(1).to(tl.int64)
     k = tl.arange(0, PADDED_K)
-    split = tl.arange(0, PADDED_SPLITS)
-    parts = tl.load(
-        partials + (b * K + k[:, None]) * SPLITS + split[None, :],
-        mask=(k < K)[:, None] & (split < SPLITS)[None, :],
-        other=0.0,
-    )
+    parts = tl.zeros([PADDED_K, BLOCK_SPLITS], tl.float32)
+    for start in range(0, SPLITS, BLOCK_SPLITS):
+        split = start + tl.arange(0, BLOCK_SPLITS)
+        parts += tl.load(
+            partials + (b * K + k[:, None]) * SPLITS + split[None, :],
+            mask=(k < K)[:, None] & (split < SPLITS)[None, :],
+            other=0.0,
+        )
     distances = tl.where(k < K, tl.sum(parts, axis=1), float("inf"))
     # A map of NaN compares with nothing; its residual is NaN whichever prototype is taken.
     nearest = tl.minimum(tl.argmin(distances, axis=0), K - 1).to(tl.int64)
@@ -137,6 +143,7 @@ def plan_residual(
 ) -> Launch:
     """Launch of `residual_kernel`; `run` (length, stride) and `batch_stride` place the output, dense by default."""
     run_length, run_stride = run or (size, size)
+    padded_count = power_of_two(count)
     blocks = dict(tile.blocks)
     blocks["STEPS"] = steps_for(blocks["STEPS"], batch * ceil_div(size, blocks["BLOCK_D"]))
     return Launch(
@@ -155,8 +162,8 @@ def plan_residual(
             "RUN": run_length,
             "RUN_STRIDE": run_stride,
             "BATCH_STRIDE": batch_stride or size,
-            "PADDED_K": power_of_two(count),
-            "PADDED_SPLITS": power_of_two(splits),
+            "PADDED_K": padded_count,
+            "BLOCK_SPLITS": min(power_of_two(splits), max(1, PARTIALS_AT_ONCE // padded_count)),
             **blocks,
         },
         (ceil_div(size, blocks["BLOCK_D"] * blocks["STEPS"]), batch),
@@ -192,17 +199,13 @@ def prototype_residual(
     )
     if out is None:
         out = torch.empty_like(features, memory_format=layout)
-    if layout == torch.channels_last:
-        run, expected = (channels, out.stride(3)), (out.stride(0), 1, width * out.stride(3), out.stride(3))
-    else:
-        run, expected = (size, size), (out.stride(0), height * width, width, 1)
-    if out.shape != features.shape or out.stride() != expected:
-        raise ValueError("out must have the shape of the features, and their layout but for more channels")
+    pixel_stride, batch_stride = slice_strides(out, features.shape, layout)
+    run = (channels, pixel_stride) if layout == torch.channels_last else (size, size)
 
     distance = plan_distance(batch, count, size, features.dtype, distance_tile)
     splits = distance.grid[0]
     partials = torch.empty(batch, count, splits, dtype=torch.float32, device=features.device)
-    residual = plan_residual(batch, count, size, splits, features.dtype, residual_tile, run, out.stride(0))
+    residual = plan_residual(batch, count, size, splits, features.dtype, residual_tile, run, batch_stride)
     distance(features, prototypes, batch, partials)
     residual(features, prototypes, partials, batch, out)
     return out

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from prn_fast.kernels.launch import Tile
-from prn_fast.kernels.multi_size_attention import fused, lean, multi_size_attention, reference, traffic
+from prn_fast.kernels.multi_size_attention import (
+    fused,
+    lean,
+    multi_size_attention,
+    multi_size_attention_backward,
+    reference,
+    traffic,
+)
+from prn_fast.kernels.multi_size_attention import gradient as fused_gradient
 from tests.kernels.kernel_checks import assert_rounded
 
 # batch, channels, height, width, grids
@@ -27,6 +35,22 @@ def draw_weights(normal, channels, height, width, grids, dtype=torch.float64):
             query_key.append(strength * normal(4, *patch, dtype=dtype))
         value.append(normal(2, *patch, dtype=dtype))
     return query_key, value
+
+
+@cases
+def test_lean_backward_matches_the_gradients_of_lean(normal, case):
+    batch, channels, height, width, grids = case
+    maps = normal(batch, channels, height, width)
+    query_key, value = draw_weights(normal, channels, height, width, grids)
+    upstream = normal(batch, len(grids) * channels, height, width)
+    inputs = [tensor.requires_grad_() for tensor in (maps, *query_key, *value)]
+    output = lean.multi_size_attention(maps, grids, query_key, value)
+    expected = torch.autograd.grad(output, inputs, upstream, materialize_grads=True)
+    with torch.no_grad():
+        grad_maps, grad_query_key, grad_value = lean.multi_size_attention_backward(
+            upstream, maps, grids, query_key, value
+        )
+    torch.testing.assert_close([grad_maps, *grad_query_key, *grad_value], list(expected))
 
 
 @cases
@@ -99,18 +123,19 @@ def fused_attention(maps, grids, query_key, value):
     return fused.attend(maps, grids, [fused.fold_query_key(one) for one in query_key], value, TILES)
 
 
-# Triton's interpreter multiplies bfloat16 tiles as if they were integers; test_aot.py compiles that path.
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
+KERNEL_CASES = {
+    "square": (1, 4, 16, 16, (1, 2, 4, 8)),
+    "odd-channels-wide-map": (3, 5, 8, 24, (1, 2, 4, 8)),
+    "repeated-grid": (2, 3, 4, 4, (1, 2, 4, 4)),
+    "four-tokens-fill-no-tile": (5, 2, 6, 4, (2,)),
+}
+kernel_cases = pytest.mark.parametrize("case", KERNEL_CASES.values(), ids=KERNEL_CASES)
+
+
 @layouts
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param((1, 4, 16, 16, (1, 2, 4, 8)), id="square"),
-        pytest.param((3, 5, 8, 24, (1, 2, 4, 8)), id="odd-channels-wide-map"),
-        pytest.param((2, 3, 4, 4, (1, 2, 4, 4)), id="repeated-grid"),
-        pytest.param((5, 2, 6, 4, (2,)), id="four-tokens-fill-no-tile"),
-    ],
-)
+@dtypes
+@kernel_cases
 def test_triton_output_matches_reference(normal, case, dtype, layout):
     batch, channels, height, width, grids = case
     maps = normal(batch, channels, height, width, dtype=dtype).to(memory_format=layout)
@@ -121,6 +146,82 @@ def test_triton_output_matches_reference(normal, case, dtype, layout):
     output = fused_attention(maps, grids, query_key, value)
     assert output.is_contiguous(memory_format=layout)
     assert_rounded(output, expected)
+
+
+GRADIENT_TILES = (
+    Tile({"BLOCK_D": 16, "STEPS": 2}),
+    Tile({}),
+    Tile({"BLOCK_D": 16, "BLOCK_N": 32}),
+    Tile({"BLOCK_D": 16}),
+)
+
+
+@layouts
+@dtypes
+@kernel_cases
+def test_triton_gradients_match_float64(normal, case, dtype, layout):
+    batch, channels, height, width, grids = case
+    maps = normal(batch, channels, height, width, dtype=dtype).to(memory_format=layout)
+    query_key, value = draw_weights(normal, channels, height, width, grids, dtype)
+    # Folded before, so that the rounding of the fold is not part of the comparison.
+    projections = [lean.fold_query_key(one) for one in query_key]
+    upstream = normal(batch, len(grids) * channels, height, width, dtype=dtype)
+    expected = lean.multi_size_attention_backward(
+        upstream.double(), maps.double(), grids, [one.double() for one in projections], [one.double() for one in value]
+    )
+    gradient, *weights = gradients = fused_gradient.attend_backward(
+        upstream, maps, grids, projections, value, GRADIENT_TILES
+    )
+    assert gradient.is_contiguous(memory_format=layout)
+    # In half precision attention, its gradient, queries and scaled gradients are rounded before they are multiplied.
+    # In float32 the softmax turns rounding steps of logits of some tens into as many of its own.
+    typical = 16.0 if dtype == torch.float32 else 2.0
+    assert_rounded(gradient, expected[0], typical, worst=8 * typical)
+    for results, wanted in zip(weights, expected[1:], strict=True):
+        for result, one in zip(results, wanted, strict=True):
+            assert result.dtype == torch.float32
+            assert_rounded(result.to(dtype), one, typical, worst=8 * typical)
+    again = fused_gradient.attend_backward(upstream, maps, grids, projections, value, GRADIENT_TILES)
+    assert all(torch.equal(*pair) for pair in zip(flat(gradients), flat(again), strict=True))
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["query-and-key", "folded"])
+def test_triton_gradients_of_query_and_key_match_lean(normal, folded):
+    maps = normal(2, 3, 8, 8, dtype=torch.float32)
+    query_key, value = draw_weights(normal, 3, 8, 8, (1, 2, 4), torch.float32)
+    if folded:
+        query_key = [lean.fold_query_key(one) for one in query_key]
+    arguments = (normal(2, 9, 8, 8, dtype=torch.float32), maps, (1, 2, 4), query_key, value)
+    result = fused_gradient.multi_size_attention_backward(*arguments)
+    torch.testing.assert_close(flat(result), flat(lean.multi_size_attention_backward(*arguments)), rtol=1e-4, atol=1e-4)
+
+
+def test_triton_gradients_smaller_than_half_precision_holds_keep_their_size(normal):
+    # Y holds 1/D beside a small upstream gradient: in float16 it would be zero.
+    maps = normal(1, 8, 16, 16, dtype=torch.float16)
+    query_key, value = draw_weights(normal, 8, 16, 16, (2,), torch.float16)
+    projections = [lean.fold_query_key(query_key[0])]
+    upstream = normal(1, 8, 16, 16, dtype=torch.float16) * 1e-4
+    expected = lean.multi_size_attention_backward(
+        upstream.double(), maps.double(), (2,), [projections[0].double()], [value[0].double()]
+    )
+    _, grad_projections, _ = fused_gradient.attend_backward(upstream, maps, (2,), projections, value, GRADIENT_TILES)
+    error = (grad_projections[0] - expected[1][0]).square().mean().sqrt()
+    assert error <= 4 * torch.finfo(torch.float16).eps * expected[1][0].square().mean().sqrt()
+
+
+def test_gradients_have_the_dtype_and_layout_of_their_inputs(normal):
+    maps = normal(2, 3, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
+    query_key, value = draw_weights(normal, 3, 8, 8, (1, 2), torch.float32)
+    query_key, value = leaves(query_key), leaves(value)
+    multi_size_attention(maps, (1, 2), query_key, value).sum().backward()
+    assert maps.grad.dtype == torch.bfloat16
+    assert maps.grad.is_contiguous(memory_format=torch.channels_last)
+    assert {one.grad.dtype for one in (*query_key, *value)} == {torch.float32}
+
+
+def flat(gradients):
+    return [gradients[0], *gradients[1], *gradients[2]]
 
 
 def test_triton_equal_tokens_give_the_token_itself(normal):
@@ -159,6 +260,9 @@ def test_operation_is_well_formed_and_differentiable(normal, grids):
     query_key, value = draw_weights(normal, 3, side, side, grids)
     arguments = (maps.requires_grad_(), list(grids), leaves(query_key), leaves(value))
     torch.library.opcheck(multi_size_attention, arguments)
+    upstream = normal(2, len(grids) * 3, side, side)
+    constants = ([one.detach() for one in query_key], [one.detach() for one in value])
+    torch.library.opcheck(multi_size_attention_backward, (upstream, maps.detach(), list(grids), *constants))
     torch.testing.assert_close(multi_size_attention(*arguments), reference.multi_size_attention(*arguments))
     expected = torch.autograd.grad(
         reference.multi_size_attention(*arguments).square().sum(), [maps, *arguments[2], *arguments[3]]
@@ -183,6 +287,9 @@ def test_operation_survives_compile_and_export(normal, layout):
     assert expected.is_contiguous(memory_format=layout)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(maps)
     torch.testing.assert_close(compiled, expected)
+    parameters = list(layer.parameters())
+    gradients = torch.autograd.grad(compiled.square().sum(), parameters)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), parameters))
     program = torch.export.export(layer, (maps,))
     assert any(node.target is torch.ops.prn_fast.multi_size_attention.default for node in program.graph.nodes)
     torch.testing.assert_close(program.module()(maps), expected)
