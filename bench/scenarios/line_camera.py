@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.bench import parity
-from prn_fast.bench.answers import Clock, ask, ask_without_copy, marked_copies
+from prn_fast.bench.answers import Clock, ask_without_copy, marked_copies, timed_ask
 from prn_fast.bench.cameras import CAMERAS, Camera, Tiling
 from prn_fast.bench.clock import MILLISECOND, SteadyClock, raw_clock
 from prn_fast.bench.known import Known, SpotChecks
@@ -32,7 +32,7 @@ BLOCK_LINES = 256
 BUFFERS = 8
 # Rows of tiles that differ: an engine that repeats its last answer is found out.
 PATTERN_ROWS = 3
-KNOWN_TILES = 16
+KNOWN_TILES = 8
 FIRST_SHARE_OF_CAPACITY = 0.9
 MINIMUM_BLOCKS = 16  # twice the buffers: overload shows
 RUNS_IN_TIME = 10
@@ -160,8 +160,8 @@ class LineCameraScenario:
     def __init__(self, subject: Subject, tiling: Tiling, seconds: float) -> None:
         self.subject = subject
         self._surface = Surface(subject.images, tiling, subject.rng)
-        self._capacity = tiling.stride / self._learn(len(tiling.columns))
         run_seconds = seconds / RUNS_IN_TIME
+        self._capacity = tiling.stride / self._learn(len(tiling.columns), run_seconds)
         self._search = RateSearch(
             FIRST_SHARE_OF_CAPACITY * self._capacity, run_seconds, MINIMUM_BLOCKS * BLOCK_LINES, self._run
         )
@@ -186,7 +186,7 @@ class LineCameraScenario:
         """One run; False when the search is over."""
         return not self.subject.faults and self._search.step(seconds_left)
 
-    def _learn(self, columns: int) -> float:
+    def _learn(self, columns: int, most_seconds: float) -> float:
         """The engine's answers to some tiles of each row, and the time that a row takes.
 
         That the engine answers rightly was checked on the images that the lines are made of; here its answers are only
@@ -195,13 +195,16 @@ class LineCameraScenario:
         rng, tiles_of = self.subject.rng, self._surface.tiles
         chosen = rng.choice(PATTERN_ROWS * columns, size=min(KNOWN_TILES, PATTERN_ROWS * columns), replace=False)
         tiles = np.concatenate([tiles_of(row) for row in range(PATTERN_ROWS)])
-        answers = ask(self.subject.engine, tiles[chosen])
+        elapsed, answers = timed_ask(self.subject.engine, tiles[chosen])
         self.subject.faults += parity.form_faults(answers, len(chosen), tiles.shape[1])
         self.subject.faults += [] if self.subject.faults else parity.dependence_faults(answers)
         self._known = Known.of(answers)
         self._indices = np.full(PATTERN_ROWS * columns, -1)
         self._indices[chosen] = np.arange(len(chosen))
         self._indices = self._indices.reshape(PATTERN_ROWS, columns)
+        estimate = elapsed / 1e9 / len(chosen) * columns
+        if estimate > most_seconds:
+            return estimate
         seconds = []
         for row in range(PATTERN_ROWS):
             start = time.perf_counter()

@@ -34,6 +34,7 @@ class RateSearch(Generic[SomeRun]):
         first: the rate to begin with.
         run_seconds, events: a run takes so long, or until so many events have come.
         run: one run at a rate for so many seconds; None if the engine was found faulty.
+        most: no higher rate is tried; a short run far over an engine's capacity could still seem to hold.
 
     Attributes:
         runs: all that were made.
@@ -42,13 +43,19 @@ class RateSearch(Generic[SomeRun]):
     """
 
     def __init__(
-        self, first: float, run_seconds: float, events: int, run: Callable[[float, float], SomeRun | None]
+        self,
+        first: float,
+        run_seconds: float,
+        events: int,
+        run: Callable[[float, float], SomeRun | None],
+        most: float = math.inf,
     ) -> None:
         self.runs: list[SomeRun] = []
         self.held: SomeRun | None = None
         self.confirmed = False
         self.reason: str | None = None
         self._first, self._run_seconds, self._events, self._run = first, run_seconds, events, run
+        self._most = most
         self._best: SomeRun | None = None
         self._failed = math.inf
         self._failures = 0
@@ -90,7 +97,8 @@ class RateSearch(Generic[SomeRun]):
         if self._best is None:
             return self._first if math.isinf(self._failed) else self._failed / STEP**self._failures
         if math.isinf(self._failed):
-            return self._best.rate * STEP
+            higher = min(self._best.rate * STEP, self._most)
+            return higher if higher > self._best.rate * (1 + PRECISION) else None
         if self._failed / self._best.rate <= 1 + PRECISION:
             return None
         return math.sqrt(self._best.rate * self._failed)

@@ -116,6 +116,14 @@ def test_the_search_ends_just_under_the_limit_and_confirms(first: float) -> None
     assert search.runs[-1].rate == search.held.rate
 
 
+def test_no_rate_over_the_most_is_tried() -> None:
+    search = RateSearch(10.0, 0.1, 1, lambda rate, seconds: Held(rate, True), most=50.0)
+    while search.step(seconds_left=1e9):
+        pass
+    assert 48.0 <= max(run.rate for run in search.runs) <= 50.0
+    assert search.confirmed
+
+
 def test_a_search_without_time_says_so() -> None:
     search = RateSearch(10.0, 1.0, 100, lambda rate, seconds: Held(rate, True))
     assert not search.step(seconds_left=9.0)
