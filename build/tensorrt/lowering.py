@@ -26,9 +26,9 @@ def lowered(
     """
     if not flavour.plugins or capability is None or precision in NATIVE_PRECISIONS:
         return export_onnx(package.model()), {}
-    from prn_fast.build.tensorrt_plugins import LOWERINGS, ops_for, register_plugins
+    from prn_fast.build.tensorrt_plugins import lowerings_for, ops_for, register_plugins
 
     register_plugins()
     ops = ops_for(flavour.name, package.config, parse_capability(capability), profile.usual)
-    chosen = {name: lowering[flavour.name].name.lower() for name, lowering in LOWERINGS.items()}
-    return export_onnx(package.model(), ops=ops), chosen
+    chosen = lowerings_for(flavour.name, package.config)
+    return export_onnx(package.model(), ops=ops), {name: lowering.name.lower() for name, lowering in chosen.items()}

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from prn_fast.build.graph_engine import OnnxRuntimeGraph, OpenVINOGraph
 from prn_fast.build.tensorrt.graph import FLOAT16_MAX, HEADROOM, balance_attention, parse_graph, to_half, wide_nodes
+from prn_fast.build.tensorrt_plugins import NAMESPACE
 from prn_fast.build.verify import compare
 from tests.build.tensorrt_graphs import network, typed
 
@@ -147,6 +148,37 @@ def test_nodes_near_float16s_largest_number_stay_in_float32():
     kept = to_half(model, "fp16", float32_nodes={"product"})
     assert types_of(kept)["logits"] == TensorProto.FLOAT
     assert types_of(to_half(model, "fp16"))["logits"] == TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize(("precision", "half"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_plugins_get_half_maps_and_keep_float32_sums(precision, half):
+    """x -> logits plugin -> softmax plugin -> mixing plugin -> sigmoid, in module model.attention."""
+    plugin = {"domain": NAMESPACE}
+    nodes = [
+        helper.make_node("logits_1", ["x", "projection"], ["partials"], name="logits", **plugin),
+        helper.make_node(
+            "softmax", ["partials"], ["weights"], name="softmax", element_type=TensorProto.FLOAT, **plugin
+        ),
+        helper.make_node("mixing_1", ["x", "weights", "value"], ["mixed"], name="mixing", **plugin),
+        helper.make_node("Sigmoid", ["mixed"], ["y"], name="sigmoid"),
+    ]
+    for node in nodes:
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'model.attention.0']")
+    constants = [numpy_helper.from_array(np.ones((2, 8, 4, 4), np.float32), name) for name in ("projection", "value")]
+    interface = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 4, 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "plugins", interface[:1], interface[1:], constants)
+    imports = [helper.make_opsetid("", 19), helper.make_opsetid(NAMESPACE, 1)]
+    model = to_half(helper.make_model(graph, opset_imports=imports, ir_version=10), precision)
+    found = {node.op_type: node for node in model.graph.node if node.domain == NAMESPACE}
+    constant_types = {one.name: one.data_type for one in model.graph.initializer}
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+    assert constant_types[found["logits_1"].input[1]] == constant_types[found["mixing_1"].input[2]] == half
+    assert casts[found["logits_1"].input[0]].attribute[0].i == half
+    assert found["softmax"].input[0] == "partials"  # float32 as the plugin before gave it
+    assert found["softmax"].attribute[0].i == half
+    assert found["mixing_1"].input[1] == "weights"
+    (sigmoid,) = (node for node in model.graph.node if node.op_type == "Sigmoid")
+    assert sigmoid.input[0] != "mixed"  # cast back to float32
 
 
 @pytest.mark.parametrize(("precision", "eight"), [("int8", TensorProto.INT8), ("fp8", TensorProto.FLOAT8E4M3FN)])

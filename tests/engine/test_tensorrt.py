@@ -62,7 +62,8 @@ assert "torch" not in sys.modules, "torch was imported"
 def test_an_embedded_process_never_imports_torch(rtx_package_path):
     """It gets as far as the device: the package is verified, the engine hashed, the library loaded."""
     printed = run_without_torch(rtx_package_path, "assert any('tensorrt_rtx' in name for name in sys.modules)")
-    assert "pycuda is not installed: pip install pycuda" in printed or "no" in printed
+    refusals = ("pycuda is not installed", "pycuda cannot be loaded", "TensorRT engines need an NVIDIA GPU")
+    assert printed.startswith(refusals)
     assert printed.count("\n") == 1
 
 
