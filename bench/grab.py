@@ -32,12 +32,12 @@ def measure_grab(source: Source, seconds: float) -> dict[str, Any]:
     Returns:
         JSON-ready: "seconds" from the first block to the last, "lines", "inspected", "missing", "dropped", "blocks",
         "lines_per_second", "megabytes_per_second", "cpu_seconds" of this process, "cores" (processor time by wall
-        time), "copies" of each line between the camera library's buffer and the strip that an engine would read, and
-        "longest_wait_ms" between two blocks.
+        time), "copies" of each line between the camera library's buffer and the strips that an engine would read (lines
+        that two strips share are in the ring twice), and "longest_wait_ms" between two blocks.
     """
     ring = LineRing(source.width, source.pixel_format, tile=TILE, overlap=OVERLAP)
     arrivals: list[int] = []
-    copies = {"into the ring": 1}
+    copies = 1 + OVERLAP / ring.stride
     origin = None
 
     def settle_all() -> None:
@@ -55,7 +55,8 @@ def measure_grab(source: Source, seconds: float) -> dict[str, Any]:
                 origin, cpu_before = event.first_line, time.process_time()
             if isinstance(event, Block):
                 if not arrivals and event.rows.base is None:
-                    copies["out of the camera library"] = 1
+                    # The rows are no view: the library has made a copy for us.
+                    copies += 1
                 ring.push(event.rows, event.first_line - origin)
                 arrivals.append(time.monotonic_ns())
                 if arrivals[-1] - arrivals[0] >= seconds * 1e9:
