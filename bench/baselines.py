@@ -67,7 +67,9 @@ class TorchBaseline(Engine):
         self.half, self.compile_mode = half, compile_mode
         self.model: PRN = package.model(PUBLISHED).to(self.device)
         if half:
-            self.model = self.model.to(memory_format=torch.channels_last)
+            for parameter in self.model.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self._detect: Callable[[Tensor], tuple[Tensor, Tensor]] = self.model.detect
         if compile_mode is not None:
             self._detect = torch.compile(self.model.detect, mode=compile_mode, dynamic=False)

@@ -103,25 +103,21 @@ def matrix_rates(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") ->
 
     generator = torch.Generator().manual_seed(0)
 
-    def rate(product: Callable[[Any, Any], object], draw: Callable[[int], Any]) -> float:
+    def rate(product: Callable[[Any, Any], object], dtype: torch.dtype) -> float:
         # A precision that the processor lacks may be a thousand times slower: a small product first.
         for side in MATRIX_SIDES[device]:
-            a, b = draw(side), draw(side)
-            best = best_seconds(lambda a=a, b=b: product(a, b), seconds, device)  # type: ignore[misc]
+            a, b = ((16 * torch.randn(side, side, generator=generator)).to(device, dtype) for _ in range(2))
+            best = best_seconds(partial(product, a, b), seconds, device)
             if best > seconds / SLOW_PRODUCT:
                 break
         return 2 * side**3 / best
 
-    rates = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        rates[name] = rate(
-            torch.mm, lambda side, dtype=dtype: torch.randn(side, side, generator=generator).to(device, dtype)
-        )
+    rates = {
+        name: rate(torch.mm, dtype)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
+    }
     try:
-        rates["int8"] = rate(
-            torch._int_mm,
-            lambda side: torch.randint(-128, 128, (side, side), generator=generator, dtype=torch.int8).to(device),
-        )
+        rates["int8"] = rate(torch._int_mm, torch.int8)
     except RuntimeError:
         # Not every processor has it in torch; then int8 is held against nothing, see `ceiling_of`.
         return rates

@@ -241,7 +241,7 @@ def _look_inside(
 ) -> tuple[dict[tuple[str, int], dict[str, float]], list[dict[str, Any]]]:
     """Times of the network alone, and where it goes: of engines that are sound, after all else was timed."""
     network_ms: dict[tuple[str, int], dict[str, float]] = {}
-    profiles = []
+    profiles: list[dict[str, Any]] = []
     sound = [check.engine for check in result.checks if not check.faults]
     if result.interrupted:
         return network_ms, profiles

@@ -199,9 +199,9 @@ class LineCameraScenario:
         self.subject.faults += parity.form_faults(answers, len(chosen), tiles.shape[1])
         self.subject.faults += [] if self.subject.faults else parity.dependence_faults(answers)
         self._known = Known.of(answers)
-        self._indices = np.full(PATTERN_ROWS * columns, -1)
-        self._indices[chosen] = np.arange(len(chosen))
-        self._indices = self._indices.reshape(PATTERN_ROWS, columns)
+        indices = np.full(PATTERN_ROWS * columns, -1)
+        indices[chosen] = np.arange(len(chosen))
+        self._indices = indices.reshape(PATTERN_ROWS, columns)
         estimate = elapsed / 1e9 / len(chosen) * columns
         if estimate > most_seconds:
             return estimate

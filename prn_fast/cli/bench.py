@@ -51,7 +51,8 @@ def bench(argv: list[str]) -> int:
     baselines = tuple(BASELINES) if arguments.baselines == ["all"] else tuple(arguments.baselines)
     if unknown := [name for name in baselines if name not in BASELINES]:
         raise ConfigError(f"--baselines: unknown {', '.join(unknown)}; choose of {', '.join(BASELINES)} or all")
-    batches, scenarios = arguments.batch, ()
+    batches: tuple[int, ...] = arguments.batch
+    scenarios: tuple[str, ...] = ()
     if arguments.scenario is not None:
         kept = [name for name in CLOSED_LOOPS if name in arguments.scenario]
         batches = tuple(batch for batch in batches if any(CLOSED_LOOPS[name](batch) for name in kept))
