@@ -98,15 +98,20 @@ def verdict(result: LineCameraResult, reason: str | None = None) -> str:
     if result.held is None:
         return (
             f"no line rate shown to be held at {where}, overlap {result.overlap}: {result.reason or reason} "
-            f"(estimate from single rows of tiles: {result.capacity / 1e3:.3g} kHz)"
+            f"(estimate from single rows of tiles: {hertz(result.capacity)})"
         )
     run = result.held
     latency = run.latency_ms
     tail = f"p99 {latency['p99']:.3g} ms" if latency["p99"] is not None else f"longest {latency['max']:.3g} ms"
     return (
-        f"holds {where} at {run.rate / 1e3:.3g} kHz, overlap {result.overlap}, {tail} of {run.inspected} blocks, "
+        f"holds {where} at {hertz(run.rate)}, overlap {result.overlap}, {tail} of {run.inspected} blocks, "
         f"{run.lines_lost} lines lost"
     )
+
+
+def hertz(rate: float) -> str:
+    """A line rate with its unit."""
+    return f"{rate / 1e3:.3g} kHz" if rate >= 1e3 else f"{rate:.3g} Hz"
 
 
 def cameras_held(result: LineCameraResult) -> list[tuple[Camera, float]]:

@@ -114,7 +114,7 @@ def make_report(
             copy_rate=2e10,
             conditions=(CONDITIONS, CONDITIONS),
             memory=memory,
-            network_ms={("eager", 1): {"warm": 18.0, "cold": 19.0}},
+            network_ms={("eager", 1): {"warm": 18.0, "cold": 19.0}, ("eager", 8): {"warm": 130.0}},
             profiles=[PROFILE] if scenarios else [],
         ),
         traffic=Traffic(50_000_000, 20_000_000),
