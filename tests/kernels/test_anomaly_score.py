@@ -12,7 +12,7 @@ from prn_fast.kernels.tile_normalize.reference import tile_positions, tile_start
 from tests.kernels.kernel_checks import assert_rounded
 
 # Several programs a map, and several rounds of reading an image's candidates.
-TILES = (Tile({"BLOCK": 128}), Tile({"BLOCK": 64}))
+TILES = (Tile({"BLOCK": 128}), Tile({"BLOCK": 256}))
 STITCH_TILE = Tile({"BLOCK": 32})
 formulations = pytest.mark.parametrize("formulation", [reference, fused], ids=["reference", "triton"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
