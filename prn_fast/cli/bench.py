@@ -153,7 +153,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="prn-bench",
         description="Check the engines of a model package against float32 eager on its validation images, and measure "
         "their latency, throughput and memory in one interleaved run. An engine that fails a check gets no speed.",
-        epilog="also: prn-bench compare BEFORE.json AFTER.json, prn-bench history FOLDER (each with --help). "
+        epilog="also: prn-bench compare BEFORE.json AFTER.json, prn-bench history FOLDER, prn-bench "
+        "--list-engines PACKAGE (each with --help). "
         "exit codes: 0 measured, 1 an engine failed a check, 2 bad input, 130 interrupted (what was measured is "
         "still reported)",
     )
