@@ -174,7 +174,7 @@ def _scenario(found: OfflineResult | ServerResult | LineCameraResult, others_sha
             "interval": interval,
         }
         if interval is None:
-            warnings.append(f"only {len(found.rates)} runs, too few for an interval: raise --seconds")
+            warnings.append(f"runs: {len(found.rates)}, too few for an interval: raise --seconds")
         if high - low > INTERVAL_LIMIT * entry["images_per_second"]:
             warnings.append(f"runs gave {low:.3g} to {high:.3g} images/s")
     else:
@@ -293,7 +293,7 @@ def _warnings(
     if not measurement.steady:
         warnings.append(f"not steady after {measurement.warm_up_calls} warm-up calls")
     if len(measurement.rounds) < stats.MINIMUM_ROUNDS:
-        warnings.append(f"only {len(measurement.rounds)} rounds, too few for an interval: raise --seconds")
+        warnings.append(f"rounds: {len(measurement.rounds)}, too few for an interval: raise --seconds")
     spread = stats.interquartile_ratio(samples)
     if spread > SPREAD_LIMIT:
         warnings.append(f"the middle half of the calls spreads over {spread:.0%} of the median")

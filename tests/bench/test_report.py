@@ -92,7 +92,7 @@ def test_a_quiet_run_has_no_warnings() -> None:
         ({"drift": 0.4}, "drifted by"),
         ({"others_share": 0.5}, "other processes used 50%"),
         ({"steady": False}, "not steady"),
-        ({"rounds": 3}, "only 3 rounds"),
+        ({"rounds": 3}, "rounds: 3, too few"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
