@@ -60,7 +60,7 @@ def planted_strip(width: int, lines: int, seed: int = 0, defects: int = 10) -> t
         side = 2 * radius + 1
         top, left = int(rng.integers(0, lines - side)), int(rng.integers(0, width - side))
         spot = Planted("spot", top, left, side, side)
-        if not any(_near(spot, one) for one in planted):
+        if not any(near(spot, one) for one in planted):
             planted.append(spot)
     for one in planted:
         box = pixels[one.first_line : one.first_line + one.lines, one.left : one.left + one.width]
@@ -71,7 +71,8 @@ def planted_strip(width: int, lines: int, seed: int = 0, defects: int = 10) -> t
     return pixels, sorted(planted, key=lambda one: (one.first_line, one.left))
 
 
-def _near(one: Planted, other: Planted, margin: int = 30) -> bool:
+def near(one: Planted, other: Planted, margin: int = 30) -> bool:
+    """Whether two boxes overlap, or lie closer than a margin."""
     return (
         one.first_line - margin < other.first_line + other.lines
         and other.first_line - margin < one.first_line + one.lines
@@ -94,13 +95,13 @@ def on_the_web(planted: list[Planted], strip_lines: int, lines: range) -> list[P
 def check_found(found: list[Defect], planted: list[Planted], ignored: list[Planted] | None = None) -> None:
     """Each planted defect was found exactly once, and nothing else; those to be ignored may be found or not."""
     for one in planted:
-        hits = [defect for defect in found if _near(_box(defect), one, 2)]
+        hits = [defect for defect in found if near(_box(defect), one, 2)]
         assert len(hits) == 1, f"{one} was found {len(hits)} times: {hits}"
         assert abs(hits[0].lines - one.lines) <= 6, (one, hits)
         assert abs(hits[0].width - one.width) <= 6, (one, hits)
     known = [*planted, *(ignored or [])]
     for defect in found:
-        assert any(_near(_box(defect), one, 2) for one in known), f"nothing was planted at {defect}"
+        assert any(near(_box(defect), one, 2) for one in known), f"nothing was planted at {defect}"
 
 
 def _box(defect: Defect) -> Planted:

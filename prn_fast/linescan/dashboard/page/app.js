@@ -9,7 +9,7 @@ const LONGEST_LIST = 200, HISTORY_ROWS = 4096, EASE = 0.18;
 let hello = null, paused = false, ended = false;
 // Pieces of the strip, oldest first: {top, rows, firstLine, lineFactor, picture, heat}; top counts rows since the start.
 let pieces = [], bottom = 0, shown = 0, boxes = [];
-let earlier = null;
+let earlier = null, holes = false;
 // For tests and for the curious.
 window.prn = { frames: 0, draws: 0, defects: 0 };
 
@@ -63,7 +63,8 @@ function draw() {
   if (byId("show-boxes").checked) drawBoxes(zoom);
   const piece = pieces[pieces.length - 1];
   if (piece) byId("scale").textContent =
-    `line ${number.format(piece.firstLine)} · 1 px = ${hello.factor} × ${piece.lineFactor} (pixels × lines)`;
+    `line ${number.format(piece.firstLine)} · 1 px = ${hello.factor} × ${piece.lineFactor} (pixels × lines)`
+    + (holes ? " · dark blue: no verdict" : "");
 }
 
 function drawBoxes(zoom) {
@@ -98,6 +99,7 @@ function takeState(state) {
   const sum = (counts) => Object.values(counts).reduce((total, one) => total + one, 0);
   const why = (counts) => Object.entries(counts).map(([name, lines]) => `${name.replace("_", " ")} ${number.format(lines)}`).join(", ");
   const shares = { inspected: state.inspected, missing: sum(state.missing), dropped: sum(state.dropped), waiting: state.waiting };
+  holes = shares.missing + shares.dropped > 0;
   const parts = byId("bar").children;
   Object.entries(shares).forEach(([name, lines], index) => {
     byId(name).textContent = number.format(lines);

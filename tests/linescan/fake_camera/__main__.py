@@ -1,0 +1,186 @@
+"""Inspect the fake GigE Vision camera with a trained package: at the rate that its engine holds, and beyond.
+
+    python -m tests.linescan.fake_camera mt.prn --engine openvino:int8 --json result.json
+
+The web is one of the package's normal training images, mirrored so that it has no seams, with dark spots planted at
+known places. First the engine's rate is measured: lines a second, as fast as they are inspected. Then the camera
+delivers at 80 % of it, at 80 % with 0.1 % of its packets lost, and at twice the rate.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from prn_fast.bench.environment import describe_environment
+from prn_fast.linescan.inspection import Inspection
+from prn_fast.linescan.inspector import Inspector, Settings, open_inspector
+from prn_fast.linescan.sources import open_source
+from prn_fast.linescan.sources.synthetic import Planted
+from prn_fast.package import Package
+from tests.linescan.fake_camera import NAME, FakeCamera, build_camera
+from tests.linescan.webs import ListSource, blocks, near
+
+WIDTH, STRIP_LINES, BLOCK = 4096, 2048, 256
+SPOTS = 24
+HELD_SHARE = 0.8
+
+
+def make_strip(package: Package, seed: int = 0) -> tuple[NDArray[np.uint8], list[Planted]]:
+    """(2048, 4096) pixels without seams, and the dark spots in it."""
+    image = package.calibration_images()[0][:, :, 0]
+    pair = np.concatenate([image, image[:, ::-1]], axis=1)
+    pair = np.concatenate([pair, pair[::-1]], axis=0)
+    strip = np.tile(pair, (-(-STRIP_LINES // len(pair)), -(-WIDTH // len(pair))))[:STRIP_LINES, :WIDTH].copy()
+    rng = np.random.default_rng(seed)
+    planted: list[Planted] = []
+    while len(planted) < SPOTS:
+        radius = int(rng.integers(6, 16))
+        side = 2 * radius + 1
+        spot = Planted(
+            "spot", int(rng.integers(0, STRIP_LINES - side)), int(rng.integers(32, WIDTH - side)), side, side
+        )
+        if not any(near(spot, one, 60) for one in planted):
+            planted.append(spot)
+            box = strip[spot.first_line : spot.first_line + side, spot.left : spot.left + side]
+            cv2.circle(box, (radius, radius), radius, int(image.min() * 0.3), -1)
+    return strip, planted
+
+
+def measure(inspector: Inspector, strip: NDArray[np.uint8]) -> float:
+    """Lines a second that are inspected where nothing has to wait for a camera."""
+    seconds = []
+    for _ in range(2):
+        source = ListSource(WIDTH, blocks(strip, [BLOCK]))
+        snapshot = Inspection(source, inspector).run()
+        seconds.append(snapshot.seconds)
+    return STRIP_LINES / min(seconds)
+
+
+def judge(found: list[Any], planted: list[Planted], lines: int, gaps: list[Any]) -> dict[str, int]:
+    """How the defects of the web and those found go together; what touches a gap is left out."""
+    web = [
+        Planted(one.kind, one.first_line + start, one.left, one.lines, one.width)
+        for start in range(0, lines, STRIP_LINES)
+        for one in planted
+        if one.first_line + start + one.lines <= lines
+    ]
+    holes = [Planted("gap", gap.first_line, 0, gap.lines, WIDTH) for gap in gaps]
+    judged = [one for one in web if not any(near(one, hole, 8) for hole in holes)]
+    boxes = [Planted("", one.first_line, one.left, one.lines, one.width) for one in found]
+    hits = [sum(near(box, one, 4) for box in boxes) for one in judged]
+    elsewhere = sum(not any(near(box, one, 4) for one in web) for box in boxes)
+    return {
+        "planted": len(judged),
+        "found_once": hits.count(1),
+        "found_more_than_once": sum(count > 1 for count in hits),
+        "not_found": hits.count(0),
+        "found_where_nothing_was_planted": elsewhere,
+    }
+
+
+def run(
+    inspector: Inspector, program: Path, strip: NDArray[np.uint8], planted: list[Planted], rate: float, seconds: float,
+    lost: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
+    """One inspection of the camera at a rate."""
+    lines = int(rate * seconds) // BLOCK * BLOCK
+    found: list[Any] = []
+    gaps: list[Any] = []
+    memory = [psutil.Process().memory_info().rss]
+
+    class Recorder:
+        def start(self, source: str) -> None: ...
+        def finish(self, snapshot: Any) -> None: ...
+        def defect(self, defect: Any) -> None:
+            found.append(defect)
+
+        def gap(self, gap: Any) -> None:
+            gaps.append(gap)
+
+    with tempfile.TemporaryDirectory() as folder:
+        camera = FakeCamera(program, strip, Path(folder), lines=lines, lost=lost)
+        try:
+            where = (
+                f"aravis:{NAME}?width={WIDTH}&lines={BLOCK}&line_rate={rate}&counter=line&packet_size=9000&buffers=32"
+            )
+            with open_source(where) as source:
+                inspection = Inspection(
+                    source,
+                    inspector,
+                    [Recorder()],  # type: ignore[list-item]
+                    observers=[lambda _: memory.append(psutil.Process().memory_info().rss)],
+                )
+                answer: list[Any] = []
+                thread = threading.Thread(target=lambda: answer.append(inspection.run()))
+                thread.start()
+                sent = camera.wait_until_sent()
+                time.sleep(1.0)
+                inspection.stop()
+                thread.join()
+        finally:
+            camera.kill()
+    snapshot = answer[0]
+    return {
+        "lines_per_second": rate,
+        "lines_sent": sent,
+        "balanced": sent == snapshot.inspected + sum(snapshot.missing.values()) + sum(snapshot.dropped.values()),
+        **snapshot.to_dict(),
+        "memory_growth_mb": (memory[-1] - memory[len(memory) // 4]) / 1e6,
+        "defects_judged": judge(found, planted, sent, gaps) if not snapshot.dropped else None,
+    }
+
+
+def main() -> int:
+    """Run all of it and print JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.linescan.fake_camera", description=__doc__)
+    parser.add_argument("package", type=Path)
+    parser.add_argument("--engine")
+    parser.add_argument("--threshold", type=float)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    package = Package.open(arguments.package)
+    strip, planted = make_strip(package)
+    settings = Settings(threshold=arguments.threshold, min_area=24)
+
+    def fresh() -> Inspector:
+        return open_inspector(package, WIDTH, "Mono8", engine=arguments.engine, settings=settings)
+
+    held = measure(fresh(), strip)
+    with tempfile.TemporaryDirectory() as folder:
+        program = build_camera(Path(folder))
+        report = {
+            "command": shlex.join(["python", "-m", "tests.linescan.fake_camera", *sys.argv[1:]]),
+            "package": {"name": package.path.name, "digest": package.digest},
+            "engine": fresh().engine.name,
+            "load_average": os.getloadavg()[0],
+            "environment": describe_environment(),
+            "width": WIDTH,
+            "engine_lines_per_second": held,
+            "at 80 %": run(fresh(), program, strip, planted, HELD_SHARE * held, arguments.seconds),
+            "at 80 %, 0.1 % of packets lost": run(
+                fresh(), program, strip, planted, HELD_SHARE * held, arguments.seconds, lost=0.001
+            ),
+            "at twice the rate": run(fresh(), program, strip, planted, 2 * held, arguments.seconds),
+        }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.json is not None:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
