@@ -3,6 +3,7 @@
 Profiling slows an engine down, so shares are what to read, not sums.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -93,6 +94,8 @@ def part_of_layer(name: str) -> str:
 
 def profile_torch(engine: Any, images: NDArray[np.uint8]) -> Profile:
     """An engine with a `model` in eager PyTorch, by torch.profiler."""
+    # The profiler writes its own steps to stderr otherwise; it reads this when it first starts.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [torch.profiler.ProfilerActivity.CPU]
     if on_gpu := next(engine.model.parameters()).is_cuda:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
