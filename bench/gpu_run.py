@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -177,7 +178,8 @@ def run_section(name: str, seconds: float, results: Results, arguments: Sequence
         rows = Path(folder, "rows.json")
         print(f"== {name}", file=log, flush=True)
         command = [sys.executable, "-m", "prn_fast.bench.gpu_run", "--section", name, "--rows", str(rows), *arguments]
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        # A session of its own, so that all that it has started ends with it.
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
         def keep(state: str) -> None:
             found = json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else []
@@ -189,7 +191,7 @@ def run_section(name: str, seconds: float, results: Results, arguments: Sequence
                 time.sleep(POLL_SECONDS)
         finally:
             if child.poll() is None:
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 keep("cut short")
             else:
@@ -200,6 +202,8 @@ def run_section(name: str, seconds: float, results: Results, arguments: Sequence
 
 def run_all(folder: Path, options: argparse.Namespace) -> int:
     """Run all sections; 0 if everything was right, 1 if something was not."""
+    # Told to stop, it stops its section too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     end = time.monotonic() + SECONDS_FOR_ALL
     results = Results(folder, options)
     arguments = ["--device", options.device, *(["--small"] if options.small else [])]

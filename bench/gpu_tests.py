@@ -1,4 +1,4 @@
-"""The tests of the operations, run by pytest on the GPU instead of in Triton's interpreter."""
+"""The tests of the operations and of the fused engine, run by pytest on the GPU instead of in Triton's interpreter."""
 
 import os
 import subprocess
@@ -17,6 +17,7 @@ DEVICE_VARIABLE = "PRN_FAST_TEST_DEVICE"
 TESTS_VARIABLE = "PRN_FAST_TESTS"
 # Compile for other devices, which needs none.
 LEFT_OUT = ("test_aot.py",)
+ENGINE = Path("engine", "test_fused.py")
 # On the CPU only one file, to try the procedure.
 SMALL = "test_multi_scale_fusion.py"
 
@@ -27,8 +28,9 @@ def run_tests(device: torch.device, report: Report) -> None:
     if root is None:
         report([{"skipped": f"{TESTS_VARIABLE} is not set; run bench/gpu_run.sh"}])
         return
-    folder = Path(root, "tests", "kernels")
-    files = [folder / SMALL] if device.type == "cpu" else sorted(folder.glob("test_*.py"))
+    folder = Path(root, "tests")
+    kernels = [folder / "kernels" / SMALL] if device.type == "cpu" else sorted((folder / "kernels").glob("test_*.py"))
+    files = [folder / ENGINE, *kernels]
     environment = dict(os.environ)
     if device.type == "cuda":
         environment[DEVICE_VARIABLE] = "cuda"

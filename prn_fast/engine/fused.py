@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -81,9 +81,7 @@ class RecordedGraph:
         pool: of memory shared with other graphs of the same stream; outputs hold until any of them is replayed.
     """
 
-    def __init__(
-        self, network: EngineGraph, images: Tensor, stream: torch.cuda.Stream, pool: tuple[int, int] | None
-    ) -> None:
+    def __init__(self, network: EngineGraph, images: Tensor, stream: torch.cuda.Stream, pool: Any) -> None:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_RUNS):
@@ -115,8 +113,14 @@ class Lane:
         images = torch.empty(batch, side, side, channels, dtype=torch.uint8, pin_memory=True)
         scores = torch.empty(batch, pin_memory=True)
         maps = torch.empty(batch, side, side, pin_memory=True)
-        on_device = (torch.empty_like(one, device="cuda", pin_memory=False) for one in (images, scores, maps))
-        return cls(images, *on_device, scores, maps)
+        return cls(
+            host_images=images,
+            images=torch.empty(images.shape, dtype=torch.uint8, device="cuda"),
+            scores=torch.empty(scores.shape, device="cuda"),
+            maps=torch.empty(maps.shape, device="cuda"),
+            host_scores=scores,
+            host_maps=maps,
+        )
 
 
 class FusedEngine(Engine):

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from prn_fast.bench.seeded import seeded_model, textured_images
 from prn_fast.engine import open_engine
 from prn_fast.engine.fused import LANES, FusedEngine, convolution_settings, pieces, powers_of_two, take_turns
 from prn_fast.errors import EngineError
-from tests.small_package import small_config, small_model, textured_images
+from prn_fast.model.config import PRNConfig
+
+# Weights at random: a machine that has no more than PyTorch can run these tests.
+SMALL = PRNConfig(image_size=64, prototypes=(3, 3, 3), attention_layers=1)
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
@@ -78,8 +82,8 @@ ON_GPU = {"fp32": (1e-3, 1e-4), "fp16": (0.01, 0.01), "bf16": (0.05, 0.06)}
 @needs_gpu
 @pytest.mark.parametrize("precision", ON_GPU)
 def test_engine_on_a_gpu_agrees_with_the_module_whatever_the_count(precision):
-    model = small_model(small_config())
-    images = textured_images(13, 1, 5)
+    model = seeded_model(SMALL)
+    images = textured_images(13, 3, 5, 64)
     with torch.no_grad():
         scores, maps = copy.deepcopy(model).double().detect(torch.from_numpy(images))
     most_score, mean_map = ON_GPU[precision]
@@ -93,8 +97,7 @@ def test_engine_on_a_gpu_agrees_with_the_module_whatever_the_count(precision):
 
 @needs_gpu
 def test_a_closed_engine_says_so():
-    model = small_model(small_config())
-    engine = FusedEngine(model, batch=1)
+    engine = FusedEngine(seeded_model(SMALL), batch=1)
     engine.close()
     with pytest.raises(EngineError, match="closed"):
-        engine.infer(textured_images(1, 1, 0))
+        engine.infer(textured_images(1, 3, 0, 64))

@@ -1,12 +1,18 @@
 """The network as engines run it, in every formulation and precision, against the model in float64."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from prn_fast.kernels import FUSED, LEAN
+from prn_fast.kernels import FUSED, LEAN, Ops, multi_scale_fusion
+from prn_fast.kernels.anomaly_score import fused as score
+from prn_fast.kernels.multi_scale_fusion import fused as fusion
+from prn_fast.kernels.multi_size_attention import fused as attention
+from prn_fast.kernels.prototype_residual import fused as residual
+from prn_fast.kernels.tile_normalize import fused as normalize
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import EngineGraph, fold_attention, fold_batch_norm
 from prn_fast.model.prn import PRN
@@ -56,13 +62,12 @@ def test_folding_attention_twice_is_folding_it_once(model):
     torch.testing.assert_close(twice, once, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("ops", [LEAN, FUSED], ids=["lean", "fused"])
 @pytest.mark.parametrize(
-    "config",
+    ("config", "ops"),
     [
-        pytest.param(small_config(), id="elementwise"),
-        pytest.param(small_config(projection="pointwise"), id="pointwise"),
-        pytest.param(PRNConfig(image_size=64, prototypes=(3, 2, 4), attention_layers=1), id="resnet18-colour"),
+        pytest.param(small_config(), FUSED, id="elementwise-fused"),
+        pytest.param(small_config(projection="pointwise"), LEAN, id="pointwise-lean"),
+        pytest.param(PRNConfig(image_size=64, prototypes=(3, 2, 4), attention_layers=1), FUSED, id="resnet18-fused"),
     ],
 )
 def test_the_graph_is_the_model_exactly(config, ops):
@@ -80,6 +85,23 @@ def test_every_precision_stays_within_its_tolerance(model, images, expected, dty
     mean_map, most_score = TOLERANCES[dtype]
     assert (maps - expected[1]).abs().mean() <= mean_map
     assert (scores - expected[0]).abs().max() <= most_score
+
+
+# What FUSED runs on a GPU.
+KERNELS = Ops(
+    prototype_residual=residual.prototype_residual,
+    multi_scale_fusion=partial(multi_scale_fusion.multi_scale_fusion, raise_to=fusion.project_upsample_add),
+    multi_size_attention=attention.multi_size_attention,
+    normalize_images=normalize.normalize_images,
+    anomaly_score=score.anomaly_score,
+)
+
+
+def test_the_whole_network_with_its_kernels_in_the_interpreter(model, images, expected):
+    scores, maps = EngineGraph(model, KERNELS, torch.float16, torch.channels_last)(images[:1])
+    mean_map, most_score = TOLERANCES[torch.float16]
+    assert (maps - expected[1][:1]).abs().mean() <= mean_map
+    assert (scores - expected[0][:1]).abs().max() <= most_score
 
 
 def test_weights_are_stored_as_they_are_used(model):
