@@ -16,7 +16,7 @@ from prn_fast.kernels import LEAN, Ops, fusion
 from prn_fast.kernels.tiles import Capability
 from prn_fast.model.config import PRNConfig
 
-__all__ = ["LOWERINGS", "NAMESPACE", "Lowering", "ops_for", "register_plugins", "retype"]
+__all__ = ["LOWERINGS", "NAMESPACE", "Lowering", "lowerings_for", "ops_for", "register_plugins", "retype"]
 
 
 class Lowering(Enum):
@@ -37,12 +37,21 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
 }
 
 
+def lowerings_for(flavour: str, config: PRNConfig) -> dict[str, Lowering]:
+    """What each operation of a network becomes: the table, but for attention over grids that no plugin takes."""
+    chosen = {name: lowering[flavour] for name, lowering in LOWERINGS.items()}
+    elementwise = config.projection == "elementwise"
+    if not elementwise or not all(supports(config.attention_grids(side)) for side in config.sides):
+        chosen["multi_size_attention"] = Lowering.NATIVE
+    return chosen
+
+
 def ops_for(flavour: str, config: PRNConfig, capability: Capability, batch: int) -> Ops:
     """The operations in the formulation to export a network in.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
-        config: of the network; attention over grids that no plugin takes is native.
+        config: of the network.
         capability: compute capability of the device that the engine is built on and for.
         batch: that the engine is to be fastest at, the optimum of its profile; every other batch of the profile runs.
     """
@@ -53,10 +62,8 @@ def ops_for(flavour: str, config: PRNConfig, capability: Capability, batch: int)
         "multi_size_attention": plugins.multi_size_attention,
         "anomaly_score": plugins.anomaly_score,
     }
-    chosen = {name for name, lowering in LOWERINGS.items() if lowering[flavour] == Lowering.PLUGIN}
-    if not all(supports(config.attention_grids(side)) for side in config.sides):
-        chosen.discard("multi_size_attention")
-    return replace(LEAN, **{name: formulations[name] for name in chosen})
+    chosen = lowerings_for(flavour, config)
+    return replace(LEAN, **{name: formulations[name] for name in formulations if chosen[name] == Lowering.PLUGIN})
 
 
 def retype(node: Any, element_type: int) -> tuple[list[int], list[int]]:

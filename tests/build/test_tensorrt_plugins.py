@@ -7,7 +7,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch.nn import functional
 
-from prn_fast.build.tensorrt_plugins import LOWERINGS, NAMESPACE, Lowering, ops_for
+from prn_fast.build.tensorrt_plugins import LOWERINGS, NAMESPACE, Lowering, lowerings_for, ops_for
 from prn_fast.build.tensorrt_plugins.plugins import PLUGINS
 from prn_fast.kernels import LEAN
 from prn_fast.model.config import PRNConfig, preset
@@ -136,10 +136,15 @@ def test_one_table_says_what_becomes_of_every_operation():
 
 @pytest.mark.parametrize(
     "config",
-    [PRNConfig(patch_divisors=(1, 2, 4, 8, 8)), PRNConfig(patch_divisors=(1, 3)), PRNConfig(patch_divisors=(1,))],
-    ids=["five-patch-sizes", "no-power-of-two", "whole-map"],
+    [
+        pytest.param(PRNConfig(patch_divisors=(1, 2, 4, 8, 8)), id="five-patch-sizes"),
+        pytest.param(PRNConfig(patch_divisors=(1, 3)), id="no-power-of-two"),
+        pytest.param(PRNConfig(patch_divisors=(1,)), id="whole-map"),
+        pytest.param(PRNConfig(projection="pointwise"), id="pointwise"),
+    ],
 )
 def test_attention_that_no_plugin_takes_is_native(config):
+    assert lowerings_for("tensorrt", config)["multi_size_attention"] == Lowering.NATIVE
     assert ops_for("tensorrt", config, CAPABILITY, BATCH).multi_size_attention == LEAN.multi_size_attention
 
 

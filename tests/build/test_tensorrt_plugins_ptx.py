@@ -15,6 +15,7 @@ from prn_fast.build.tensorrt_plugins.plugins import ELEMENT_TYPES, PLUGINS, Use
 from prn_fast.build.tensorrt_plugins.ptx import (
     PTX_VERSION,
     SHARED_MEMORY,
+    PluginKernel,
     compile_for_plugin,
     parameters_of,
     with_parameters,
@@ -67,16 +68,26 @@ def uses(capability: Capability, dtype: torch.dtype) -> dict[str, Use]:
     }
 
 
+def first_launchable(name: str, use: Use) -> PluginKernel:
+    """The kernel of the first tactic within the limits: a device's own tile may take more shared memory."""
+    for launch in PLUGINS[name].tactics(use):
+        try:
+            return compile_for_plugin(launch, use.capability)
+        except EngineError as error:
+            if "use a smaller tile" not in str(error):
+                raise
+    raise AssertionError(f"{name} has no tactic on {use.capability}")
+
+
 def compile_all() -> list[dict]:
-    """The first tactic of every plugin, for the capabilities on the command line."""
+    """One kernel of every plugin for each capability on the command line."""
     from triton.backends.nvidia.compiler import get_ptxas
 
     rows = []
     for text in sys.argv[1:]:
         capability = int(text) // 10, int(text) % 10
         for name, use in uses(capability, torch.float16).items():
-            launch = PLUGINS[name].tactics(use)[0]
-            kernel = compile_for_plugin(launch, capability)
+            kernel = first_launchable(name, use)
             target = re.search(r"^\.target (\w+)$", kernel.ptx, re.MULTILINE)
             assert target is not None
             # With the parameters taken off it still assembles.
