@@ -44,6 +44,8 @@ def as_renderable(report: Report) -> RenderableType:
         if result["warnings"]:
             where = f"{result['engine']}, {where_of(result)}"
             parts.append(Text(f"warning: {where}: {'; '.join(result['warnings'])}", style="yellow"))
+    if report["conditions"]:
+        parts += [Text(f"warning: {warning}", style="yellow") for warning in report["conditions"]["warnings"]]
     parts += [Text(f"note: {note}", style="yellow") for note in report["notes"]]
     environment = report["environment"]
     machine = environment["machine"]
