@@ -1,6 +1,7 @@
 """Table of every kernel: resources as the compiler reports them, bytes moved against the published formulation.
 
-    python -m prn_fast.kernels [--capability 9.0 ...] [--dtype float16 ...] [--side 64 ...] [--batch 32] [--json]
+    python -m prn_fast.kernels [--capability 9.0 ...] [--dtype float16 ...] [--side 64 ...] [--batch 32] [--training]
+        [--json]
 
 Compiles for each compute capability without a GPU. Ends with 1 if a kernel does not fit a device.
 """
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--side", nargs="+", type=int, choices=sides, default=sides, help="of the feature maps")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that compile at the same time")
+    parser.add_argument("--training", action="store_true", help="the kernels that only training runs instead")
     parser.add_argument("--json", action="store_true", help="version of Triton, and resources as a list of objects")
     options = parser.parse_args()
     configurations = [
@@ -111,19 +113,19 @@ def main() -> int:
     if not configurations:
         parser.error(f"compute capability {', '.join(options.capability)} has no {', '.join(options.dtype)}")
     scales = [scale for scale in SCALES if scale.side in options.side]
-    rows = resource_rows(configurations, scales, options.batch, options.processes)
+    rows = resource_rows(configurations, scales, options.batch, options.processes, options.training)
     misfits = [row for row in rows if not row.fits]
     if options.json:
         print(json.dumps({"triton": version("triton"), "rows": [asdict(row) for row in rows]}))
     else:
         print(f"compiled by Triton {version('triton')} for batch {options.batch}")
-        print(f"{'op':20} {'kernel':20} {'shape':9} {'dtype':8} capability registers spills shared memory      of")
+        print(f"{'op':29} {'kernel':20} {'shape':9} {'dtype':8} capability registers spills shared memory      of")
         for row in rows:
             print(
-                f"{row.op:20} {row.kernel:20} {row.shape:9} {row.dtype:8} {row.capability:>10} {row.registers:9} "
+                f"{row.op:29} {row.kernel:20} {row.shape:9} {row.dtype:8} {row.capability:>10} {row.registers:9} "
                 f"{row.spills:6} {row.shared_memory:13} {row.shared_memory_limit:7}"
             )
-        for dtype in options.dtype:
+        for dtype in [] if options.training else options.dtype:
             print(f"\nbytes moved at batch {options.batch}, {dtype}, MB: fused / published")
             for op, shape, ours, theirs in traffic_rows(options.batch, DTYPES[dtype], scales):
                 print(

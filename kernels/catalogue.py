@@ -55,6 +55,10 @@ KERNELS_OF_OP = {
     "anomaly_score": ("top_pixels", "score"),
     "stitch_tiles": ("stitch",),
 }
+ATTENTION_BACKWARD = "multi_size_attention_backward"
+TRAINING_KERNELS_OF_OP = {
+    ATTENTION_BACKWARD: ("logits_gradient", "softmax_gradient", "input_gradient", "weight_gradient"),
+}
 
 
 def all_launches(
@@ -147,6 +151,29 @@ def launches(
             tile_for("project_upsample_add", capability, dtype),
         ),
     )
+
+
+def training_launches(
+    batch: int, dtype: torch.dtype, capability: Capability, scales: Sequence[Scale] = SCALES
+) -> Iterator[tuple[str, str, Launch]]:
+    """As `all_launches`, of the kernels that only training runs."""
+    from prn_fast.kernels.multi_size_attention import gradient
+    from prn_fast.kernels.multi_size_attention.fused import AttentionShape
+
+    tiles = {kernel: tile_for(kernel, capability, dtype) for kernel in TRAINING_KERNELS_OF_OP[ATTENTION_BACKWARD]}
+    for scale in scales:
+        side = f"{scale.side}x{scale.side}"
+        shape = AttentionShape(batch, 2 * scale.channels, scale.side, scale.side, GRIDS, dtype, channels_last=True)
+        logits = gradient.plan_logits_gradient(shape, tiles["logits_gradient"])
+        splits = logits.grid[0]
+        yield side, "logits_gradient", logits
+        yield (
+            side,
+            "softmax_gradient",
+            gradient.plan_softmax_gradient(shape, splits, tiles["softmax_gradient"]),
+        )
+        yield side, "input_gradient", gradient.plan_input_gradient(shape, tiles["input_gradient"])
+        yield side, "weight_gradient", gradient.plan_weight_gradient(shape, tiles["weight_gradient"])
 
 
 def coarser(scale: Scale) -> list[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import torch
 
 from prn_fast.kernels.aot import compile_launch
-from prn_fast.kernels.catalogue import KERNELS_OF_OP, Scale, all_launches
+from prn_fast.kernels.catalogue import KERNELS_OF_OP, TRAINING_KERNELS_OF_OP, Scale, all_launches, training_launches
 from prn_fast.kernels.tiles import SHARED_MEMORY, Capability
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -43,19 +43,24 @@ class Row:
 
 
 def resource_rows(
-    configurations: Sequence[tuple[Capability, str]], scales: Sequence[Scale], batch: int, processes: int
+    configurations: Sequence[tuple[Capability, str]],
+    scales: Sequence[Scale],
+    batch: int,
+    processes: int,
+    training: bool = False,
 ) -> list[Row]:
-    """Compile every kernel for every given capability and dtype, several at a time."""
-    wanted = [(capability, dtype, scales, batch) for capability, dtype in configurations]
+    """Compile every kernel for every given capability and dtype, several at a time: of inference, or of training."""
+    wanted = [(capability, dtype, scales, batch, training) for capability, dtype in configurations]
     # A fresh interpreter: the parent's threads do not survive a fork.
     with ProcessPoolExecutor(min(processes, len(wanted)), get_context("spawn")) as pool:
         return [row for rows in pool.map(_rows_of, *zip(*wanted, strict=True)) for row in rows]
 
 
-def _rows_of(capability: Capability, dtype: str, scales: Sequence[Scale], batch: int) -> list[Row]:
-    op_of = {kernel: op for op, kernels in KERNELS_OF_OP.items() for kernel in kernels}
+def _rows_of(capability: Capability, dtype: str, scales: Sequence[Scale], batch: int, training: bool) -> list[Row]:
+    kernels_of_op, launches = (TRAINING_KERNELS_OF_OP, training_launches) if training else (KERNELS_OF_OP, all_launches)
+    op_of = {kernel: op for op, kernels in kernels_of_op.items() for kernel in kernels}
     rows = []
-    for shape, kernel, launch in all_launches(batch, DTYPES[dtype], capability, scales):
+    for shape, kernel, launch in launches(batch, DTYPES[dtype], capability, scales):
         compiled = compile_launch(launch, capability)
         rows.append(
             Row(

@@ -28,13 +28,13 @@ SHARED_MEMORY = {
 
 # Half precision on tensor cores that a warp group of four warps feeds together.
 _WARP_GROUP: dict[str, Tile] = {
-    "distance": Tile({"BLOCK_B": 4, "BLOCK_K": 4, "BLOCK_D": 256, "STEPS": 8}),
+    "distance": Tile({"BLOCK_B": 8, "BLOCK_K": 8, "BLOCK_D": 128, "STEPS": 16}),
     "residual": Tile({"BLOCK_D": 1024, "STEPS": 8}),
     # At 126 registers two blocks of eight warps fit a multiprocessor; 64 values and four warps take 227.
     "logits": Tile({"BLOCK_D": 32, "STEPS": 32}, warps=8, stages=2),
     "softmax": Tile({"BLOCK_ROWS": 4}),
     "mixing": Tile({"BLOCK_D": 64, "STEPS": 4, "BLOCK_B": 4}),
-    "logits_gradient": Tile({"BLOCK_D": 64, "STEPS": 16}, warps=8),
+    "logits_gradient": Tile({"BLOCK_D": 64, "STEPS": 16}),
     "softmax_gradient": Tile({}, warps=8),
     "input_gradient": Tile({"BLOCK_D": 64, "BLOCK_N": 64}),
     "weight_gradient": Tile({"BLOCK_D": 64}, warps=8),
@@ -49,7 +49,7 @@ _WARP_GROUP: dict[str, Tile] = {
 _WARP: dict[str, Tile] = {
     **_WARP_GROUP,
     "logits": Tile({"BLOCK_D": 32, "STEPS": 32}),
-    "logits_gradient": Tile({"BLOCK_D": 16, "STEPS": 64}, warps=8),
+    "logits_gradient": Tile({"BLOCK_D": 32, "STEPS": 32}),
     "input_gradient": Tile({"BLOCK_D": 64, "BLOCK_N": 32}),
     "weight_gradient": Tile({"BLOCK_D": 32}, warps=8),
     "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 32}, stages=3),

@@ -54,6 +54,56 @@ from prn_fast.kernels.multi_size_attention.lean import fold_query_key, fold_quer
 from prn_fast.kernels.tiles import tile_for
 
 
+@triton.jit
+def _scaled_gradient(
+    upstream,
+    values,
+    n,
+    d,
+    GRIDS: tl.constexpr,
+    GRID: tl.constexpr,
+    FINEST: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+):
+    """s G of one grid for some values of sub-tokens n."""
+    inside = (n < FINEST * FINEST)[:, None] & (d < C * H * W // (FINEST * FINEST))[None, :]
+    place = _place(n, d, 1, FINEST, C, H, W, len(GRIDS) * C, CHANNELS_LAST)
+    scale, _ = _load_weights(values, n, d, GRID, FINEST, C, H, W, CHANNELS_LAST)
+    return scale * tl.load(upstream + place, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _add_products(
+    logits,
+    gradients,
+    maps,
+    upstream,
+    projections,
+    values,
+    n,
+    d,
+    GRIDS: tl.constexpr,
+    GRID: tl.constexpr,
+    FINEST: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+):
+    """Products of one grid's queries, and of its scaled gradients, with the map, over some values."""
+    inside = (n < FINEST * FINEST)[:, None] & (d < C * H * W // (FINEST * FINEST))[None, :]
+    x = tl.load(maps + _place(n, d, 1, FINEST, C, H, W, C, CHANNELS_LAST), mask=inside, other=0.0)
+    w, u = _load_weights(projections, n, d, GRID, FINEST, C, H, W, CHANNELS_LAST)
+    query = (w * x.to(tl.float32) + u).to(x.dtype)
+    scaled = _scaled_gradient(upstream, values, n, d, GRIDS, GRID, FINEST, C, H, W, CHANNELS_LAST).to(x.dtype)
+    logits = tl.dot(query, tl.trans(x), logits, input_precision="ieee")
+    gradients = tl.dot(scaled, tl.trans(x), gradients, input_precision="ieee")
+    return logits, gradients
+
+
 @triton.jit(do_not_specialize=["batch"])
 def logits_gradient_kernel(
     maps,  # (batch, C, H, W)
@@ -73,39 +123,39 @@ def logits_gradient_kernel(
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    T: tl.constexpr = FINEST * FINEST
-    split = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
+    maps += b * (C * H * W)
+    upstream += b * (len(GRIDS) * C * H * W)
+    target = partials + (b * tl.num_programs(0) + tl.program_id(0)) * (2 * ENTRIES)
     n = tl.arange(0, ROWS)
-    logits = (tl.zeros([ROWS, ROWS], tl.float32),) * len(GRIDS)
-    gradients = (tl.zeros([ROWS, ROWS], tl.float32),) * len(GRIDS)
-    for step in range(STEPS):
-        d = (split * STEPS + step) * BLOCK_D + tl.arange(0, BLOCK_D)
-        inside = (n < T)[:, None] & (d < C * H * W // T)[None, :]
-        x = tl.load(maps + b * (C * H * W) + _place(n, d, 1, FINEST, C, H, W, C, CHANNELS_LAST), mask=inside, other=0.0)
-        place = b * (len(GRIDS) * C * H * W) + _place(n, d, 1, FINEST, C, H, W, len(GRIDS) * C, CHANNELS_LAST)
-        next_logits = ()
-        next_gradients = ()
-        for level in tl.static_range(len(GRIDS)):
-            logit, gradient = logits[level], gradients[level]
-            if GRIDS[level] > 1:
-                w, u = _load_weights(projections[level], n, d, GRIDS[level], FINEST, C, H, W, CHANNELS_LAST)
-                query = (w * x.to(tl.float32) + u).to(x.dtype)
-                logit = tl.dot(query, tl.trans(x), logit, input_precision="ieee")
-                source = upstream + level * (C if CHANNELS_LAST else C * H * W)
-                g = tl.load(source + place, mask=inside, other=0.0).to(tl.float32)
-                scale, _ = _load_weights(values[level], n, d, GRIDS[level], FINEST, C, H, W, CHANNELS_LAST)
-                gradient = tl.dot((scale * g).to(x.dtype), tl.trans(x), gradient, input_precision="ieee")
-            # Triton knows no unpacking.
-            next_logits = next_logits + (logit,)  # type: ignore[assignment]  # noqa: RUF005
-            next_gradients = next_gradients + (gradient,)  # type: ignore[assignment]  # noqa: RUF005
-        logits, gradients = next_logits, next_gradients
-    target = partials + (b * tl.num_programs(0) + split) * (2 * ENTRIES)
+    # One grid after another: sums of all would not fit the registers, and the cache keeps the map's values.
     for level in tl.static_range(len(GRIDS)):
         if GRIDS[level] > 1:
-            _store_products(logits[level], target, n, GRIDS[level], FINEST)
-            _store_products(gradients[level], target + ENTRIES, n, GRIDS[level], FINEST)
-            target += T * GRIDS[level] * GRIDS[level]
+            logits = tl.zeros([ROWS, ROWS], tl.float32)
+            gradients = tl.zeros([ROWS, ROWS], tl.float32)
+            for step in range(STEPS):
+                d = (tl.program_id(0) * STEPS + step) * BLOCK_D + tl.arange(0, BLOCK_D)
+                logits, gradients = _add_products(
+                    logits,
+                    gradients,
+                    maps,
+                    upstream,
+                    projections[level],
+                    values[level],
+                    n,
+                    d,
+                    GRIDS,
+                    GRIDS[level],
+                    FINEST,
+                    C,
+                    H,
+                    W,
+                    CHANNELS_LAST,
+                )
+            _store_products(logits, target, n, GRIDS[level], FINEST)
+            _store_products(gradients, target + ENTRIES, n, GRIDS[level], FINEST)
+            target += FINEST * FINEST * GRIDS[level] * GRIDS[level]
+        upstream += C if CHANNELS_LAST else C * H * W
 
 
 @triton.jit
@@ -180,27 +230,6 @@ def softmax_gradient_kernel(
             attention += tokens * tokens
             symmetric += tokens * tokens
             columns += tokens
-
-
-@triton.jit
-def _scaled_gradient(
-    upstream,
-    values,
-    n,
-    d,
-    GRIDS: tl.constexpr,
-    GRID: tl.constexpr,
-    FINEST: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-):
-    """s G of one grid for some values of sub-tokens n."""
-    inside = (n < FINEST * FINEST)[:, None] & (d < C * H * W // (FINEST * FINEST))[None, :]
-    place = _place(n, d, 1, FINEST, C, H, W, len(GRIDS) * C, CHANNELS_LAST)
-    scale, _ = _load_weights(values, n, d, GRID, FINEST, C, H, W, CHANNELS_LAST)
-    return scale * tl.load(upstream + place, mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit

@@ -25,6 +25,37 @@ def bytes_moved(
     return Traffic(2 * maps + weights * value_bytes + partials + attention, len(grids) * maps + partials + attention)
 
 
+def backward_bytes_moved(
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    grids: Sequence[int],
+    splits: int,
+    groups: int,
+    value_bytes: int,
+) -> Traffic:
+    """The four kernels of `gradient.py`, and the sum over its groups of images.
+
+    Read: the map twice and once more for each grid; upstream gradients three times, that of a grid of 1 twice; a
+    value's scale twice and a projection twice (scale once for a grid of 1); partial products once; attention, its
+    symmetric gradient, its columns and its scales twice. Written: all of these intermediates, the map's gradient, and
+    the weights' for each group and once more.
+    """
+    values = channels * height * width
+    finest = max(grids)
+    attending = [grid for grid in grids if grid > 1]
+    maps = batch * values * value_bytes
+    weights = sum((6 if grid > 1 else 1) * values // grid**2 for grid in grids) * value_bytes
+    partials = batch * splits * 2 * sum(finest**2 * grid**2 for grid in attending) * PARTIAL_BYTES
+    attention = 2 * batch * sum(grid**4 for grid in attending) * value_bytes
+    attention += batch * (sum(grid**2 for grid in attending) + len(grids)) * PARTIAL_BYTES
+    sums = sum((4 if grid > 1 else 2) * values // grid**2 for grid in grids) * PARTIAL_BYTES
+    read_maps = 2 + len(grids) + 2 * len(grids) + len(attending)
+    read = read_maps * maps + weights + partials + 2 * attention + groups * sums
+    return Traffic(read, maps + partials + attention + (groups + 1) * sums)
+
+
 def published_bytes_moved(
     batch: int, channels: int, height: int, width: int, grids: Sequence[int], value_bytes: int
 ) -> Traffic:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from prn_fast.kernels.catalogue import KERNELS_OF_OP, SCALES
+from prn_fast.kernels.catalogue import KERNELS_OF_OP, SCALES, TRAINING_KERNELS_OF_OP
 from prn_fast.kernels.resources import MOST_REGISTERS, Row
 from prn_fast.kernels.tiles import CAPABILITIES
 
 OLDER_TRITON = "3.6.0"
 OLDER_FOLDER = Path(__file__).parents[2] / ".build" / "triton-3.6"
-KERNELS = {kernel for kernels in KERNELS_OF_OP.values() for kernel in kernels}
 # Together every tile of the table on every capability. Scales share their tiles, and so do both half precisions, which
 # differ in single instructions; `python -m prn_fast.kernels` compiles everything that there is.
 CONFIGURATIONS = {
@@ -31,7 +30,7 @@ import triton
 from prn_fast.kernels.catalogue import SCALES
 from prn_fast.kernels.resources import resource_rows
 configurations = [(tuple(capability), dtype) for capability, dtype in json.loads(sys.argv[1])]
-rows = resource_rows(configurations, SCALES[:1], batch=32, processes=2)
+rows = resource_rows(configurations, SCALES[:1], batch=32, processes=2, training=json.loads(sys.argv[2]))
 print(json.dumps([triton.__version__, [asdict(row) for row in rows]]))
 """
 
@@ -42,18 +41,29 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
 
 
+# Training's kernels are the slowest to compile: one capability of each kind of tensor core, and of none.
+TRAINING_CONFIGURATIONS = {
+    "installed": [((7, 5), "float16"), ((8, 6), "float16"), ((9, 0), "float16"), ((10, 0), "float16")],
+    OLDER_TRITON: [((9, 0), "float16")],
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("version", CONFIGURATIONS)
-def test_every_kernel_compiles_within_the_limits_of_a_device(version):
-    configurations, variables = CONFIGURATIONS[version], {}
+def test_every_kernel_compiles_within_the_limits_of_a_device(version, training):
+    configurations = (TRAINING_CONFIGURATIONS if training else CONFIGURATIONS)[version]
+    kernels_of_op = TRAINING_KERNELS_OF_OP if training else KERNELS_OF_OP
+    kernels = {kernel for kernels in kernels_of_op.values() for kernel in kernels}
+    variables = {}
     if version == OLDER_TRITON:
         assert OLDER_FOLDER.is_dir(), "Triton 3.6 is missing; `make .build/triton-3.6` installs it"
         variables["PYTHONPATH"] = str(OLDER_FOLDER)
-    done = run("-c", COMPILE, json.dumps(configurations), **variables)
+    done = run("-c", COMPILE, json.dumps(configurations), json.dumps(training), **variables)
     assert done.returncode == 0, done.stderr[-2000:]
     triton, rows = json.loads(done.stdout)
     assert triton == (OLDER_TRITON if variables else importlib.metadata.version("triton"))
     found = {(row["kernel"], row["capability"], row["dtype"]) for row in rows}
-    assert found == {(kernel, f"{c[0]}.{c[1]}", dtype) for kernel in KERNELS for c, dtype in configurations}
+    assert found == {(kernel, f"{c[0]}.{c[1]}", dtype) for kernel in kernels for c, dtype in configurations}
     for row in rows:
         assert row["spills"] == 0, row
         assert row["registers"] <= MOST_REGISTERS, row

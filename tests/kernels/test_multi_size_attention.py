@@ -303,3 +303,15 @@ def test_traffic_of_a_small_case():
     assert moved.written == 2 * 192 + partials + attention
     published = traffic.published_bytes_moved(2, 3, 4, 4, (1, 2), 2)
     assert (published.read, published.written) == ((5 + 12) * 192, (5 + 10) * 192)
+
+
+def test_traffic_of_a_small_backward():
+    # As above, with 3 groups of images.
+    moved = traffic.backward_bytes_moved(2, 3, 4, 4, (1, 2), 5, 3, 2)
+    maps, partials = 2 * 48 * 2, 2 * 5 * 2 * 16 * 4
+    # Twice 16 values, then 4 columns and 2 scales.
+    attention = 2 * (2 * 16 * 2 + (4 + 2) * 4)
+    sums = (2 * 48 + 4 * 12) * 4
+    # The map for logits, its gradient and each grid's weights; gradients of the grids 1 and 2 twice and three times.
+    assert moved.read == (1 + 1 + 2 + 2 + 3) * maps + (48 + 6 * 12) * 2 + partials + 2 * attention + 3 * sums
+    assert moved.written == maps + partials + attention + 4 * sums

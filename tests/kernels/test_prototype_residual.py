@@ -70,6 +70,23 @@ def test_triton_residual_matches_reference(normal, shape, dtype, layout):
     assert_rounded(residual, expected)
 
 
+def test_triton_adds_up_more_partial_sums_than_it_holds_at_once(normal):
+    features, prototypes = normal(2, 3, 24, 31, dtype=torch.float32), normal(68, 3, 24, 31, dtype=torch.float32)
+    distance = fused.plan_distance(2, 68, 3 * 24 * 31, torch.float32, TILES[0])
+    blocks = fused.plan_residual(2, 68, 3 * 24 * 31, distance.grid[0], torch.float32, TILES[1]).constants
+    assert blocks["SPLITS"] > blocks["BLOCK_SPLITS"]
+    expected = reference.prototype_residual(features.double(), prototypes.double())
+    assert_rounded(fused.prototype_residual(features, prototypes, tiles=TILES), expected)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_triton_residual_of_half_precision_takes_the_nearest_by_exact_differences(normal, count):
+    # Two thousand times farther from zero than from each other: |f|^2 - 2 f p + |p|^2 would cancel to noise.
+    prototypes = (1 + torch.arange(count)[:, None, None, None] / 1024 + torch.zeros(count, 3, 4, 5)).half()
+    residual = fused.prototype_residual(prototypes, prototypes, tiles=TILES)
+    assert (residual == 0).all()
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
 def test_triton_residual_fills_half_of_a_larger_map(normal, layout):
     features = normal(2, 3, 4, 6, dtype=torch.float32).to(memory_format=layout)
