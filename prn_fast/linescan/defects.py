@@ -175,7 +175,8 @@ class DefectTracker:
         if not mask.any():
             return self._report(ended + self._end_open())
 
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+        count, labelled, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+        labels = np.asarray(labelled, np.int32)
         peaks = np.zeros(count, np.float32)
         np.maximum.at(peaks, labels[mask], heat[mask])
         base = self._last_id

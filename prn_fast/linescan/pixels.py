@@ -30,9 +30,9 @@ def engine_pixels(pixels: NDArray[np.uint8], pixel_format: str, first_line: int,
         code, next_pattern = _DEMOSAIC[pattern]
         if first_line % 2:
             code, _ = _DEMOSAIC[next_pattern]
-        pixels = np.asarray(cv2.cvtColor(pixels[:, :, 0], code))
+        pixels = np.asarray(cv2.cvtColor(pixels[:, :, 0], code), np.uint8)
     if pixels.shape[2] == channels:
         return pixels
     if channels == 1:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))[:, :, None]
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[:, :, None]
     return np.repeat(pixels, channels, axis=2)

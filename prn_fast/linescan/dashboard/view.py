@@ -108,16 +108,17 @@ class StripView:
     def _append(self, first_line: int, lines: Stitched | None) -> None:
         """Put lines, or the band of a hole, behind the rows that wait."""
         if lines is None:
-            picture = np.zeros((_HOLE_ROWS, self.width), np.uint8)
+            picture: NDArray[np.uint8] = np.zeros((_HOLE_ROWS, self.width), np.uint8)
             heat = np.full((_HOLE_ROWS, self.width, 4), _HOLE_COLOUR, np.uint8)
         else:
             rows = len(lines.heat) // self._line_factor
             used = self.width * self.factor
-            picture = cv2.resize(lines.pixels[:, :used], (self.width, rows), interpolation=cv2.INTER_AREA)
+            size = self.width, rows
+            picture = np.asarray(cv2.resize(lines.pixels[:, :used], size, interpolation=cv2.INTER_AREA), np.uint8)
             blocks = lines.heat[:, :used].reshape(rows, self._line_factor, self.width, self.factor)
             heat = self._colours[np.rint(blocks.max(axis=(1, 3)) * 255).astype(np.uint8)]
             heat[lines.missing.reshape(rows, -1).any(axis=1)] = _HOLE_COLOUR
-        self._waiting.append((first_line, self._line_factor, np.asarray(picture), heat))
+        self._waiting.append((first_line, self._line_factor, picture, heat))
         while sum(len(heat) for *_, heat in self._waiting) > _MOST_ROWS_WAITING:
             self._waiting.pop(0)
         self._rows_this_second += len(heat)

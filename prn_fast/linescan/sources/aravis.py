@@ -84,8 +84,9 @@ class AravisSource(CameraSource):
         self._lost = threading.Event()
         self.connect()
         reported = self._rate()
-        ids = GIGE_VISION_IDS if self._camera.is_gv_device() else None
-        super().__init__(f"aravis:{where}", self._width, pixel_format, lines, reported, ids=ids, counter=counter)
+        super().__init__(
+            f"aravis:{where}", self._width, pixel_format, lines, reported, ids=self._ids(), counter=counter
+        )
 
     def connect(self) -> None:
         """See `CameraSource.connect`."""
@@ -135,6 +136,9 @@ class AravisSource(CameraSource):
             self._camera.start_acquisition()
         except Exception:  # as above
             raise CameraLost from None
+
+    def _ids(self) -> int | None:
+        return GIGE_VISION_IDS if self._camera.is_gv_device() else None
 
     def _rate(self) -> float | None:
         try:

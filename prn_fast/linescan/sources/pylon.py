@@ -48,14 +48,13 @@ class PylonSource(CameraSource):
         self._lent: Any = None
         self.camera: Any = None
         self.connect()
-        is_gige = self.camera.GetDeviceInfo().GetDeviceClass() == "BaslerGigE"
         super().__init__(
             f"pylon:{where}",
             self._width,
             pixel_format,
             lines,
             self._rate(),
-            ids=GIGE_VISION_IDS if is_gige else None,
+            ids=self._ids(),
             counter=counter,
         )
 
@@ -93,6 +92,9 @@ class PylonSource(CameraSource):
             self.camera.StartGrabbing(self._pylon.GrabStrategy_OneByOne)
         except self._pylon.GenericException:
             raise CameraLost from None
+
+    def _ids(self) -> int | None:
+        return GIGE_VISION_IDS if self.camera.GetDeviceInfo().GetDeviceClass() == "BaslerGigE" else None
 
     @staticmethod
     def _set_rate(camera: Any, line_rate: float, lines: int) -> None:
