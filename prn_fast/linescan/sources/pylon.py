@@ -102,7 +102,8 @@ class PylonSource(CameraSource):
             if _has(camera, name):
                 getattr(camera, name).SetValue(line_rate)
                 return
-        # The emulator is an area camera: a block is one of its frames.
+        # The emulator is an area camera: a block is one of its frames, and its exposure bounds their rate.
+        camera.ExposureTimeAbs.SetValue(camera.ExposureTimeAbs.GetMin())
         camera.AcquisitionFrameRateEnable.SetValue(True)
         camera.AcquisitionFrameRateAbs.SetValue(line_rate / lines)
 
