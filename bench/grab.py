@@ -24,10 +24,12 @@ from prn_fast.linescan.sources import Block, Source, open_source
 
 TILE = 256
 OVERLAP = 32
+# At 50,000 lines a second, 150 ms for a thread that the system runs late.
+DEPTH = 32
 
 
-def measure_grab(source: Source, seconds: float) -> dict[str, Any]:
-    """Bring lines into a ring for some seconds.
+def measure_grab(source: Source, seconds: float, depth: int = DEPTH) -> dict[str, Any]:
+    """Bring lines into a ring that holds `depth` strips for some seconds.
 
     Returns:
         JSON-ready: "seconds" from the first block to the last, "lines", "inspected", "missing", "dropped", "blocks",
@@ -35,7 +37,7 @@ def measure_grab(source: Source, seconds: float) -> dict[str, Any]:
         time), "copies" of each line between the camera library's buffer and the strips that an engine would read (lines
         that two strips share are in the ring twice), and "longest_wait_ms" between two blocks.
     """
-    ring = LineRing(source.width, source.pixel_format, tile=TILE, overlap=OVERLAP)
+    ring = LineRing(source.width, source.pixel_format, tile=TILE, overlap=OVERLAP, depth=depth)
     arrivals: list[int] = []
     copies = 1 + OVERLAP / ring.stride
     origin = None
@@ -93,10 +95,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.grab", description=__doc__)
     parser.add_argument("source", help="as for prn-inspect")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--depth", type=int, default=DEPTH, metavar="STRIPS", help="of the ring")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
     with open_source(arguments.source) as source:
-        figures = measure_grab(source, arguments.seconds)
+        figures = measure_grab(source, arguments.seconds, arguments.depth)
     report = {
         "command": shlex.join(["python", "-m", "prn_fast.bench.grab", *argv]),
         "load_average": os.getloadavg()[0],
