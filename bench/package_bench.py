@@ -17,7 +17,7 @@ from prn_fast.bench.environment import describe_environment
 from prn_fast.bench.memory import measure_memory
 from prn_fast.bench.network_only import network_milliseconds
 from prn_fast.bench.profile import profile
-from prn_fast.bench.report import BASELINE, Machine, Report, build_report
+from prn_fast.bench.report import BASELINE, Machine, Report, build_report, scenario_of
 from prn_fast.bench.runner import BenchResult, Progress, Settings, run_bench
 from prn_fast.bench.scenarios import SHARES, ScenarioRun, ScenarioSettings, images_per_second, run_scenarios
 from prn_fast.bench.scenarios.line_camera import check_geometry
@@ -163,7 +163,7 @@ def drop_faulty(result: BenchResult, run: ScenarioRun) -> None:
 
 def _closed_loop_seconds(settings: Settings, scenarios: ScenarioSettings) -> float:
     """What the closed loops get of the whole time."""
-    closed = sum(SHARES["single-stream" if batch == 1 else "multi-stream"] for batch in settings.batches)
+    closed = sum(SHARES[scenario_of(batch)] for batch in settings.batches)
     return settings.seconds * closed / max(1, closed + sum(SHARES[name] for name in scenarios.names))
 
 

@@ -15,8 +15,6 @@ from prn_fast.errors import ConfigError
 
 EXIT_FAILED_CHECK = 1
 PHASES = ("check", "measure", "scenarios", "profile", "memory")
-CLOSED_LOOPS = {"single-stream": lambda batch: batch == 1, "multi-stream": lambda batch: batch > 1}
-OPEN_LOOPS = ("offline", "server", "line-camera")
 
 
 @command
@@ -41,9 +39,9 @@ def bench(argv: list[str]) -> int:
     from prn_fast.bench.markdown import as_markdown
     from prn_fast.bench.package_bench import bench_package
     from prn_fast.bench.page import render_page
-    from prn_fast.bench.report import write_json
+    from prn_fast.bench.report import scenario_of, write_json
     from prn_fast.bench.runner import Settings
-    from prn_fast.bench.scenarios import ScenarioSettings
+    from prn_fast.bench.scenarios import OPEN_LOOPS, ScenarioSettings
     from prn_fast.bench.sections import bench_sections
     from prn_fast.bench.terminal import show
 
@@ -54,8 +52,7 @@ def bench(argv: list[str]) -> int:
     batches: tuple[int, ...] = arguments.batch
     scenarios: tuple[str, ...] = ()
     if arguments.scenario is not None:
-        kept = [name for name in CLOSED_LOOPS if name in arguments.scenario]
-        batches = tuple(batch for batch in batches if any(CLOSED_LOOPS[name](batch) for name in kept))
+        batches = tuple(batch for batch in batches if scenario_of(batch) in arguments.scenario)
         scenarios = tuple(name for name in OPEN_LOOPS if name in arguments.scenario)
         if not batches and not scenarios:
             raise ConfigError(f"--scenario {','.join(arguments.scenario)} fits none of --batch's sizes")
@@ -252,10 +249,11 @@ def _names(text: str) -> list[str]:
 
 
 def _scenarios(text: str) -> tuple[str, ...]:
-    known = (*CLOSED_LOOPS, *OPEN_LOOPS)
-    names = known if text == "all" else tuple(_names(text))
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; choose of {', '.join(known)} or all")
+    from prn_fast.bench.scenarios import SCENARIOS
+
+    names = SCENARIOS if text == "all" else tuple(_names(text))
+    if unknown := [name for name in names if name not in SCENARIOS]:
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; choose of {', '.join(SCENARIOS)} or all")
     return names
 
 
