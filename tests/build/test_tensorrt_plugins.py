@@ -138,7 +138,7 @@ def test_one_table_says_what_becomes_of_every_operation():
     "config",
     [
         pytest.param(PRNConfig(patch_divisors=(1, 2, 4, 8, 8)), id="five-patch-sizes"),
-        pytest.param(PRNConfig(patch_divisors=(1, 3)), id="no-power-of-two"),
+        pytest.param(PRNConfig(image_size=192, patch_divisors=(1, 3)), id="no-power-of-two"),
         pytest.param(PRNConfig(patch_divisors=(1,)), id="whole-map"),
         pytest.param(PRNConfig(projection="pointwise"), id="pointwise"),
     ],
@@ -165,7 +165,8 @@ def test_tensorrt_s_own_parser_looks_for_every_node_in_the_plugin_registry():
     for node in {node.op_type: node for node in plugin_nodes(exported())}.values():
         log = Log()
         builder = trt.Builder(log)
-        parser = trt.OnnxParser(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)
         graph = onnx.helper.make_graph(
             [node],
             "one",
