@@ -104,7 +104,7 @@ def _register(plugin: Plugin, tensorrt: Any, trtp: Any) -> None:
 
     inputs = dict.fromkeys(names, trtp.TensorDesc)
     attributes = {name: npt.NDArray[np.int32] if kind is list else int for name, kind in plugin.all_attributes.items()}
-    outputs = tuple[(trtp.TensorDesc,) * len(plugin.outputs)]  # type: ignore[misc]
+    outputs = tuple.__class_getitem__((trtp.TensorDesc,) * len(plugin.outputs))
     kernel = tuple[str, bytes, trtp.KernelLaunchParams, trtp.SymIntExprs]
     given = {**inputs, **attributes}
     trtp.register(identifier)(signed(describe, given, outputs))
