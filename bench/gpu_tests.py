@@ -29,8 +29,8 @@ def run_tests(device: torch.device, report: Report) -> None:
         report([{"skipped": f"{TESTS_VARIABLE} is not set; run bench/gpu_run.sh"}])
         return
     folder = Path(root, "tests")
-    kernels = [folder / "kernels" / SMALL] if device.type == "cpu" else sorted((folder / "kernels").glob("test_*.py"))
-    files = [folder / ENGINE, *kernels]
+    kernels = folder / "kernels"
+    files = [kernels / SMALL] if device.type == "cpu" else [folder / ENGINE, *sorted(kernels.glob("test_*.py"))]
     environment = dict(os.environ)
     if device.type == "cuda":
         environment[DEVICE_VARIABLE] = "cuda"
