@@ -57,10 +57,24 @@ def typed(name: str, precision: str) -> Any:
         return subject.graph
     if precision == "bf16":
         return to_half(subject.graph, "bf16", ("model.backbone",))
+    if precision == "fp16":
+        return to_half(subject.graph, "fp16", (), wide(name))
+    return to_half(quantised(name, precision), "fp16", ("model.backbone",), wide(name))
+
+
+@cache
+def wide(name: str) -> set[str]:
+    """Nodes of `network(name)` that are kept in float32 for their range."""
+    subject = network(name)
     with TemporaryDirectory() as folder:
-        wide = wide_nodes(subject.graph, peaks(subject.graph, subject.images, Path(folder)))
-        if precision == "fp16":
-            return to_half(subject.graph, "fp16", (), wide)
-        nodes = quantizable(subject.graph, eight_bits.ATTEMPTS[1])
+        return wide_nodes(subject.graph, peaks(subject.graph, subject.images, Path(folder)))
+
+
+@cache
+def quantised(name: str, precision: str) -> Any:
+    """`network(name)` with attention and second fusion in "int8" or "fp8", and all else in float32."""
+    subject = network(name)
+    nodes = quantizable(subject.graph, eight_bits.ATTEMPTS[1])
+    with TemporaryDirectory() as folder:
         ranges = activation_ranges(subject.graph, nodes, subject.images, Path(folder))
-    return to_half(quantize(subject.graph, nodes, ranges, precision), "fp16", ("model.backbone",), wide)
+    return quantize(subject.graph, nodes, ranges, precision)
