@@ -29,7 +29,8 @@ def load(root: Path) -> InspectionSet:
     Raises:
         DataError: an image without mask, a mask of another size, or no normal image for one of the two sides.
     """
-    train, test = [], []
+    train: list[Sample] = []
+    test: list[Sample] = []
     for image in sorted(root.glob("kos*/Part*.jpg")):
         sample = masked_sample(image, image.with_name(f"{image.stem}_label.bmp"), _DEFECT)
         assert sample.mask is not None
