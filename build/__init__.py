@@ -9,7 +9,7 @@ from typing import Any
 
 from prn_fast.build.candidate import BuildOptions, Candidate
 from prn_fast.build.verify import verify
-from prn_fast.engine import parse_name
+from prn_fast.engine import Detections, parse_name
 from prn_fast.engine.eager import EagerEngine
 from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import EngineError
@@ -24,12 +24,21 @@ BUILDERS = {
 }
 
 
+def reference_detections(package: Package, progress: Callable[[str], None] = lambda line: None) -> Detections:
+    """What float32 eager, in the published formulation, finds in the validation images: builds are compared with it."""
+    images = package.validation().images
+    progress(f"eager on {len(images)} validation images, to compare with")
+    with EagerEngine(package) as engine:
+        return engine.infer(images)
+
+
 def build_engine(
     package: Package,
     backend: str,
     precision: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
     options: BuildOptions | None = None,
+    reference: Callable[[], Detections] | None = None,
 ) -> dict[str, Any]:
     """Build an engine, verify it against float32 eager, and keep it in the package if it passes.
 
@@ -39,6 +48,7 @@ def build_engine(
         precision: one of the backend's; None takes its first.
         progress: called with a line before each step.
         options: batch, devices, and who is told of a long step's progress.
+        reference: gives the `reference_detections` of this package; by default they are computed.
     Returns:
         The engine's entry in the manifest; its "verification" holds parity and metrics, its "verified" whether the
         engine itself was run for them or, where it cannot run, the graph that it is built from.
@@ -56,11 +66,11 @@ def build_engine(
     validation = package.validation()
     rejected: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=package.path / ENGINES, prefix=".building-") as folder:
-        progress(f"eager on {len(validation.labels)} validation images, to compare with")
-        with EagerEngine(package) as reference:
-            expected = reference.infer(validation.images)
         progress(f"building {name}")
+        expected: Detections | None = None
         for candidate in builds(package, precision, Path(folder), options or BuildOptions()):
+            # Slow, so after the builder has had a chance to refuse.
+            expected = expected or (reference() if reference else reference_detections(package, progress))
             progress(f"verifying {name}")
             opened = candidate.stand_in or partial(
                 runner.runner(), package, folder=candidate.folder, precision=precision

@@ -1,11 +1,13 @@
 """prn-build-engine: put an engine into a model package."""
 
 import argparse
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prn_fast.cli.common import command
-from prn_fast.engine import BACKENDS
+from prn_fast.engine import BACKENDS, Detections
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +48,13 @@ def _capabilities(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip()) or None
 
 
-def _build(package: "Package", arguments: argparse.Namespace, precision: str, console: "Console") -> dict[str, Any]:
+def _build(
+    package: "Package",
+    arguments: argparse.Namespace,
+    precision: str,
+    console: "Console",
+    reference: Callable[[], Detections],
+) -> dict[str, Any]:
     """Build one engine, with a bar for each phase of it that takes long; returns its entry in the manifest."""
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -74,6 +82,7 @@ def _build(package: "Package", arguments: argparse.Namespace, precision: str, co
             precision,
             progress=lambda line: console.print(line, style="dim"),
             options=options,
+            reference=reference,
         )
 
 
@@ -93,8 +102,12 @@ def main(argv: list[str] | None = None) -> int:
         parse_name(f"{arguments.backend}:{precision}")
     package = Package.open(arguments.package)
     console = Console()
+    from prn_fast.build import reference_detections
+
+    # One for all precisions.
+    reference = cache(partial(reference_detections, package, lambda line: console.print(line, style="dim")))
     for precision in precisions:
-        entry = _build(package, arguments, precision, console)
+        entry = _build(package, arguments, precision, console, reference)
         verification = entry["verification"]
         table = Table(title=f"{arguments.backend}:{precision} in {package.path}")
         for column in ("on the validation split", "eager fp32", precision, "change"):
