@@ -212,7 +212,9 @@ def run_all(folder: Path, options: argparse.Namespace) -> int:
         if remaining < LEAST_SECONDS:
             results.put(name, state="skipped", reason="no time left")
             continue
-        run_section(name, min(SECTIONS[name][0], remaining), results, arguments)
+        # A small run only tries the procedure, on whatever machine: its sections take the time that they need.
+        limit = remaining if options.small else min(SECTIONS[name][0], remaining)
+        run_section(name, limit, results, arguments)
     return 0 if results.right else 1
 
 

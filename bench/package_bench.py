@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +224,9 @@ def usual_engines(package: Package) -> list[str]:
     return names + [backend for backend in BACKENDS if backend not in held]
 
 
+@cache
 def _ceilings() -> dict[str, Any]:
-    """The machine's measured ceilings, on the GPU where there is one: engines there may run on either."""
+    """The machine's ceilings, measured once a process, on the GPU where there is one: engines there may run on either."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -73,7 +73,7 @@ def test_lean_output_and_gradients_match_reference(normal, case):
 def test_permuting_patches_permutes_outputs(normal, formulation):
     maps = normal(2, 3, 8, 8)
     query_key, value = draw_weights(normal, 3, 8, 8, (4,))
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1), device="cpu")
 
     def permuted(tensor):
         return reference.unpatchify(reference.patchify(tensor, 4)[:, order], 4, 3, 8, 8)
@@ -234,7 +234,7 @@ def test_triton_equal_tokens_give_the_token_itself(normal):
 def test_triton_permuting_patches_permutes_outputs(normal):
     maps = normal(2, 3, 8, 8, dtype=torch.float32)
     query_key, value = draw_weights(normal, 3, 8, 8, (4,), torch.float32)
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1), device="cpu")
 
     def permuted(tensor):
         return reference.unpatchify(reference.patchify(tensor, 4)[:, order], 4, 3, 8, 8)
