@@ -3,14 +3,16 @@
     python -m prn_fast.bench.figures README.md [--results bench/results]
 
 What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
-Reports of prn-bench lie in bench/results/DEVICE/packages/*.json.
+Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those of prn-eval in evaluations/*.json.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prn_fast.bench import markdown
 from prn_fast.bench.history import read_history
@@ -19,7 +21,7 @@ from prn_fast.bench.tables import gpu_figures
 from prn_fast.errors import ConfigError, DataError, PRNError
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = "packages"
+PACKAGES, EVALUATIONS = "packages", "evaluations"
 NOTHING = "Not measured yet."
 _MARKED = re.compile(r"(<!-- figures:([\w-]+) -->\n).*?(<!-- /figures:\2 -->)", re.DOTALL)
 
@@ -61,7 +63,44 @@ def accuracy_figures(results: Path) -> str:
     return _each(results, "engines", markdown.agreement_table)
 
 
+def detection_figures(results: Path) -> str:
+    """What prn-eval found on test images that training has not seen: all defects, then each kind."""
+    tables = []
+    for path in sorted(results.glob(f"*/{EVALUATIONS}/*.json")):
+        try:
+            tables.append(_detection_table(json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path}: is no result of prn-eval; record it again or remove it") from None
+    return "\n\n".join(tables) or NOTHING
+
+
+def _detection_table(result: dict[str, Any]) -> str:
+    image, pixel, counts, training = result["image"], result["pixel"], result["confusion"], result["training"]
+    defects, good = counts["detected"] + counts["missed"], counts["passed"] + counts["false_alarms"]
+    lines = [
+        f"{Path(result['data']).name}: `{training['preset']}`, {training['minutes']} minutes of training on "
+        f"{training['device']} ({training['steps']} steps, seed {training['seed']}, torch {training['torch']}, commit "
+        f"{training['commit']}), then `{result['command']}` with {result['engine']}, commit {result['commit']}. "
+        f"{result['seen']['left_out']} seen anomalies are left out. At the package's threshold "
+        f"{counts['false_alarms']} of {good} good images are called defective.",
+        "",
+        "| defect | images | detected | image AUROC | image AP | pixel AUROC | pixel AP | PRO |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind in result["kinds"]:
+        row = (kind["kind"], kind["count"], kind["detected"], f"{kind['image_auroc']:.3f}", "")
+        lines.append(_line(*row, f"{kind['pixel_auroc']:.3f}", "", f"{kind['pro']:.3f}"))
+    figures = (image["auroc"], image["average_precision"], pixel["auroc"], pixel["average_precision"], pixel["pro"])
+    lines.append(_line("**all**", defects, counts["detected"], *(f"{figure:.3f}" for figure in figures)))
+    return "\n".join(lines)
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 FIGURES: dict[str, Callable[[Path], str]] = {
+    "detection": detection_figures,
     "engines": engine_figures,
     "scenarios": scenario_figures,
     "line-camera": camera_figures,

@@ -226,7 +226,7 @@ def usual_engines(package: Package) -> list[str]:
 
 @cache
 def _ceilings() -> dict[str, Any]:
-    """The machine's ceilings, measured once a process, on the GPU where there is one: engines there may run on either."""
+    """The machine's ceilings, measured once a process; on the GPU where there is one: engines may run on either."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -32,6 +32,8 @@ With --images: score and verdict of each image, as CSV and JSON lines, and its a
 (0 to 255 for 0 to 1, at the network's resolution)."""
 
 RESULT_FORMAT = 1
+# What a figure's reader wants to know of the training; the rest, such as folders, stays in the package.
+_TOLD_OF_TRAINING = ("preset", "seed", "minutes", "steps", "epochs", "precision", "device", "torch", "commit")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -125,6 +127,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
         "package": {"name": package.path.name, "digest": package.digest, "prn_fast": package.manifest["prn_fast"]},
         "data": str(root),
         "seen": {"listed": len(seen), "left_out": len(left_out)},
+        "training": {name: value for name, value in package.manifest["training"].items() if name in _TOLD_OF_TRAINING},
         "date": now(),
         "prn_fast": prn_fast.__version__,
         "commit": commit(),

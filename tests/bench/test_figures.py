@@ -1,5 +1,6 @@
 """README figures come from recorded reports."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,30 @@ from tests.bench.reports import make_report
 README = "before\n<!-- figures:line-camera -->\nformer text\n<!-- /figures:line-camera -->\nafter\n"
 
 
+EVALUATION = {
+    "command": "prn-eval tiles.prn --data tiles",
+    "commit": "abc",
+    "data": "tiles",
+    "engine": "openvino:int8",
+    "seen": {"listed": 10, "left_out": 10},
+    "training": {
+        "preset": "lite0",
+        "seed": 0,
+        "minutes": 20.0,
+        "steps": 700,
+        "device": "some CPU",
+        "torch": "2",
+        "commit": "d",
+    },
+    "image": {"auroc": 0.9375, "average_precision": 0.5},
+    "pixel": {"auroc": 0.8125, "average_precision": 0.25, "pro": 0.75},
+    "confusion": {"detected": 30, "missed": 10, "passed": 18, "false_alarms": 2},
+    "kinds": [
+        {"kind": "crack", "count": 40, "detected": 30, "image_auroc": 0.9375, "pixel_auroc": 0.8125, "pro": 0.75}
+    ],
+}
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
@@ -20,6 +45,9 @@ def results(tmp_path: Path) -> Path:
         write_json(report, folder / "some-cpu" / "packages" / f"{day}.json")
     broken_off = make_report(interrupted=True) | {"created": "2026-03-03T00:00:00+00:00"}
     write_json(broken_off, folder / "some-cpu" / "packages" / "interrupted.json")
+    evaluations = folder / "some-cpu" / "evaluations"
+    evaluations.mkdir()
+    (evaluations / "tiles.json").write_text(json.dumps(EVALUATION))
     return folder
 
 
@@ -45,6 +73,16 @@ def test_every_kind_of_figure_names_where_it_was_measured(name: str, results: Pa
     text = FIGURES[name](results)
     assert "openvino:int8" in text
     assert "commit" in text
+
+
+def test_detection_is_told_kind_by_kind(results: Path) -> None:
+    text = FIGURES["detection"](results)
+    assert "| crack | 40 | 30 | 0.938 |  | 0.812 |  | 0.750 |" in text
+    assert "| **all** | 40 | 30 | 0.938 | 0.500 | 0.812 | 0.250 | 0.750 |" in text
+    assert "2 of 20 good images" in text
+    (results / "some-cpu" / "evaluations" / "broken.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"broken\.json"):
+        FIGURES["detection"](results)
 
 
 def test_without_results_nothing_is_claimed(tmp_path: Path) -> None:
