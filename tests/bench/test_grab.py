@@ -32,7 +32,7 @@ def test_failed_buffers_are_in_the_ledger():
         source.camera.ForceFailedBufferCount.SetValue(4)
         failing = threading.Timer(0.2, source.camera.ForceFailedBuffer.Execute)
         failing.start()
-        figures = measure_grab(source, 1.0)
+        figures = measure_grab(source, 4.0)
         failing.join()
     assert figures["missing"] == 4 * 256
     assert figures["lines"] == figures["inspected"] + figures["missing"] + figures["dropped"]
