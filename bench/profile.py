@@ -71,7 +71,7 @@ class Profile:
 
 
 def profile(engine: Engine, package: Package, images: NDArray[np.uint8]) -> Profile | None:
-    """Profile calls with these images; None for a backend that brings no profiler that is known here, or for which it is too much."""
+    """Profile calls with these images; None for a backend without a profiler that can cope with it."""
     if isinstance(engine, OpenVINOEngine):
         return profile_openvino(engine.name, package, images)
     if hasattr(engine, "profile"):
@@ -79,8 +79,8 @@ def profile(engine: Engine, package: Package, images: NDArray[np.uint8]) -> Prof
         rows = [Row(name, kind, part_of_layer(name), ms) for name, kind, ms in engine.profile(images)]
         return _summed(engine.name, len(images), engine.name.partition(":")[0], rows)
     compiled = getattr(engine, "compile_mode", None) is not None
-    # With one thread PyTorch takes the published convolution of D groups group by group: a million operations a call, which
-    # fill the profiler's memory.
+    # With one thread PyTorch takes the published convolution of D groups group by group: a million operations a call,
+    # which fill the profiler's memory.
     group_by_group = torch.get_num_threads() == 1 and not torch.cuda.is_available()
     if isinstance(getattr(engine, "model", None), PRN) and not compiled and not group_by_group:
         return profile_torch(engine, images)
