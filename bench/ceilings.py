@@ -13,7 +13,7 @@ from typing import Any
 from prn_fast.model.config import PRNConfig
 
 MATRIX_SIDES = {"cpu": (512, 2048), "cuda": (2048, 8192)}
-SLOW_PRODUCT = 2  # small products in the given time, under which a large one would take too long
+SLOW_PRODUCT = 2  # a large product that would take this many times the given time is left out
 COPY_BYTES = 1 << 28
 SECONDS_PER_PRECISION = 0.4
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
@@ -104,12 +104,15 @@ def matrix_rates(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") ->
     generator = torch.Generator().manual_seed(0)
 
     def rate(product: Callable[[Any, Any], object], dtype: torch.dtype) -> float:
-        # A precision that the processor lacks may be a thousand times slower: a small product first.
-        for side in MATRIX_SIDES[device]:
+        def timed(side: int) -> float:
             a, b = ((16 * torch.randn(side, side, generator=generator)).to(device, dtype) for _ in range(2))
-            best = best_seconds(partial(product, a, b), seconds, device)
-            if best > seconds / SLOW_PRODUCT:
-                break
+            return best_seconds(partial(product, a, b), seconds, device)
+
+        # A precision that the processor lacks may be a thousand times slower: a small product tells in time.
+        small, large = MATRIX_SIDES[device]
+        best, side = timed(small), small
+        if best * (large / small) ** 3 < SLOW_PRODUCT * seconds:
+            best, side = timed(large), large
         return 2 * side**3 / best
 
     rates = {
