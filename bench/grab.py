@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from prn_fast.bench.environment import describe_environment
-from prn_fast.cli.common import command
+from prn_fast.errors import PRNError
 from prn_fast.linescan.core import LineRing
 from prn_fast.linescan.sources import Block, Source, open_source
 
@@ -88,7 +88,6 @@ def measure_grab(source: Source, seconds: float, depth: int = DEPTH) -> dict[str
     }
 
 
-@command
 def main(argv: list[str] | None = None) -> int:
     """Run the measurement; writes or prints JSON."""
     argv = sys.argv[1:] if argv is None else argv
@@ -98,8 +97,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--depth", type=int, default=DEPTH, metavar="STRIPS", help="of the ring")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
-    with open_source(arguments.source) as source:
-        figures = measure_grab(source, arguments.seconds, arguments.depth)
+    try:
+        with open_source(arguments.source) as source:
+            figures = measure_grab(source, arguments.seconds, arguments.depth)
+    except PRNError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     report = {
         "command": shlex.join(["python", "-m", "prn_fast.bench.grab", *argv]),
         "load_average": os.getloadavg()[0],
