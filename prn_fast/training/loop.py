@@ -49,9 +49,11 @@ TRAINING_PER_VALIDATION = 9.0
 # A kill costs no more than this, also where an epoch takes an hour.
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
 # Kept free at the end of a bounded run, as a multiple of the time that the last validation took: for the final one, and
-# for writing the package. No more than a share of the run, so that on a machine too slow for it something is learnt.
+# for writing the package. No more than a share of the run, so that on a machine too slow for it something is learnt:
+# there, fewer images are validated on, but no fewer than these normals and an anomaly of each.
 RESERVE = 1.2
-LARGEST_RESERVE = 1 / 3
+LARGEST_RESERVE = 1 / 4
+LEAST_VALIDATION_NORMALS = 16
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,14 @@ def slices(images: NDArray[np.uint8], size: int) -> Iterator[Tensor]:
         yield torch.from_numpy(images[start : start + size])
 
 
+def fewer_pairs(validation: ValidationSet, count: int) -> ValidationSet:
+    """`count` normals of a validation split, evenly chosen, and the anomalies made from them."""
+    normals = len(validation.labels) // 2
+    chosen = np.linspace(0, normals - 1, min(count, normals)).round().astype(np.intp)
+    kept = np.concatenate([chosen, normals + chosen])
+    return ValidationSet(validation.images[kept], validation.labels[kept], validation.masks[kept])
+
+
 class FromBytes(nn.Module):
     """A PRN that takes uint8 images: Fabric would round normalised ones to half precision before the backbone."""
 
@@ -286,6 +296,7 @@ class Run:
         self.best: dict[str, Any] = {"selection": -1.0}
         self.last_validation = 0.0
         self.validation_seconds = 0.0
+        self.step_seconds = 0.0
         if settings.resume:
             self.restore()
         elif fabric.is_global_zero:
@@ -306,6 +317,7 @@ class Run:
                     "step": self.step,
                     "seconds": self.timer.seconds(),
                     "last_validation": self.last_validation,
+                    "validation_normals": len(self.split.validation.labels) // 2,
                     "best": self.best,
                 }
             )
@@ -318,6 +330,9 @@ class Run:
         self.epoch, self.batches, self.step = state["epoch"], state["batches"], state["step"]
         self.best = state["best"]
         self.last_validation = state["last_validation"]
+        self.split = dataclasses.replace(
+            self.split, validation=fewer_pairs(self.split.validation, state["validation_normals"])
+        )
         self.timer = Timer(state["seconds"])
         self.last_save = state["seconds"]
         self.console.print(
@@ -330,8 +345,8 @@ class Run:
         done = self.step / (self.recipe.epochs * len(self.loader))
         if self.settings.minutes is not None:
             whole = 60.0 * self.settings.minutes
-            reserve = min(RESERVE * self.validation_seconds, LARGEST_RESERVE * whole)
-            done = max(done, self.timer.seconds() / (whole - reserve))
+            reserve = min(RESERVE * self.validation_seconds, LARGEST_RESERVE * whole) + self.step_seconds
+            done = max(done, self.timer.seconds() / max(whole - reserve, 1e-9))
         return min(done, 1.0)
 
     def is_validation_due(self) -> bool:
@@ -350,6 +365,20 @@ class Run:
         self.detect(sample)
         return (time.monotonic() - start) * len(images) / len(sample)
 
+    def bound_validation(self, minutes: float) -> None:
+        """Leave images out of the validation split where all of them would take too much of the run."""
+        allowed = LARGEST_RESERVE * 60.0 * minutes / RESERVE
+        normals = len(self.split.validation.labels) // 2
+        kept = max(int(normals * allowed / self.validation_seconds), LEAST_VALIDATION_NORMALS)
+        if kept >= normals:
+            return
+        self.console.print(
+            f"[yellow]note:[/] validating takes {self.validation_seconds / 60:.1f} of {minutes:g} minutes on this "
+            f"machine: {kept} of {normals} normal images, and an anomaly of each, are validated on"
+        )
+        self.split = dataclasses.replace(self.split, validation=fewer_pairs(self.split.validation, kept))
+        self.validation_seconds *= kept / normals
+
     # -- training -----------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
@@ -364,6 +393,8 @@ class Run:
         )
         if self.settings.minutes is not None:
             self.validation_seconds = self.estimate_validation()
+            if self.step == 0:
+                self.bound_validation(self.settings.minutes)
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("training", total=len(self.loader), status="")
             while self.progress() < 1.0:
@@ -383,6 +414,7 @@ class Run:
         self.module.train()
         self.dataset.set_epoch(self.epoch)
         self.sampling.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
+        before = self.timer.seconds()
         for images, masks in islice(self.loader, self.batches, None):
             rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.progress())
             for group in self.optimizer.param_groups:
@@ -394,6 +426,7 @@ class Run:
             self.step += 1
             self.batches += 1
             report(float(loss.detach()))
+            self.step_seconds, before = self.timer.seconds() - before, self.timer.seconds()
             if self.progress() >= 1.0:
                 break
             if self.timer.seconds() - self.last_save > SECONDS_BETWEEN_CHECKPOINTS:

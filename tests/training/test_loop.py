@@ -7,7 +7,7 @@ import torch
 from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError, PackageError
-from prn_fast.package import Package
+from prn_fast.package import Package, ValidationSet
 from prn_fast.training import loop
 from prn_fast.training.loop import Settings, train
 from prn_fast.training.recipe import QUICK
@@ -118,6 +118,23 @@ def test_minutes_bound_a_run(data, tmp_path):
         settings(data, tmp_path / "short.prn", minutes=0.02, recipe=dataclasses.replace(RECIPE, epochs=500))
     )
     assert package.manifest["training"]["epochs"] < 100
+
+
+def test_a_slow_validation_is_done_on_fewer_images(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LEAST_VALIDATION_NORMALS", 1)
+    monkeypatch.setattr(loop.Run, "estimate_validation", lambda self: 100.0)
+    package = train(settings(data, tmp_path / "slow.prn", minutes=0.1, recipe=dataclasses.replace(RECIPE, epochs=500)))
+    assert package.manifest["calibration"]["normals"] == 1
+    assert package.validation().labels.tolist() == [0, 1]
+
+
+def test_evenly_chosen_pairs_keep_each_anomaly_with_its_normal():
+    images = np.arange(14, dtype=np.uint8).reshape(14, 1, 1, 1)
+    whole = ValidationSet(images, np.repeat(np.array([0, 1]), 7), images[..., 0] > 6)
+    fewer = loop.fewer_pairs(whole, 3)
+    assert fewer.images.ravel().tolist() == [0, 3, 6, 7, 10, 13]
+    assert fewer.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert fewer.masks.ravel().tolist() == [False] * 3 + [True] * 3
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
