@@ -7,7 +7,7 @@ PACKAGES = prn_fast kernels build bench
 BIN = $(VENV)/bin
 OLDER_TRITON = .build/triton-3.6
 
-.PHONY: setup demo test lint format bench figures clean
+.PHONY: setup demo test lint format docs bench figures tree clean
 
 setup: $(VENV)/.ready
 
@@ -46,14 +46,21 @@ figures: setup
 
 CPP = $(shell find prn_fast examples tests -name '*.[ch]pp' -o -name linescan.h)
 
-lint: setup
+lint: setup tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	rm -rf .build/typecheck && mkdir -p .build/typecheck/prn_fast
-	ln -s $(addprefix $(CURDIR)/prn_fast/,$(notdir $(filter-out %__pycache__,$(wildcard prn_fast/*)))) .build/typecheck/prn_fast/
-	ln -s $(addprefix $(CURDIR)/,kernels build bench) .build/typecheck/prn_fast/
-	cd .build/typecheck && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p prn_fast
+	cd .build/tree && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p prn_fast
+
+# The package as setup.py lays it out, for tools that look for files.
+tree:
+	rm -rf .build/tree && mkdir -p .build/tree/prn_fast
+	ln -s $(addprefix $(CURDIR)/prn_fast/,$(notdir $(filter-out %__pycache__,$(wildcard prn_fast/*)))) .build/tree/prn_fast/
+	ln -s $(addprefix $(CURDIR)/,kernels build bench) .build/tree/prn_fast/
+
+# The guides and the Python reference as web pages, .build/docs/index.html.
+docs: setup tree
+	$(BIN)/mkdocs build --quiet
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -68,6 +68,8 @@ DEVELOPMENT = [
     "mypy>=1.13",
     "pre-commit>=4",
     "scipy-stubs",
+    "mkdocs>=1.6,<2",  # `make docs`
+    "mkdocstrings[python]>=0.28",
     # TensorRT's Python side without its library, which is not on PyPI: the tests take the plugins through it.
     'tensorrt-cu13-bindings>=11; platform_system == "Linux" and platform_machine == "x86_64"',
 ]

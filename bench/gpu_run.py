@@ -1,10 +1,13 @@
 """Everything that only a GPU can tell, in one run of under ten minutes: is it all right, and how fast is it.
 
-    bench/gpu_run.sh FOLDER
+    bench/gpu_run.sh FOLDER [--package PACKAGE.prn] [--pycuda SDIST]
 
 Needs torch, triton, numpy and pytest, nothing else. The sections below run in the order of their importance, each in a
 process of its own, so that one that crashes or takes too long costs only itself. FOLDER/results.json is written anew
 whenever there is something new, so that a run cut short keeps what it had; FOLDER/log.txt has all that was printed.
+
+What TensorRT is there, and what it says of a package's engines, is one of the sections; its wheels are brought along
+by PYTHONPATH, and pycuda as its sdist.
 
 With `--device cpu --small` the same procedure runs on tiny shapes without a GPU. Its times mean nothing.
 """
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -43,6 +46,8 @@ LEAST_SECONDS = 15
 POLL_SECONDS = 0.5
 # Set by gpu_run.sh where the files are no checkout.
 COMMIT_VARIABLE = "PRN_FAST_COMMIT"
+# Set by gpu_run.sh, which runs in a folder of its own: where relative paths start.
+CALLED_FROM_VARIABLE = "PRN_FAST_CALLED_FROM"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Plan:
     operation_seconds: float
     network_seconds: float
     rounds: int
+    package: Path | None = None
+    pycuda: Path | None = None
 
     @property
     def setting(self) -> Setting:
@@ -113,6 +120,19 @@ def compiled(batch: int, plan: Plan, report: Report) -> None:
     compile_published(plan.setting, batch, report)
 
 
+def tensorrt(plan: Plan, report: Report) -> None:
+    """The section on TensorRT: which flavours there are, and how the package's engines run in them."""
+    try:
+        from prn_fast.bench.gpu_tensorrt import findings
+    except ImportError as error:
+        report([{"skipped": f"{error}; packages have to be brought along for this section"}])
+        return
+    rows = []
+    for row in findings(plan.package, plan.pycuda):
+        rows.append(row)
+        report(rows)
+
+
 # Name, seconds that it may take at most, and what it does; the most important first.
 SECTIONS: dict[str, tuple[int, Callable[[Plan, Report], None]]] = {
     "environment": (60, describe),
@@ -130,6 +150,7 @@ SECTIONS: dict[str, tuple[int, Callable[[Plan, Report], None]]] = {
     ),
     "compiled-32": (150, partial(compiled, 32)),
     "tests": (70, lambda plan, report: run_tests(plan.device, report)),
+    "tensorrt": (120, tensorrt),
     "compiled-1": (150, partial(compiled, 1)),
     "compiled-8": (150, partial(compiled, 8)),
     "compiled-128": (150, partial(compiled, 128)),
@@ -207,6 +228,8 @@ def run_all(folder: Path, options: argparse.Namespace) -> int:
     end = time.monotonic() + SECONDS_FOR_ALL
     results = Results(folder, options)
     arguments = ["--device", options.device, *(["--small"] if options.small else [])]
+    for name in ("package", "pycuda"):
+        arguments += [f"--{name}", str(getattr(options, name))] if getattr(options, name) else []
     for name in options.sections or SECTIONS:
         remaining = end - time.monotonic()
         if remaining < LEAST_SECONDS:
@@ -232,12 +255,22 @@ def run_here(name: str, rows: Path, plan: Plan) -> None:
     SECTIONS[name][1](plan, report)
 
 
+def existing(text: str) -> Path:
+    """The absolute path of an argument that must exist."""
+    path = Path(os.environ.get(CALLED_FROM_VARIABLE, "."), text).resolve()
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{text}: no such file or folder")
+    return path
+
+
 def main() -> int:
     """Run all sections, or, as their child, one; 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="bench/gpu_run.sh", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="where results.json and log.txt are written")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny shapes, to try the procedure; needed for the CPU")
+    parser.add_argument("--package", type=existing, help="with TensorRT engines, for the section on TensorRT")
+    parser.add_argument("--pycuda", type=existing, help="its sdist, to be built and tried with the package")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, help="only these, in this order; by default all")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
@@ -249,7 +282,9 @@ def main() -> int:
         parser.error("on the CPU only --small runs; it tries the procedure and measures nothing")
     if options.section:
         device = torch.device(options.device)
-        run_here(options.section, options.rows, small_plan(device) if options.small else real_plan(device))
+        plan = small_plan(device) if options.small else real_plan(device)
+        plan = replace(plan, package=options.package, pycuda=options.pycuda)
+        run_here(options.section, options.rows, plan)
         return 0
     if options.folder is None:
         parser.error("the folder for the results is missing")

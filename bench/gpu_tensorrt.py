@@ -3,7 +3,7 @@
     python -m prn_fast.bench.gpu_tensorrt PACKAGE.prn [--pycuda pycuda-2026.1.tar.gz]
 
 PACKAGE holds engines that `prn-build-engine` made elsewhere, such as portable ones of TensorRT-RTX. Wheels and pycuda's
-sdist are brought along; nothing is fetched. Each finding is one line of JSON.
+sdist are brought along; nothing is fetched. Each finding is one line of JSON. `bench/gpu_run.sh` runs this as a section.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from prn_fast.package import Package
 REPEATS = 50
 
 
-def try_flavours(package: Package) -> Iterator[dict[str, Any]]:
+def try_flavours(package: Package | None) -> Iterator[dict[str, Any]]:
     """A row for each flavour, and for each engine of one that can be imported."""
     for flavour in FLAVOURS.values():
         row: dict[str, Any] = {"flavour": flavour.name, "capability": device_capability()}
@@ -36,6 +36,9 @@ def try_flavours(package: Package) -> Iterator[dict[str, Any]]:
             row["version"] = flavour.load().__version__
         except PRNError as error:
             yield row | {"error": str(error)}
+            continue
+        if package is None:
+            yield row
             continue
         names = [name for name, entry in package.engines.items() if entry["backend"] == flavour.name]
         yield row | {"engines": names}
@@ -90,17 +93,27 @@ def try_pycuda(package: Package, sdist: Path) -> dict[str, Any]:
     return {"pycuda": "built", "printed": ran.stdout.strip(), "error": ran.stderr[-1000:]}
 
 
+def findings(package: Path | None, pycuda: Path | None) -> Iterator[dict[str, Any]]:
+    """All findings, each as soon as it is there.
+
+    Args:
+        package: whose engines are tried; without one, only the flavours are listed.
+        pycuda: its sdist, tried with the package.
+    """
+    opened = None if package is None else Package.open(package)
+    yield from try_flavours(opened)
+    if opened is not None and pycuda is not None:
+        yield try_pycuda(opened, pycuda)
+
+
 def main() -> int:
     """Print all findings."""
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.gpu_tensorrt")
     parser.add_argument("package", type=Path)
     parser.add_argument("--pycuda", type=Path, help="its sdist")
     options = parser.parse_args()
-    package = Package.open(options.package)
-    for row in try_flavours(package):
+    for row in findings(options.package, options.pycuda):
         print(json.dumps(row), flush=True)
-    if options.pycuda is not None:
-        print(json.dumps(try_pycuda(package, options.pycuda)))
     return 0
 
 

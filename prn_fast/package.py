@@ -54,6 +54,14 @@ class ValidationSet:
     labels: NDArray[np.int64]
     masks: NDArray[np.bool_]
 
+    def fewer(self, each: int) -> "ValidationSet":
+        """So many normal and so many anomalous images, evenly chosen; all of a kind that has no more."""
+        kinds = (np.flatnonzero(self.labels == label) for label in (0, 1))
+        kept = np.concatenate(
+            [kind[np.linspace(0, len(kind) - 1, min(each, len(kind))).round().astype(int)] for kind in kinds]
+        )
+        return ValidationSet(self.images[kept], self.labels[kept], self.masks[kept])
+
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""

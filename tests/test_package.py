@@ -141,3 +141,12 @@ def test_no_package_is_named(tmp_path):
 def test_nothing_in_a_package_is_a_pickle(built_package_path):
     suffixes = {path.suffix for path in built_package_path.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors", ".xml", ".bin"}
+
+
+def test_evenly_chosen_pairs_keep_each_anomaly_with_its_normal():
+    images = np.arange(14, dtype=np.uint8).reshape(14, 1, 1, 1)
+    whole = ValidationSet(images, np.repeat(np.array([0, 1]), 7), images[..., 0] > 6)
+    fewer = whole.fewer(3)
+    assert fewer.images.ravel().tolist() == [0, 3, 6, 7, 10, 13]
+    assert fewer.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert fewer.masks.ravel().tolist() == [False] * 3 + [True] * 3

@@ -1,17 +1,16 @@
 """prn-build-engine: put an engine into a model package."""
 
 import argparse
-from collections.abc import Callable
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prn_fast.cli.common import command
-from prn_fast.engine import BACKENDS, Detections
+from prn_fast.engine import BACKENDS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from prn_fast.build import Reference
     from prn_fast.package import Package
 
 DESCRIPTION = """Build an engine from a trained package, verify it, and keep it in the package.
@@ -53,7 +52,7 @@ def _build(
     arguments: argparse.Namespace,
     precision: str,
     console: "Console",
-    reference: Callable[[], Detections],
+    reference: "Reference",
 ) -> dict[str, Any]:
     """Build one engine, with a bar for each phase of it that takes long; returns its entry in the manifest."""
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -102,10 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         parse_name(f"{arguments.backend}:{precision}")
     package = Package.open(arguments.package)
     console = Console()
-    from prn_fast.build import reference_detections
+    from prn_fast.build import Reference
 
-    # One for all precisions.
-    reference = cache(partial(reference_detections, package, lambda line: console.print(line, style="dim")))
+    reference = Reference(package, lambda line: console.print(line, style="dim"))
     for precision in precisions:
         entry = _build(package, arguments, precision, console, reference)
         verification = entry["verification"]

@@ -108,7 +108,7 @@ def test_the_script_runs_where_only_torch_triton_numpy_and_pytest_are(tmp_path):
     for name in MISSING_THERE:
         (blocked / f"{name}.py").write_text(f"raise ImportError('no {name} here')\n", encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(blocked), "PYTHON": sys.executable, "PRN_FAST_COMMIT": "abc"}
-    sections = ["environment", "tests"]
+    sections = ["environment", "tests", "tensorrt"]
     command = [SCRIPT, tmp_path / "out", "--device", "cpu", "--small", "--sections", *sections]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
