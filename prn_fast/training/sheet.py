@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,14 @@ class Panels:
     def to_png(self) -> dict[str, bytes]:
         """Each panel by its name, as the bytes of a PNG file."""
         return {name: _png(getattr(self, name)) for name in PANEL_NAMES}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image with its verdict, as a sheet shows it."""
+
+    scored: ScoredImage
+    panels: Panels
 
 
 def render_panels(
@@ -120,31 +128,54 @@ def render_sheet(evaluation: Evaluation, title: str, per_kind: int = 3) -> Pictu
     Returns:
         uint8 (H, W, 3) RGB.
     """
-    chosen = choose(evaluation.images, per_kind)
     place = {image.path: index for index, image in enumerate(evaluation.images)}
-    columns = max(len(images) for images in chosen.values())
+
+    def show(scored: ScoredImage) -> Shown:
+        index = place[scored.path]
+        return show_image(scored, evaluation.maps[index], evaluation.pixel_threshold, evaluation.masks[index])
+
+    rows = {
+        _kind_line(evaluation, kind): [show(scored) for scored in images]
+        for kind, images in choose(evaluation.images, per_kind).items()
+    }
+    note = "panels: image, labelled mask, anomaly map, outline    each row: worst first, median last"
+    return draw_sheet(title, _figure_lines(evaluation), note, rows)
+
+
+def show_image(
+    scored: ScoredImage,
+    anomaly_map: NDArray[np.float32],
+    pixel_threshold: float,
+    mask: NDArray[np.bool_] | None = None,
+) -> Shown:
+    """An image with its panels; it is read from its file. Arguments as of `render_panels`."""
+    return Shown(scored, render_panels(read_image(scored.path, 3), anomaly_map, pixel_threshold, mask, _PANEL))
+
+
+def draw_sheet(title: str, lines: Sequence[str], note: str, rows: Mapping[str, Sequence[Shown]]) -> Picture:
+    """Draw rows of images below a title.
+
+    Args:
+        lines: two of them, below the title.
+        note: on how to read the sheet.
+        rows: images by what stands above them.
+    Returns:
+        uint8 (H, W, 3) RGB.
+    """
+    columns = max(len(images) for images in rows.values())
     block_width = len(PANEL_NAMES) * _PANEL + (len(PANEL_NAMES) - 1) * _GAP
     row_height = _CAPTION + _PANEL + _BLOCK_GAP + 30
     width = 2 * _MARGIN + columns * block_width + (columns - 1) * _BLOCK_GAP
     header = 128
-    sheet = Image.new("RGB", (width, header + len(chosen) * row_height + _MARGIN // 2), _PAPER)
+    sheet = Image.new("RGB", (width, header + len(rows) * row_height + _MARGIN // 2), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    _draw_header(sheet, draw, evaluation, title)
-
-    for row, (kind, images) in enumerate(chosen.items()):
+    _draw_header(sheet, draw, title, [*lines, note])
+    for row, (above, images) in enumerate(rows.items()):
         top = header + row * row_height
-        draw.text((_MARGIN, top), _kind_line(evaluation, kind), _INK, _font(_TEXT + 2))
-        for column, scored in enumerate(images):
+        draw.text((_MARGIN, top), above, _INK, _font(_TEXT + 2))
+        for column, shown in enumerate(images):
             left = _MARGIN + column * (block_width + _BLOCK_GAP)
-            index = place[scored.path]
-            panels = render_panels(
-                read_image(scored.path, 3),
-                evaluation.maps[index],
-                evaluation.pixel_threshold,
-                evaluation.masks[index],
-                _PANEL,
-            )
-            _draw_block(sheet, draw, (left, top + 28), scored, panels)
+            _draw_block(sheet, draw, (left, top + 28), shown.scored, shown.panels)
     return np.asarray(sheet)
 
 
@@ -153,18 +184,20 @@ def write_sheet(evaluation: Evaluation, file: Path, title: str, per_kind: int = 
     file.write_bytes(_png(render_sheet(evaluation, title, per_kind)))
 
 
-def _draw_header(sheet: Image.Image, draw: ImageDraw.ImageDraw, evaluation: Evaluation, title: str) -> None:
+def _figure_lines(evaluation: Evaluation) -> list[str]:
     figures, pixels, counts = evaluation.image, evaluation.pixel, evaluation.confusion
-    draw.text((_MARGIN, 20), title, _INK, _font(_LARGE))
-    lines = [
+    return [
         f"images: AUROC {figures.auroc:.3f}   AP {figures.average_precision:.3f}   "
         f"F1-max {figures.f1_max:.3f}        "
         f"pixels: AUROC {pixels.auroc:.3f}   AP {pixels.average_precision:.3f}   PRO {pixels.pro:.3f}",
         f"at threshold {evaluation.threshold:.3f}: {counts.detected} of {counts.detected + counts.missed} "
         f"defects detected, {counts.false_alarms} of {counts.false_alarms + counts.passed} good images "
         f"false alarms        outline: map at or above {evaluation.pixel_threshold:.3f}",
-        "panels: image, labelled mask, anomaly map, outline    each row: worst first, median last",
     ]
+
+
+def _draw_header(sheet: Image.Image, draw: ImageDraw.ImageDraw, title: str, lines: Sequence[str]) -> None:
+    draw.text((_MARGIN, 20), title, _INK, _font(_LARGE))
     for number, line in enumerate(lines):
         draw.text((_MARGIN, 56 + 21 * number), line, _FAINT if number == 2 else _INK, _font(_TEXT))
     _draw_scale(sheet, draw)
