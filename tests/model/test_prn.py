@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prn_fast.errors import ConfigError
-from prn_fast.kernels import LEAN, PUBLISHED
+from prn_fast.kernels import FUSED, LEAN, PUBLISHED
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
 from tests.small_package import small_config, small_model, textured_images
@@ -66,6 +66,27 @@ def test_training_reaches_everything_but_the_backbone():
         assert (parameter.grad is None) == name.startswith("backbone."), name
     for old, new in zip(before, model.backbone.buffers(), strict=True):
         torch.testing.assert_close(new, old, rtol=0, atol=0)
+
+
+def test_the_fused_formulation_trains_no_less_exactly_than_the_lean_one():
+    config = small_config()
+    lean = small_model(config).train()
+    images = torch.randn(3, 3, config.image_size, config.image_size)
+
+    def gradient(ops, half):
+        model = PRN(config, ops).train()
+        model.load_state_dict(lean.state_dict())
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model.logits(images).float().square().mean()
+        loss.backward()
+        return torch.cat([one.grad.flatten() for one in model.parameters() if one.requires_grad])
+
+    expected = gradient(PUBLISHED, half=False)
+    scale = float(expected.norm())
+    assert float((gradient(FUSED, half=False) - expected).norm()) < 0.01 * scale
+    allowed = 1.5 * float((gradient(LEAN, half=True) - expected).norm())
+    assert allowed < scale
+    assert float((gradient(FUSED, half=True) - expected).norm()) < allowed
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 64), (1, 3, 64, 128), (3, 64, 64)], ids=str)
