@@ -73,20 +73,27 @@ def test_the_fused_formulation_trains_no_less_exactly_than_the_lean_one():
     lean = small_model(config).train()
     images = torch.randn(3, 3, config.image_size, config.image_size)
 
-    def gradient(ops, half):
+    def gradients(ops, half):
         model = PRN(config, ops).train()
         model.load_state_dict(lean.state_dict())
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = model.logits(images).float().square().mean()
         loss.backward()
-        return torch.cat([one.grad.flatten() for one in model.parameters() if one.requires_grad])
+        return {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
 
-    expected = gradient(PUBLISHED, half=False)
-    scale = float(expected.norm())
-    assert float((gradient(FUSED, half=False) - expected).norm()) < 0.01 * scale
-    allowed = 1.5 * float((gradient(LEAN, half=True) - expected).norm())
-    assert allowed < scale
-    assert float((gradient(FUSED, half=True) - expected).norm()) < allowed
+    expected, half = gradients(PUBLISHED, half=False), gradients(LEAN, half=True)
+    fused, half_fused = gradients(FUSED, half=False), gradients(FUSED, half=True)
+    compared = 0
+    for name, exact in expected.items():
+        scale = float(exact.norm())
+        allowed = float((half[name] - exact).norm())
+        # Some gradients are sums that cancel, of which half precision leaves nothing.
+        if scale < 1e-6 or allowed > scale / 2:
+            continue
+        compared += 1
+        assert float((fused[name] - exact).norm()) < 0.01 * scale, name
+        assert float((half_fused[name] - exact).norm()) < 2 * allowed + 0.02 * scale, name
+    assert compared > len(expected) / 2
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 64), (1, 3, 64, 128), (3, 64, 64)], ids=str)
