@@ -48,6 +48,7 @@ TENSORRT = [
 BENCH = [
     "jinja2>=3.1",
     "psutil>=5.9",
+    "jsonschema>=4",  # records of accuracy studies are checked when they are read
     "scikit-learn>=1.4",
     "mlcommons-loadgen>=5; platform_system=='Linux'",  # drives the offline and server scenarios
     "nvidia-ml-py>=12",  # clocks, temperature, power and throttling of NVIDIA GPUs
@@ -61,7 +62,6 @@ DEVELOPMENT = [
     "pytest-benchmark>=5",
     "hypothesis>=6",
     "pybind11>=3.0",  # the tests build a wheel with what is installed
-    "jsonschema>=4",
     "efficientnet-lite-pytorch==0.1.0",  # the publisher's definition of lite0, to test against
     "ruff>=0.9",
     "clang-format==23.1.5",  # each version formats a little differently
@@ -89,6 +89,7 @@ setup(
     package_data={
         "prn_fast": ["py.typed"],
         "prn_fast.bench": ["templates/*", "*.json"],
+        "prn_fast.bench.accuracy": ["*.json"],
         # C++ hosts compile the core with their own compiler: `python -m prn_fast.linescan.cmake_dir`.
         "prn_fast.linescan": ["*.pyi", "native/**/*", "dashboard/page/*"],
     },

@@ -4,6 +4,7 @@
 
 What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
 Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those of prn-eval in evaluations/*.json.
+Records of accuracy studies lie beside them, in bench/accuracy/results/*.json.
 """
 
 import argparse
@@ -11,10 +12,12 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prn_fast.bench import markdown
+from prn_fast.bench.accuracy import failures, pareto, tables
 from prn_fast.bench.history import read_history
 from prn_fast.bench.report import Report
 from prn_fast.bench.tables import gpu_figures
@@ -58,7 +61,7 @@ def camera_figures(results: Path) -> str:
     return _each(results, "scenarios", markdown.camera_table)
 
 
-def accuracy_figures(results: Path) -> str:
+def agreement_figures(results: Path) -> str:
     """Agreement with float32 eager of each report."""
     return _each(results, "engines", markdown.agreement_table)
 
@@ -99,13 +102,31 @@ def _line(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
+def study_figures(make: Callable[[Path], str], results: Path) -> str:
+    """What `make` gives of the records of accuracy studies."""
+    return make(study_records(results)) or NOTHING
+
+
+def speed_figures(results: Path) -> str:
+    """What each network finds against how fast it is."""
+    return pareto.speed_figures(study_records(results), latest_reports(results))
+
+
+def study_records(results: Path) -> Path:
+    """The folder of accuracy studies' records, beside that of all other results."""
+    return results.parent / "accuracy" / "results"
+
+
 FIGURES: dict[str, Callable[[Path], str]] = {
     "detection": detection_figures,
     "engines": engine_figures,
     "scenarios": scenario_figures,
     "line-camera": camera_figures,
-    "accuracy": accuracy_figures,
+    "agreement": agreement_figures,
     "gpu": gpu_figures,
+    **{name: partial(study_figures, make) for name, make in tables.FIGURES.items()},
+    "accuracy-speed": speed_figures,
+    "accuracy-failures": lambda results: failures.failure_figures() or NOTHING,
 }
 
 

@@ -385,6 +385,47 @@ def timeline(
     return _svg(parts, height, label)
 
 
+def accuracy_against_speed(
+    rows: Sequence[tuple[Series, float, tuple[float, float, float]]], x_title: str, y_title: str
+) -> Markup:
+    """Accuracy against rate, which is logarithmic; dashes join what nothing else beats in both (the Pareto front).
+
+    Args:
+        rows: what was measured, its rate, and its smallest, mean and largest accuracy.
+    """
+    spans = [value for _, _, accuracy in rows for value in accuracy]
+    plane = _LogPlane((rate for _, rate, _ in rows), (1.0,))
+    pad = max(0.1 * (max(spans) - min(spans)), 0.005)
+    low, high = min(spans) - pad, min(max(spans) + pad, 1.0)
+    y_of = _scale(low, high, plane.bottom, plane.top)
+    step = nice_ticks(high - low)[1]
+    ticks = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    parts = plane.x_axis(x_title)
+    for tick in ticks:
+        parts.append(_line(plane.left, y_of(tick), plane.right, y_of(tick), "grid"))
+        parts.append(_text(plane.left - 8, y_of(tick) + 4, f"{tick:.4g}", "tick end"))
+    parts.append(_text(4, 12, y_title, "axis"))
+    front, best = [], -math.inf
+    for _, rate, (_, mean, _) in sorted(rows, key=lambda row: (-row[1], -row[2][1])):
+        if mean > best:
+            front.append(f"{plane.x(rate):.1f},{y_of(mean):.1f}")
+            best = mean
+    parts.append(Markup('<polyline class="roof" stroke-dasharray="3 4" points="{}"/>').format(" ".join(front)))
+    ends = []
+    for series, rate, (smallest, mean, largest) in rows:
+        x, y = plane.x(rate), y_of(mean)
+        title = f"{series.name}: {mean:.4f} ({smallest:.4f} to {largest:.4f}) at {number(rate)} {x_title}"
+        parts.append(Markup('<g class="s{}"><title>{}</title>').format(series.style, title))
+        parts.append(_line(x, y_of(smallest), x, y_of(largest), "stroke"))
+        parts.append(Markup('<circle class="point" cx="{:.1f}" cy="{:.1f}" r="5"/></g>').format(x, y))
+        ends.append((y, series, x))
+    parts += _labels_beside(ends)
+    label = f"{y_title} against {x_title}: " + "; ".join(
+        f"{series.name} {mean:.4f} at {number(rate)}" for series, rate, (_, mean, _) in rows
+    )
+    return _svg(parts, plane.height, label)
+
+
 class _LogPlane:
     """Two logarithmic axes around values, with room for labels on the right."""
 
@@ -403,15 +444,20 @@ class _LogPlane:
 
     def axes(self, x_title: str, y_title: str) -> list[Markup]:
         """Grid lines, numbers and titles."""
-        parts = []
+        parts = self.x_axis(x_title)
         for tick in _log_ticks(self.y_low, self.y_high):
             parts.append(_line(self.left, self.y(tick), self.right, self.y(tick), "grid"))
             parts.append(_text(self.left - 8, self.y(tick) + 4, f"{tick:,g}", "tick end"))
+        parts.append(_text(4, 12, y_title, "axis"))
+        return parts
+
+    def x_axis(self, title: str) -> list[Markup]:
+        """Grid lines, numbers and title of the axis to the right."""
+        parts = []
         for tick in _log_ticks(self.x_low, self.x_high):
             parts.append(_line(self.x(tick), self.top, self.x(tick), self.bottom, "grid"))
             parts.append(_text(self.x(tick), self.bottom + 18, f"{tick:,g}", "tick middle"))
-        parts.append(_text((self.left + self.right) / 2, self.bottom + 42, x_title, "axis middle"))
-        parts.append(_text(4, 12, y_title, "axis"))
+        parts.append(_text((self.left + self.right) / 2, self.bottom + 42, title, "axis middle"))
         return parts
 
 

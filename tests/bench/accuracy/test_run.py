@@ -1,0 +1,198 @@
+"""Studies: what is run, recorded, skipped, resumed and refused."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prn_fast.bench.accuracy import __main__ as command
+from prn_fast.bench.accuracy import run as study_run
+from prn_fast.bench.accuracy.record import Record, read_record
+from prn_fast.bench.accuracy.run import Settings, make_plan, run_study
+from prn_fast.bench.accuracy.studies import STUDIES
+from prn_fast.errors import ConfigError, DataError
+from tests.bench.accuracy.conftest import COMMIT
+
+SEEN = STUDIES["seen"]
+
+
+class Copies:
+    """Stands in for trainings that take minutes: what the real commands have made once is put in place.
+
+    Args:
+        trained: the study that they have made.
+        interrupted_at: number of the command that is interrupted as by Ctrl-C.
+    """
+
+    def __init__(self, trained: Settings, interrupted_at: int | None = None) -> None:
+        work = trained.folder / COMMIT
+        self.package, self.evaluation = next(work.glob("*.prn")), next(work.glob("*-eval"))
+        self.interrupted_at = interrupted_at
+        self.calls: list[tuple[str, Sequence[str]]] = []
+
+    def __call__(self, name: str, arguments: Sequence[str], folder: Path, log: Path) -> None:
+        self.calls.append((name, arguments))
+        if len(self.calls) == self.interrupted_at:
+            raise KeyboardInterrupt
+        source = self.package if name == "prn-train" else self.evaluation
+        shutil.copytree(source, folder / arguments[arguments.index("--output") + 1])
+
+
+@pytest.fixture(autouse=True)
+def commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_run, "commit", lambda: COMMIT)
+
+
+@pytest.fixture
+def settings(trained: Settings, tmp_path: Path) -> Settings:
+    """Two variants and two seeds, nothing run yet."""
+    return replace(trained, folder=tmp_path / "output", seeds=(0, 1), only=("1 seen", "0 seen"))
+
+
+def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained: Settings) -> None:
+    (run,) = recorded["runs"]
+    slug = "preset-lite0-seen-1-seed-0-image-size-64-epochs-1-batch-4"
+    options = "--preset lite0 --seen 1 --seed 0 --image-size 64 --epochs 1 --batch 4"
+    assert run["commands"] == {
+        "train": f"prn-train --data wood --output {slug}.prn {options}",
+        "evaluate": f"prn-eval {slug}.prn --data wood --engine eager --output {slug}-eval",
+    }
+    assert (run["commit"], run["clean"], run["resumed"]) == (COMMIT, False, False)
+    assert run["training"]["epochs"] == 1
+    assert run["training"]["recipe"]["batch"] == 4
+    assert run["test"]["seen"] == {"listed": 1, "left_out": 1}
+    assert sum(kind["count"] for kind in run["test"]["kinds"]) == 3
+    assert 0 <= run["validation"]["image_auroc"] <= 1
+    assert run["environment"]["libraries"]["torch"]
+
+
+def test_no_path_of_the_machine_is_recorded(trained: Settings) -> None:
+    text = (trained.folder / "wood-seen.json").read_text()
+    assert str(trained.data.parent) not in text
+    assert str(Path.home()) + "/" not in text
+
+
+def test_what_is_recorded_is_not_run_again(trained: Settings) -> None:
+    lines: list[str] = []
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(arguments)
+
+    assert run_study(trained, say=lines.append, launch=refuse) == {}
+    assert lines == ["1 seen, seed 0: recorded"]
+
+
+def test_an_interrupted_study_keeps_what_is_done_and_goes_on(settings: Settings, trained: Settings) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_study(settings, say=lambda line: None, launch=Copies(trained, interrupted_at=4))
+    path = settings.folder / "wood-seen.json"
+    assert [(run["variant"], run["seed"]) for run in read_record(path)["runs"]] == [("1 seen", 0)]
+    rest = Copies(trained)
+    run_study(settings, say=lambda line: None, launch=rest)
+    # Interrupted while evaluating: the training before it was whole.
+    assert [name for name, _ in rest.calls] == ["prn-eval", *["prn-train", "prn-eval"] * 2]
+    done = {(run["variant"], run["seed"]) for run in read_record(path)["runs"]}
+    assert done == {(variant, seed) for variant in ("1 seen", "0 seen") for seed in (0, 1)}
+
+
+def test_an_interrupted_training_is_resumed_and_the_record_says_so(settings: Settings, trained: Settings) -> None:
+    settings = replace(settings, seeds=(0,), only=("0 seen",))
+    plan = make_plan(SEEN.choose(["0 seen"])[0], 0, "wood", None, settings.options)
+    state = settings.folder / COMMIT / f"{plan.package}.training" / "state.pt"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    launch = Copies(trained)
+    run_study(settings, say=lambda line: None, launch=launch)
+    assert launch.calls[0] == ("prn-train", (*plan.train, "--resume"))
+    (run,) = read_record(settings.folder / "wood-seen.json")["runs"]
+    assert run["resumed"]
+    assert "--resume" not in run["commands"]["train"]
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(settings: Settings, trained: Settings) -> None:
+    copies = Copies(trained)
+
+    def launch(name: str, arguments: Sequence[str], folder: Path, log: Path) -> None:
+        if name == "prn-train" and arguments[arguments.index("--seed") + 1] == "0":
+            raise ConfigError("prn-train ended with 2: no such option")
+        copies(name, arguments, folder, log)
+
+    lines: list[str] = []
+    failures = run_study(settings, say=lines.append, launch=launch)
+    assert set(failures) == {("1 seen", 0), ("0 seen", 0)}
+    assert "1 seen, seed 0: failed: prn-train ended with 2: no such option" in lines
+    assert {run["seed"] for run in read_record(settings.folder / "wood-seen.json")["runs"]} == {1}
+
+
+def test_a_changed_checkout_is_refused_unless_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for here in (COMMIT, "unknown"):
+        monkeypatch.setattr(study_run, "commit", lambda here=here: here)
+        with pytest.raises(ConfigError, match="--allow-dirty"):
+            run_study(replace(settings, allow_dirty=False))
+    assert not settings.folder.exists()
+
+
+def test_a_checkout_that_changes_during_a_run_is_not_recorded(
+    settings: Settings, trained: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The copied package says another commit than the one that the study began with.
+    monkeypatch.setattr(study_run, "commit", lambda: "0123456789ab")
+    settings = replace(settings, seeds=(0,), only=("0 seen",), allow_dirty=False)
+    failures = run_study(settings, say=lambda line: None, launch=Copies(trained))
+    assert "the checkout changed from 0123456789ab" in failures["0 seen", 0]
+    assert not (settings.folder / "wood-seen.json").exists()
+
+
+def test_a_command_that_fails_is_told_by_its_last_line(settings: Settings) -> None:
+    lines: list[str] = []
+    settings = replace(settings, seeds=(0,), only=("1 seen",), options=("--image-size", "100"))
+    failures = run_study(settings, say=lines.append)
+    assert "prn-train ended with 2" in failures["1 seen", 0]
+    assert "multiple of 64" in failures["1 seen", 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"study": "none"}, ConfigError, "no study is called 'none'; choose of seen"),
+        ({"only": ("2 seen",)}, ConfigError, "no variant is called '2 seen'"),
+        ({"data": Path("nowhere")}, DataError, "nowhere: no such file or folder"),
+        ({"options": ("--textures", "nowhere")}, DataError, "nowhere: no such file or folder"),
+        ({"options": ("--textures=/some/where",)}, ConfigError, "names no folders"),
+    ],
+    ids=["study", "variant", "data", "textures", "path"],
+)
+def test_what_cannot_be_run_is_named(
+    settings: Settings, changes: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run_study(replace(settings, **changes), launch=lambda *arguments: None)
+
+
+def test_paths_are_recorded_by_their_last_name(settings: Settings, trained: Settings, tmp_path: Path) -> None:
+    textures = tmp_path / "somewhere" / "dtd"
+    textures.mkdir(parents=True)
+    launch = Copies(trained)
+    settings = replace(settings, seeds=(0,), only=("0 seen",), options=("--textures", str(textures)))
+    run_study(settings, say=lambda line: None, launch=launch)
+    assert launch.calls[0][1][-2:] == ("--textures", "dtd")
+    assert (settings.folder / COMMIT / "dtd").resolve() == textures
+
+
+def test_same_trainings_of_two_studies_are_one_package() -> None:
+    base, ten = STUDIES["recipe"].variants[0], SEEN.variants[0]
+    assert make_plan(base, 1, "tiles", 20.0).package == make_plan(ten, 1, "tiles", 20.0).package
+    assert make_plan(base, 1, "tiles", 20.0).package != make_plan(base, 2, "tiles", 20.0).package
+
+
+def test_the_command_line(trained: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["list"]) == 0
+    assert "10 seen" in capsys.readouterr().out
+    run = ["run", "seen", "--data", str(trained.data), "--output"]
+    again = [*run, str(trained.folder), "--only", "1 seen", "--seeds", "0", "--allow-dirty", "--", *trained.options]
+    assert command.main(again) == 0
+    assert capsys.readouterr().out == "1 seen, seed 0: recorded\n"
+    assert command.main([*run, str(tmp_path / "other")]) == 2
+    assert "error: the checkout has changes" in capsys.readouterr().err

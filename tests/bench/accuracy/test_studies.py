@@ -1,0 +1,31 @@
+"""Studies: every variant is something that the commands take."""
+
+import pytest
+
+from prn_fast.bench.accuracy.run import make_plan
+from prn_fast.bench.accuracy.studies import STUDIES, Variant, study_named
+from prn_fast.cli import evaluate, train
+from prn_fast.errors import ConfigError
+
+VARIANTS = {f"{name}-{variant.name}": variant for name, study in STUDIES.items() for variant in study.variants}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_the_commands_take_the_options_of_every_variant(variant: Variant) -> None:
+    plan = make_plan(variant, 3, "tiles", 20.0)
+    parsed = train.make_parser().parse_args(plan.train)
+    assert (str(parsed.data), str(parsed.output), parsed.seed, parsed.minutes) == ("tiles", plan.package, 3, 20.0)
+    assert str(evaluate.make_parser().parse_args(plan.evaluate).output) == plan.evaluation
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_variants_of_a_study_differ(name: str) -> None:
+    variants = STUDIES[name].variants
+    plans = [make_plan(variant, 0, "tiles", None) for variant in variants]
+    assert len({(plan.train, plan.evaluate) for plan in plans}) == len(variants)
+    assert len({variant.name for variant in variants}) == len(variants)
+
+
+def test_an_unknown_study_is_named() -> None:
+    with pytest.raises(ConfigError, match="no study is called 'speed'; choose of seen, "):
+        study_named("speed")

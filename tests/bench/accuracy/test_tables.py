@@ -1,0 +1,90 @@
+"""Tables: means, spreads and changes of what is recorded."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from prn_fast.bench import figures
+from prn_fast.bench.accuracy import tables
+from prn_fast.bench.accuracy.record import Record, put_run, write_record
+from prn_fast.bench.accuracy.studies import STUDIES, Study, Variant
+
+
+@pytest.fixture
+def results(record: Record, tmp_path: Path) -> Path:
+    """As bench/results, with the record beside it."""
+    folder = tmp_path / "bench" / "accuracy" / "results"
+    folder.mkdir(parents=True)
+    write_record(record, folder / "tiles-seen.json")
+    return tmp_path / "bench" / "results"
+
+
+def cells(text: str, start: str) -> list[str]:
+    """Cells of the only row that starts so."""
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_mean_smallest_and_largest_over_seeds(record: Record) -> None:
+    text = tables.test_table(record)
+    assert cells(text, "10 seen")[1:3] == ["3", "0.920 (0.900 to 0.940)"]
+    assert cells(text, "0 seen")[1:3] == ["2", "0.820 (0.800 to 0.840)"]
+    # What is the same in all runs has no spread.
+    assert "(" not in cells(text, "0 seen")[3]
+
+
+def test_changes_are_taken_seed_by_seed(record: Record) -> None:
+    row = cells(tables.changes_table(record), "0 seen")
+    assert row[:3] == ["0 seen", "training sees 0 anomalies", "2"]
+    # 0.80 - 0.90 and 0.84 - 0.92; the third seed of "10 seen" has no partner.
+    assert row[5] == "-0.090 (-0.100 to -0.080)"
+
+
+def test_validation_on_other_anomalies_is_not_compared(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = (Variant("10 seen", "as it is"), Variant("0 seen", "generates otherwise", own_validation=True))
+    monkeypatch.setitem(STUDIES, "seen", Study("which?", variants))
+    row = cells(tables.changes_table(record), "0 seen")
+    assert row[3:5] == ["–", "–"]
+    assert row[5] != "–"
+
+
+def test_kinds_are_of_the_first_variant(record: Record) -> None:
+    kind = record["runs"][0]["test"]["kinds"][0]
+    for run, auroc, detected in zip(record["runs"][:3], (0.5, 0.6, 0.7), (0, 1, 1), strict=True):
+        run["test"]["kinds"] = [kind | {"kind": "crack", "image_auroc": auroc, "count": 2, "detected": detected}]
+    row = cells(tables.kinds_table(record), "crack")
+    assert row[1:4] == ["2", "33 % (0 % to 50 %)", "0.600 (0.500 to 0.700)"]
+
+
+def test_where_figures_come_from_stands_beside_them(results: Path, record: Record) -> None:
+    text = figures.FIGURES["accuracy"](results)
+    run = record["runs"][0]
+    assert f"`{run['commands']['train']}`, then `{run['commands']['evaluate']}`" in text
+    assert "bench/accuracy/results/tiles-seen.json" in text
+    assert f"commit {run['commit']}" in text
+    assert run["training"]["device"] in text
+    assert "**5 of 5 runs come from a checkout with changes that are in no commit.**" in text
+
+
+def test_mixed_and_resumed_runs_are_said(record: Record) -> None:
+    put_run(record, copy.deepcopy(record["runs"][0]) | {"seed": 9, "commit": "other", "resumed": True, "clean": True})
+    text = tables.provenance(record, "tiles-seen.json")
+    assert "**Not all runs are of one commit and device" in text
+    assert "1 of 6 trainings were interrupted and went on." in text
+    assert "**5 of 6 runs" in text
+
+
+@pytest.mark.parametrize("name", tables.FIGURES)
+def test_nothing_is_claimed_without_records(name: str, tmp_path: Path) -> None:
+    assert figures.FIGURES[name](tmp_path / "results") == figures.NOTHING
+
+
+def test_every_study_has_its_tables() -> None:
+    assert {f"accuracy-{study}" for study in STUDIES} <= set(figures.FIGURES)
+
+
+def test_a_variant_that_the_study_no_longer_has_is_shown_last(record: Record) -> None:
+    put_run(record, copy.deepcopy(record["runs"][0]) | {"variant": "7 seen"})
+    rows = tables.test_table(record).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| 10 seen", "| 0 seen", "| 7 seen"]
