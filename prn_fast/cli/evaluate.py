@@ -5,7 +5,7 @@ import csv
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from prn_fast.cli.common import command, require_training
 from prn_fast.errors import ConfigError, DataError, PackageError
 
 if TYPE_CHECKING:
+    from prn_fast.data.samples import Sample
     from prn_fast.package import Package
     from prn_fast.training.evaluation import Evaluation
     from prn_fast.training.evaluation import Progress as OnProgress
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """Evaluate a model package on labelled images, or predict on images without labels.
 
 With --data (or the folder that the package was trained on): figures over all images and for each kind of defect,
-as a table, as JSON, and a sheet of pictures. Anomalies that training has seen are left out.
+as a table, as JSON, and a sheet of pictures. Anomalies that training has seen are left out, and so are other pictures
+of the same parts.
 With --images: score and verdict of each image, as CSV and JSON lines, and its anomaly map as a grey PNG
 (0 to 255 for 0 to 1, at the network's resolution)."""
 
@@ -108,6 +110,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     # Where a set has anomalies of its own for training, those that were seen are not among the test images.
     samples, left_out = leave_out_seen((*inspection.test, *inspection.anomalies), inspection.root, seen)
     samples = tuple(sample for sample in samples if sample not in inspection.anomalies)
+    samples, duplicates = _leave_out_duplicates(samples, left_out)
     defects = sum(sample.label for sample in samples)
     if defects in (0, len(samples)):
         raise DataError(
@@ -126,7 +129,8 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
         "format": RESULT_FORMAT,
         "package": {"name": package.path.name, "digest": package.digest, "prn_fast": package.manifest["prn_fast"]},
         "data": str(root),
-        "seen": {"listed": len(seen), "left_out": len(left_out)},
+        "seen": {"listed": len(seen), "left_out": len(left_out), "near_duplicates": len(duplicates)},
+        "strangers": _strangers(evaluation, samples, inspection.train),
         "training": {name: value for name, value in package.manifest["training"].items() if name in _TOLD_OF_TRAINING},
         "date": now(),
         "prn_fast": prn_fast.__version__,
@@ -141,7 +145,8 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     if "normal_tail" in package.manifest["calibration"]:
         console.print(_shift_line(package.manifest["calibration"], threshold, arguments.shift), highlight=False)
     if seen:
-        console.print(_seen_line(len(seen), len(left_out)), highlight=False)
+        console.print(_seen_line(len(seen), len(left_out), len(duplicates)), highlight=False)
+    console.print(_strangers_line(result["strangers"], result["confusion"]), highlight=False)
     console.print(f"figures: {json_file}\npictures: {sheet_file}", highlight=False, soft_wrap=True)
 
 
@@ -234,8 +239,44 @@ def _shift_line(calibration: Mapping[str, Any], threshold: float, images: int) -
     )
 
 
-def _seen_line(listed: int, left_out: int) -> str:
+def _leave_out_duplicates(
+    samples: Sequence["Sample"], seen: Sequence["Sample"]
+) -> tuple[tuple["Sample", ...], tuple["Sample", ...]]:
+    """Part near duplicates of seen anomalies from what may be scored: (rest, duplicates)."""
+    from prn_fast.data.duplicates import near_duplicates
+
+    defects, good = ([sample for sample in samples if sample.label == label] for label in (1, 0))
+    duplicates = near_duplicates(defects, seen, others=good)
+    return tuple(sample for sample in samples if sample not in duplicates), duplicates
+
+
+def _strangers(
+    evaluation: "Evaluation", samples: Sequence["Sample"], normals: Sequence["Sample"]
+) -> dict[str, int | float | None]:
+    """How many good test images are no near duplicate of a training image, and image AUROC with these alone."""
+    from prn_fast.data.duplicates import near_duplicates
+    from prn_fast.training.metrics import image_metrics
+
+    familiar = near_duplicates([sample for sample in samples if not sample.label], normals)
+    kept = [image for image, sample in zip(evaluation.images, samples, strict=True) if sample not in familiar]
+    good = sum(not image.label for image in kept)
+    labels = np.array([image.label for image in kept], int)
+    auroc = image_metrics(np.array([image.score for image in kept], np.float32), labels).auroc if good else None
+    return {"good": good, "image_auroc": auroc}
+
+
+def _strangers_line(strangers: Mapping[str, int | float | None], counts: Mapping[str, int]) -> str:
+    good = counts["passed"] + counts["false_alarms"]
+    line = f"good images of parts that no training image shows: {strangers['good']} of {good}"
+    return (
+        line if strangers["image_auroc"] is None else f"{line}; with these alone, AUROC {strangers['image_auroc']:.3f}"
+    )
+
+
+def _seen_line(listed: int, left_out: int, duplicates: int) -> str:
     line = f"left out: {left_out} anomalies that training has seen"
+    if duplicates:
+        line += f", and other pictures of the same parts: {duplicates}"
     if left_out < listed:
         line += (
             f" [bold](the package lists {listed}; the others are not in this folder under those names: "

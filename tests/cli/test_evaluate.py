@@ -61,10 +61,11 @@ def test_evaluation_of_the_training_data(package: Package, surfaces: Path, capsy
     assert result["data"] == str(surfaces)
     assert result["commit"]
     assert result["date"].startswith("20")
-    assert result["seen"] == {"listed": SEEN, "left_out": SEEN}
+    assert result["seen"] == {"listed": SEEN, "left_out": SEEN, "near_duplicates": 0}
 
     scored = {image["path"]: image for image in result["images"]}
     assert len(scored) == 5 + 9 - SEEN
+    assert result["strangers"] == {"good": 5, "image_auroc": result["image"]["auroc"]}
     assert not set(package.manifest["training"]["seen"]) & set(scored)
     # The scores are the engine's, of the very files that the result names.
     samples = [sample for sample in load_mvtec(surfaces).test if sample.path.relative_to(surfaces).as_posix() in scored]
@@ -99,8 +100,32 @@ def test_copy_of_the_data_elsewhere_leaves_the_seen_out_too(
     monkeypatch.chdir(tmp_path)
     assert main([str(package.path), "--data", "./copy", "--output", "out"]) == 0
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert result["seen"] == {"listed": SEEN, "left_out": SEEN}
+    assert result["seen"] == {"listed": SEEN, "left_out": SEEN, "near_duplicates": 0}
     assert all(image["path"].startswith("test/") for image in result["images"])
+
+
+def test_other_pictures_of_a_seen_part_and_of_a_training_part_are_told(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = Path(shutil.copytree(surfaces, tmp_path / "copy"))
+    seen = data / package.manifest["training"]["seen"][0]
+    again = seen.with_name("900.png")
+    shutil.copy(seen, again)
+    masks = data / "ground_truth" / seen.parent.name
+    shutil.copy(masks / f"{seen.stem}_mask.png", masks / "900_mask.png")
+    shutil.copy(min((data / "train" / "good").iterdir()), data / "test" / "good" / "900.png")
+    assert main([str(package.path), "--data", str(data), "--output", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["seen"] == {"listed": SEEN, "left_out": SEEN, "near_duplicates": 1}
+    assert again.relative_to(data).as_posix() not in {image["path"] for image in result["images"]}
+    assert result["strangers"]["good"] == 5
+    scores = {label: [row["score"] for row in result["images"] if row["label"] == label] for label in (0, 1)}
+    scores[0] = [row["score"] for row in result["images"] if not row["label"] and not row["path"].endswith("900.png")]
+    pairs = [(bad > good) + 0.5 * (bad == good) for bad in scores[1] for good in scores[0]]
+    assert result["strangers"]["image_auroc"] == pytest.approx(np.mean(pairs))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"left out: {SEEN} anomalies that training has seen, and other pictures of the same parts: 1" in printed
+    assert "good images of parts that no training image shows: 5 of 6; with these alone, AUROC" in printed
 
 
 def test_seen_anomalies_that_are_not_found_are_reported(
@@ -111,7 +136,7 @@ def test_seen_anomalies_that_are_not_found_are_reported(
     )
     assert main([str(package.path), "--data", str(other), "--output", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert result["seen"] == {"listed": SEEN, "left_out": 0}
+    assert result["seen"] == {"listed": SEEN, "left_out": 0, "near_duplicates": 0}
     assert f"the package lists {SEEN}" in " ".join(capsys.readouterr().out.split())
 
 
