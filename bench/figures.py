@@ -84,8 +84,8 @@ def _detection_table(result: dict[str, Any]) -> str:
         f"{Path(result['data']).name}: `{training['preset']}`, {training['minutes']} minutes of training on "
         f"{training['device']} ({training['steps']} steps, seed {training['seed']}, torch {training['torch']}, commit "
         f"{training['commit']}), then `{result['command']}` with {result['engine']}, commit {result['commit']}. "
-        f"{result['seen']['left_out']} seen anomalies are left out. At the package's threshold "
-        f"{counts['false_alarms']} of {good} good images are called defective.",
+        f"{result['seen']['left_out']} seen anomalies are left out, {_duplicates(result['seen'])}. At the "
+        f"package's threshold {counts['false_alarms']} of {good} good images are called defective.",
         "",
         "| defect | images | detected | image AUROC | image AP | pixel AUROC | pixel AP | PRO |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -96,6 +96,13 @@ def _detection_table(result: dict[str, Any]) -> str:
     figures = (image["auroc"], image["average_precision"], pixel["auroc"], pixel["average_precision"], pixel["pro"])
     lines.append(_line("**all**", defects, counts["detected"], *(f"{figure:.3f}" for figure in figures)))
     return "\n".join(lines)
+
+
+def _duplicates(seen: dict[str, int]) -> str:
+    """What became of other pictures of the seen parts; former evaluations scored them."""
+    if "near_duplicates" not in seen:
+        return "**other pictures of the same parts are not**"
+    return f"and {seen['near_duplicates']} other pictures of the same parts"
 
 
 def _line(*cells: object) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +47,17 @@ def points(folder: Path, reports: Sequence[Report]) -> list[Point]:
         folder: of the studies' records.
         reports: of prn-bench.
     """
-    found = []
+    found: list[Point] = []
     for preset in (variant.train_options()["--preset"] for variant in STUDIES[STUDY].variants):
         assert preset is not None
         accuracies = _accuracies(folder, preset)
         speeds = _speeds(reports, preset, {size for _, size, _ in accuracies})
-        for data, _, accuracy in accuracies or [(None, None, None)]:
-            for engine, batch, device, rate in speeds or [(None, None, None, None)]:
-                found.append(Point(preset, data, accuracy, engine, batch, device, rate))
+        scored = [Point(preset, data, accuracy) for data, _, accuracy in accuracies] or [Point(preset)]
+        for point in scored:
+            found += [
+                replace(point, engine=engine, batch=batch, device=device, rate=rate)
+                for engine, batch, device, rate in speeds
+            ] or [point]
     return found
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ TOLD_OF_TRAINING = (
     "recipe",
 )  # fmt: skip
 
+TOLD_OF_TEST = (
+    "engine", "image_size", "threshold", "image", "pixel", "confusion", "kinds", "seen", "strangers",
+)  # fmt: skip
 PATH_OPTIONS = ("--textures", "--backbone-weights", "--start")
 
 Launch = Callable[[str, Sequence[str], Path, Path], None]
@@ -123,7 +127,7 @@ def run_study(
                 say(f"{title}: recorded")
                 continue
             try:
-                run = _run(plan, work, here, launch, lambda line, title=title: say(f"{title}: {line}"))
+                run = _run(plan, work, here, launch, partial(_say_of, say, title))
             except PRNError as error:
                 failures[variant.name, seed] = str(error)
                 say(f"{title}: failed: {error}")
@@ -207,12 +211,14 @@ def _run(plan: Plan, work: Path, here: str, launch: Launch, say: Callable[[str],
         "training": {name: training[name] for name in TOLD_OF_TRAINING if name in training},
         "validation": training["validation"],
         "test": {
-            **{name: result[name] for name in ("engine", "image_size", "threshold", "image", "pixel", "confusion")},
-            "kinds": result["kinds"],
-            "seen": result["seen"],
+            **{name: result[name] for name in TOLD_OF_TEST},
             "seconds": round(seconds, 1),
         },
     }
+
+
+def _say_of(say: Callable[[str], None], title: str, line: str) -> None:
+    say(f"{title}: {line}")
 
 
 def _is_trained(package: Path, here: str) -> bool:

@@ -77,11 +77,26 @@ def training_table(record: Record) -> str:
                 _spread([run["training"]["steps"] for run in runs], "{:,.0f}"),
                 *(_spread([figure(run, name) for run in runs]) for _, name in VALIDATION),
                 _spread(alarms, "{:.1f} %"),
-                _spread([run["test"]["seen"]["left_out"] for run in runs], "{:.0f}"),
+                _spread([_left_out(run) for run in runs], "{:.0f}"),
+                _strangers(runs),
             ]
         )
     headings = [heading for heading, _ in VALIDATION]
-    return table(("variant", "minutes", "steps", *headings, "false alarms", "seen, left out"), rows)
+    ends = ("false alarms", "left out", "image AUROC, parts not trained on")
+    return table(("variant", "minutes", "steps", *headings, *ends), rows)
+
+
+def _left_out(run: Run) -> int:
+    """Seen anomalies and their near duplicates."""
+    return run["test"]["seen"]["left_out"] + run["test"]["seen"]["near_duplicates"]
+
+
+def _strangers(runs: Sequence[Run]) -> str:
+    """Image AUROC with those good images alone that show no part of the training images, and how many these are."""
+    found = [run["test"]["strangers"] for run in runs]
+    known = [strangers["image_auroc"] for strangers in found if strangers["image_auroc"] is not None]
+    count = _spread([strangers["good"] for strangers in found], "{:.0f}")
+    return f"{_spread(known)}, {count} good" if len(known) == len(found) else ABSENT
 
 
 def changes_table(record: Record) -> str:

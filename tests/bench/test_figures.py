@@ -80,6 +80,10 @@ def test_detection_is_told_kind_by_kind(results: Path) -> None:
     assert "| crack | 40 | 30 | 0.938 |  | 0.812 |  | 0.750 |" in text
     assert "| **all** | 40 | 30 | 0.938 | 0.500 | 0.812 | 0.250 | 0.750 |" in text
     assert "2 of 20 good images" in text
+    assert "10 seen anomalies are left out, **other pictures of the same parts are not**." in text
+    again = EVALUATION | {"seen": {"listed": 10, "left_out": 10, "near_duplicates": 7}}
+    (results / "some-cpu" / "evaluations" / "tiles.json").write_text(json.dumps(again))
+    assert "10 seen anomalies are left out, and 7 other pictures of the same parts." in FIGURES["detection"](results)
     (results / "some-cpu" / "evaluations" / "broken.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"broken\.json"):
         FIGURES["detection"](results)

@@ -62,7 +62,7 @@ def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained:
     assert (run["commit"], run["clean"], run["resumed"]) == (COMMIT, False, False)
     assert run["training"]["epochs"] == 1
     assert run["training"]["recipe"]["batch"] == 4
-    assert run["test"]["seen"] == {"listed": 1, "left_out": 1}
+    assert run["test"]["seen"] == {"listed": 1, "left_out": 1, "near_duplicates": 0}
     assert sum(kind["count"] for kind in run["test"]["kinds"]) == 3
     assert 0 <= run["validation"]["image_auroc"] <= 1
     assert run["environment"]["libraries"]["torch"]

@@ -49,6 +49,15 @@ def test_validation_on_other_anomalies_is_not_compared(record: Record, monkeypat
     assert row[5] != "–"
 
 
+def test_what_was_left_out_and_who_are_strangers(record: Record) -> None:
+    for run, left_out, auroc in zip(record["runs"][:3], (10, 10, 10), (0.7, 0.8, 0.9), strict=True):
+        run["test"]["seen"] = {"listed": 10, "left_out": left_out, "near_duplicates": 5 * run["seed"]}
+        run["test"]["strangers"] = {"good": 7, "image_auroc": auroc}
+    assert cells(tables.training_table(record), "10 seen")[-2:] == ["15 (10 to 20)", "0.800 (0.700 to 0.900), 7 good"]
+    record["runs"][0]["test"]["strangers"] = {"good": 0, "image_auroc": None}
+    assert cells(tables.training_table(record), "10 seen")[-1] == "–"
+
+
 def test_kinds_are_of_the_first_variant(record: Record) -> None:
     kind = record["runs"][0]["test"]["kinds"][0]
     for run, auroc, detected in zip(record["runs"][:3], (0.5, 0.6, 0.7), (0, 1, 1), strict=True):
