@@ -7,7 +7,7 @@ PACKAGES = prn_fast kernels build bench
 BIN = $(VENV)/bin
 OLDER_TRITON = .build/triton-3.6
 
-.PHONY: setup demo test lint format docs bench figures tree clean
+.PHONY: setup demo test lint format docs bench accuracy figures tree clean
 
 setup: $(VENV)/.ready
 
@@ -42,7 +42,15 @@ bench: setup
 
 # The README's tables, from bench/results/.
 figures: setup
-	$(BIN)/python -m prn_fast.bench.figures README.md
+	$(BIN)/python -m prn_fast.bench.figures README.md docs/accuracy.md
+
+# A study of many trainings, docs/accuracy.md: make accuracy STUDY=seen DATA=DIR MINUTES=60 [ACCURACY_OPTIONS="--seeds 0"].
+# Interrupted, the same command goes on.
+STUDY ?= seen
+ACCURACY_OPTIONS ?=
+accuracy: setup
+	$(BIN)/python -m prn_fast.bench.accuracy run $(STUDY) --data $(or $(DATA),$(error DATA=DIR is needed)) \
+	  --output runs/accuracy $(if $(MINUTES),--minutes $(MINUTES)) $(ACCURACY_OPTIONS)
 
 CPP = $(shell find prn_fast examples tests -name '*.[ch]pp' -o -name linescan.h)
 

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -265,8 +265,8 @@ def _local(work: Path, options: Sequence[str]) -> list[str]:
     return local
 
 
-def _flat(options: Mapping[str, str | None] | Options) -> list[str]:
-    return [part for name, value in options.items() for part in (name, value) if part is not None]
+def _flat(options: Options) -> list[str]:
+    return [part for name, value in options.items() for part in (name, *(value or "").split())]
 
 
 def _slug(arguments: Sequence[str]) -> str:

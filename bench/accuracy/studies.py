@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from prn_fast.errors import ConfigError
 
-# Options of a command; None is a switch without a value.
+# Options of a command: several values stand with a space between them, None is a switch without a value.
 Options = Mapping[str, str | None]
 
 BASE: Options = {"--preset": "lite0", "--seen": "10"}
@@ -66,9 +66,38 @@ STUDIES: dict[str, Study] = {
         "What is each part of the recipe worth?",
         (
             Variant("base", "the preset's recipe"),
+            Variant("no extended", "no pieces of seen anomalies: all are simulated", {"--extended-share": "0"}),
+            Variant("no simulated", "pieces of seen anomalies only", {"--extended-share": "1"}),
+            Variant("no augmentation", "pieces are pasted as they are", {"--no-augment": None}),
+            Variant("no tone", "filled as published: textures or the image", {"--simulated-sources": "textures image"}),
+            Variant("no textures", "filled with tone or the image", {"--simulated-sources": "tone image"}),
+            Variant("no foreground", "anomalies may lie outside of the object", {"--no-foreground": None}),
+            Variant("no smooth L1", "focal loss alone", {"--no-smooth-l1": None}),
+            Variant("no focal", "smooth-L1 alone", {"--focal-weight": "0"}),
             Variant("no flips", "images are not mirrored at random", {"--no-flips": None}),
             Variant("constant rate", "no warm-up and no cosine", {"--schedule": "constant"}),
-            Variant("no weight decay", "weights are not drawn to zero", {"--weight-decay": "0"}),
+            Variant("Adam", "weight decay as a term of the gradient, as published", {"--optimizer": "adam"}),
+            Variant("average", "a moving average of the weights is kept", {"--ema": "0.99"}),
+        ),
+    ),
+    "beyond": Study(
+        "What do changes to the published method bring?",
+        (
+            Variant("base", "as published, with the preset's recipe"),
+            Variant("projections", "1x1 convolutions and 1/sqrt(D) in the attention", {"--projection": "pointwise"}),
+            Variant("absolute residual", "|F - P| instead of its square", {"--residual": "absolute"}),
+            Variant("prototypes 0.02", "2 % of the normal images, not 10 %", {"--prototypes": "0.02"}),
+            Variant("prototypes 0.05", "5 % of the normal images", {"--prototypes": "0.05"}),
+            Variant("prototypes 0.2", "20 % of the normal images", {"--prototypes": "0.2"}),
+            Variant("hard mining", "the harder half of a step's anomalies counts", {"--hard-mining": "0.5"}),
+            Variant("two anomalies", "two anomalies for each normal image", {"--anomaly-ratio": "2"}),
+        ),
+    ),
+    "resolution": Study(
+        "Are large images better resized, or cut into tiles?",
+        (
+            Variant("256", "resized to 256 x 256"),
+            Variant("320", "resized to 320 x 320", {"--image-size": "320"}, own_validation=True),
         ),
     ),
     "presets": Study(
