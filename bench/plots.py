@@ -411,15 +411,14 @@ def accuracy_against_speed(
             front.append(f"{plane.x(rate):.1f},{y_of(mean):.1f}")
             best = mean
     parts.append(Markup('<polyline class="roof" stroke-dasharray="3 4" points="{}"/>').format(" ".join(front)))
-    ends = []
+    # Engines of one network are equally accurate: their names stand below the row of their marks, and behind them.
+    parts += _labels_beside((y_of(mean) + 16, series, plane.x(rate) - 6) for series, rate, (_, mean, _) in rows)
     for series, rate, (smallest, mean, largest) in rows:
         x, y = plane.x(rate), y_of(mean)
         title = f"{series.name}: {mean:.4f} ({smallest:.4f} to {largest:.4f}) at {number(rate)} {x_title}"
         parts.append(Markup('<g class="s{}"><title>{}</title>').format(series.style, title))
         parts.append(_line(x, y_of(smallest), x, y_of(largest), "stroke"))
         parts.append(Markup('<circle class="point" cx="{:.1f}" cy="{:.1f}" r="5"/></g>').format(x, y))
-        ends.append((y, series, x))
-    parts += _labels_beside(ends)
     label = f"{y_title} against {x_title}: " + "; ".join(
         f"{series.name} {mean:.4f} at {number(rate)}" for series, rate, (_, mean, _) in rows
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from prn_fast.data.duplicates import NEAR, likeness
 from prn_fast.data.layouts import AUTO, load_inspection_set
 from prn_fast.data.samples import GOOD, Sample, load_samples
 from prn_fast.engine import open_engine
@@ -17,7 +18,7 @@ from prn_fast.training.evaluation import ScoredImage, shown_path
 from prn_fast.training.sheet import Picture, Shown, draw_sheet, show_image
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "accuracy-failures.jpg"
-PER_KIND = 3
+PER_KIND, CANDIDATES = 3, 24
 # The engine is run again on the images that are shown; a score that has changed by more comes from something else.
 SCORE_TOLERANCE = 1e-3
 MOST_BYTES = 300_000
@@ -46,16 +47,16 @@ def write_failures(package: Path, evaluation: Path, data: Path, path: Path | Non
     if result["package"]["digest"] != opened.digest:
         raise ConfigError(f"{evaluation}: evaluates another package than {package}; run prn-eval {package} again")
     samples = _samples(opened, data)
-    worst = {kind: _worst(result, kind) for kind in _kinds(result)}
-    chosen = [image for images in worst.values() for image in images]
-    if missing := [image["path"] for image in chosen if image["path"] not in samples]:
+    if missing := [image["path"] for image in result["images"] if image["path"] not in samples]:
         raise DataError(
             f"{data}: holds no test image {missing[0]}, which {evaluation} names; give the folder it was of"
         )
+    worst = {kind: _worst(result, kind, samples) for kind in _kinds(result)}
+    chosen = [image for images in worst.values() for image in images]
     shown = _show(opened, result, chosen, samples)
     rows = {_above(result, kind): [shown[image["path"]] for image in images] for kind, images in worst.items()}
     title = f"{opened.path.name} on {data.resolve().name}, {result['engine']}, commit {result['commit']}"
-    note = "panels: image, labelled mask, anomaly map, outline    each row: the worst first"
+    note = "panels: image, labelled mask, anomaly map, outline    each row: the worst first, of different parts"
     _write_jpeg(draw_sheet(title, _lines(result), note, rows), path)
     return f"{path}: {len(chosen)} images, {path.stat().st_size / 1000:.0f} kB"
 
@@ -81,9 +82,20 @@ def _kinds(result: dict[str, Any]) -> list[str]:
     return sorted({image["kind"] for image in result["images"]}, key=lambda kind: (kind != GOOD, kind))
 
 
-def _worst(result: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+def _worst(result: dict[str, Any], kind: str, samples: dict[str, Sample]) -> list[dict[str, Any]]:
+    """Of the worst images those of different parts, so that one part does not fill the row; the others where there are
+    no more."""
     images = [image for image in result["images"] if image["kind"] == kind]
-    return sorted(images, key=lambda image: image["score"] if image["label"] else -image["score"])[:PER_KIND]
+    images.sort(key=lambda image: image["score"] if image["label"] else -image["score"])
+    images = images[:CANDIDATES]
+    found = [samples[image["path"]] for image in images]
+    alike = likeness(found, found) >= NEAR
+    different: list[int] = []
+    for index in range(len(images)):
+        if not alike[index, different].any():
+            different.append(index)
+    others = [index for index in range(len(images)) if index not in different]
+    return [images[index] for index in sorted([*different, *others][:PER_KIND])]
 
 
 def _show(

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from prn_fast.data.duplicates import fingerprints, near_duplicates
+from prn_fast.data.duplicates import likeness, near_duplicates
 from prn_fast.data.images import write_image
 from prn_fast.data.samples import Sample
 
@@ -26,8 +26,8 @@ def darker(surface: np.ndarray) -> np.ndarray:
 
 
 def cropped(surface: np.ndarray) -> np.ndarray:
-    """The same part in another crop, two pixels narrower on each side."""
-    return surface[2:-2, 2:-2]
+    """The same part in another crop: its left and upper edge are cut."""
+    return surface[5:, 4:]
 
 
 @pytest.fixture
@@ -58,16 +58,36 @@ def test_where_all_parts_look_alike_likeness_says_nothing(sample) -> None:
     seen, candidate, other = made(1, "seen"), made(2, "candidate"), made(3, "good")
     again = sample(darker(mould + 0.1 * (part(1) - 128)), "again")
     assert near_duplicates([candidate], [seen]) == (candidate,)
-    usual = float(fingerprints([other])[0] @ fingerprints([seen])[0])
-    assert usual > 0.9
+    assert likeness([other], [seen]).item() > 0.9
     found = near_duplicates([candidate, again], [seen], others=[other, made(4, "good-4"), made(5, "good-5")])
     assert candidate not in found
 
 
-def test_fingerprints_have_norm_one_or_are_zero(sample) -> None:
-    found = fingerprints([sample(part(0), "part"), sample(np.full((SIDE, SIDE), 90.0), "flat")])
-    assert found.shape == (2, 48 * 48)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 0], atol=1e-6)
+def test_likeness_is_one_with_itself_and_zero_without_structure(sample) -> None:
+    samples = [sample(part(0), "part"), sample(np.full((SIDE, SIDE), 90.0), "flat"), sample(part(1), "other")]
+    found = likeness(samples, samples[:2])
+    assert found.shape == (3, 2)
+    assert found[0, 0] == pytest.approx(1, abs=1e-5)
+    assert found[1:, 1].tolist() == [0, 0]
+    assert found[1, 0] == 0
+    assert abs(found[2, 0]) < 0.6
+
+
+def test_likeness_is_the_best_correlation_over_shifts(sample) -> None:
+    # At 48 x 48 nothing is resized, and the formula can be written out.
+    first, second = part(0)[:48, :48], part(0)[1:49, 2:50]
+    detail = []
+    for image in (first, second):
+        image = np.clip(image, 0, 255).astype(np.uint8).astype(np.float64)
+        detail.append(image - cv2.GaussianBlur(image, (0, 0), 8))
+    middle = detail[0][2:46, 2:46].ravel()
+    expected = max(
+        np.corrcoef(middle, detail[1][down : down + 44, right : right + 44].ravel())[0, 1]
+        for down in range(5)
+        for right in range(5)
+    )
+    assert likeness([sample(first, "first")], [sample(second, "second")]).item() == pytest.approx(expected, abs=1e-4)
+    assert expected > 0.95
 
 
 def test_nothing_is_like_nothing(sample) -> None:

@@ -11,6 +11,8 @@ from PIL import Image
 from prn_fast.bench.accuracy import failures
 from prn_fast.bench.accuracy.failures import failure_figures, write_failures
 from prn_fast.bench.accuracy.run import Settings
+from prn_fast.data.images import write_image
+from prn_fast.data.samples import Sample
 from prn_fast.errors import ConfigError, DataError
 from prn_fast.training.sheet import draw_sheet
 from tests.bench.accuracy.conftest import COMMIT
@@ -54,6 +56,21 @@ def test_the_worst_come_first_in_a_small_picture(
     assert heading == f"good: {alarms} of {len(good)} are false alarms; the highest scores"
     assert [shown.scored.score for shown in first] == good[: failures.PER_KIND]
     assert sum(len(images) for images in rows.values()) == len(result["images"])
+
+
+def test_one_part_does_not_fill_a_row(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    surfaces = [rng.integers(0, 256, (48, 48, 1), np.uint8) for _ in range(3)]
+    parts = {"a0": 0, "a1": 0, "a2": 0, "b0": 1, "b1": 1, "c0": 2}
+    samples, images = {}, []
+    for position, (name, part) in enumerate(parts.items()):
+        write_image(tmp_path / f"{name}.png", surfaces[part])
+        samples[name] = Sample(tmp_path / f"{name}.png", 1, "crack")
+        images.append({"path": name, "kind": "crack", "label": 1, "score": 0.1 * position})
+    chosen = failures._worst({"images": images}, "crack", samples)
+    assert [image["path"] for image in chosen] == ["a0", "b0", "c0"]
+    chosen = failures._worst({"images": images[:4]}, "crack", samples)
+    assert [image["path"] for image in chosen] == ["a0", "a1", "b0"]
 
 
 def test_another_package_or_other_scores_are_refused(
