@@ -24,6 +24,7 @@ from prn_fast.bench.environment import describe_environment
 from prn_fast.environment import commit
 from prn_fast.errors import ConfigError, DataError, PRNError
 from prn_fast.package import Package
+from prn_fast.training.checkpoint import STATE, Checkpoint
 
 # Figures are the network's own: engines that are built of it are held against this one when they are built.
 ENGINE = "eager"
@@ -169,7 +170,7 @@ def launch_process(command: str, arguments: Sequence[str], folder: Path, log: Pa
         ConfigError: it failed; gives the last line that it printed.
     """
     entry = f"import sys; from {ENTRIES[command]} import main; sys.exit(main())"
-    with log.open("w", encoding="utf-8") as file:
+    with log.open("a", encoding="utf-8") as file:
         done = subprocess.run(
             [sys.executable, "-c", entry, *arguments], cwd=folder, stdout=file, stderr=subprocess.STDOUT, check=False
         )
@@ -181,11 +182,13 @@ def launch_process(command: str, arguments: Sequence[str], folder: Path, log: Pa
 
 def _run(plan: Plan, work: Path, here: str, launch: Launch, say: Callable[[str], None]) -> Run:
     """Train unless it is done, evaluate, and gather what both have written."""
-    package, resumed = work / plan.package, False
+    package, resumed = work / plan.package, work / f"{plan.package}.resumed"
     if not _is_trained(package, here):
-        resumed = (work / f"{plan.package}.training" / "state.pt").is_file()
-        say("going on with its training" if resumed else "training")
-        more = ("--resume",) if resumed else ()
+        resumed.unlink(missing_ok=True)
+        if (Checkpoint(package, {}).folder / STATE).is_file():
+            resumed.touch()
+        say("going on with its training" if resumed.exists() else "training")
+        more = ("--resume",) if resumed.exists() else ()
         launch("prn-train", (*plan.train, *more), work, work / f"{plan.package}.log")
     say("evaluating")
     start = time.monotonic()
@@ -205,7 +208,7 @@ def _run(plan: Plan, work: Path, here: str, launch: Launch, say: Callable[[str],
         "commit": here,
         "clean": clean,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "resumed": resumed,
+        "resumed": resumed.exists(),
         "commands": plan.commands(),
         "environment": environment,
         "training": {name: training[name] for name in TOLD_OF_TRAINING if name in training},

@@ -44,8 +44,8 @@ def near_duplicates(
         return ()
     usual = likeness(others, of).max(axis=0) if others else np.full(len(of), -1.0, np.float32)
     found = likeness(candidates, of)
-    near = ((found >= NEAR) & (found > usual)).any(axis=1)
-    return tuple(sample for sample, is_near in zip(candidates, near, strict=True) if is_near)
+    near = np.flatnonzero(((found >= NEAR) & (found > usual)).any(axis=1))
+    return tuple(candidates[index] for index in near.tolist())
 
 
 def likeness(samples: Sequence[Sample], of: Sequence[Sample]) -> NDArray[np.float32]:

@@ -103,9 +103,12 @@ def test_an_interrupted_training_is_resumed_and_the_record_says_so(settings: Set
     state = settings.folder / COMMIT / f"{plan.package}.training" / "state.pt"
     state.parent.mkdir(parents=True)
     state.touch()
-    launch = Copies(trained)
-    run_study(settings, say=lambda line: None, launch=launch)
+    launch = Copies(trained, interrupted_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(settings, say=lambda line: None, launch=launch)
     assert launch.calls[0] == ("prn-train", (*plan.train, "--resume"))
+    # Interrupted once more, while evaluating: the training is over, and was resumed all the same.
+    run_study(settings, say=lambda line: None, launch=Copies(trained))
     (run,) = read_record(settings.folder / "wood-seen.json")["runs"]
     assert run["resumed"]
     assert "--resume" not in run["commands"]["train"]
