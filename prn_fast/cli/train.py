@@ -3,15 +3,19 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from prn_fast.cli.common import command
 from prn_fast.data.layouts import AUTO, LAYOUTS
-from prn_fast.model.config import PRESETS
+from prn_fast.model.config import PRESETS, ProjectionKind, ResidualKind
+from prn_fast.training.recipe import RECIPES, Recipe
 
 DESCRIPTION = """Train a PRN on images of one product and write a model package.
 
 A plant's own images are laid out as MVTec AD: train/good, test/good, test/DEFECT, ground_truth/DEFECT/NAME_mask.png.
-Published sets are read as they are; of those with several products, give the folder of one."""
+Published sets are read as they are; of those with several products, give the folder of one.
+
+On several GPUs: torchrun --nproc-per-node N -m prn_fast.cli.train ..., with the options below."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,8 +46,25 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--image-size", type=int, default=256, help="side, a multiple of 64 (default: 256)")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="grey or colour (default: as the images are)")
+    parser.add_argument(
+        "--projection",
+        choices=get_args(ProjectionKind),
+        default="elementwise",
+        help="of the attention: elementwise as published (default), or pointwise: 1x1 convolutions and 1/sqrt(D)",
+    )
+    parser.add_argument(
+        "--residual",
+        choices=get_args(ResidualKind),
+        default="square",
+        help="between feature and prototype: square as published (default), or absolute",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0, help="processes that generate anomalies (default: 0, none)")
+    parser.add_argument(
+        "--precision",
+        choices=("bf16-mixed", "32-true"),
+        help="of the steps (default: bfloat16 where the processor multiplies in it)",
+    )
     parser.add_argument(
         "--false-alarm-rate",
         type=float,
@@ -52,15 +73,35 @@ def make_parser() -> argparse.ArgumentParser:
         help="wanted share of good images called defective, which sets the package's threshold (default: 0.01)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same output")
-    recipe = parser.add_argument_group("recipe (default: the preset's)")
-    recipe.add_argument("--epochs", type=int)
-    recipe.add_argument("--batch", type=int)
-    recipe.add_argument("--learning-rate", type=float)
-    recipe.add_argument("--weight-decay", type=float)
-    recipe.add_argument("--optimizer", choices=("adam", "adamw"))
-    recipe.add_argument("--schedule", choices=("constant", "cosine"))
-    recipe.add_argument("--flips", action=argparse.BooleanOptionalAction)
+    recipe = parser.add_argument_group("recipe", "Where defaults differ: of r18 and wide50 / of lite0.")
+    kinds = get_type_hints(Recipe)
+    for field in dataclasses.fields(Recipe):
+        values = {name: getattr(RECIPES[name], field.name) for name in ("r18", "lite0")}
+        shown = " / ".join(dict.fromkeys(shown_value(value) for value in values.values()))
+        recipe.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            help=f"{field.metadata['help']} (default: {shown})",
+            **option_of(kinds[field.name]),
+        )
     return parser
+
+
+def option_of(kind: Any) -> dict[str, Any]:
+    """What argparse needs to know of a field of the recipe, from its type."""
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is tuple:
+        return {"nargs": "+", **option_of(get_args(kind)[0])}
+    return {"type": kind, "metavar": "N" if kind is int else "X"}
+
+
+def shown_value(value: Any) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 @command
@@ -74,11 +115,14 @@ def main(argv: list[str] | None = None) -> int:
 
     preset(arguments.preset)
     require_training()
-    from prn_fast.training.loop import Settings, train
-    from prn_fast.training.recipe import RECIPES, Recipe
+    from prn_fast.training.loop import train
+    from prn_fast.training.processes import is_first
+    from prn_fast.training.settings import Settings
 
-    names = [field.name for field in dataclasses.fields(Recipe)]
-    changes = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)}
+    changes = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
+    }
     settings = Settings(
         data=arguments.data,
         output=arguments.output,
@@ -86,6 +130,8 @@ def main(argv: list[str] | None = None) -> int:
         preset=arguments.preset,
         image_size=arguments.image_size,
         image_channels=arguments.channels,
+        projection=arguments.projection,
+        residual=arguments.residual,
         minutes=arguments.minutes,
         seen=arguments.seen,
         textures=arguments.textures,
@@ -93,11 +139,12 @@ def main(argv: list[str] | None = None) -> int:
         start=arguments.start,
         seed=arguments.seed,
         workers=arguments.workers,
+        precision=arguments.precision,
         false_alarm_rate=arguments.false_alarm_rate,
         resume=arguments.resume,
         recipe=dataclasses.replace(RECIPES[arguments.preset], **changes),
     )
-    console = Console()
+    console = Console(quiet=not is_first())
     package = train(settings, console)
     training = package.manifest["training"]
     console.print(
@@ -107,3 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     console.print(f"next: prn-build-engine {package.path} --backend openvino --precision int8")
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -31,12 +31,14 @@ class SeenRegions:
 
     Args:
         seen: pairs of an anomalous image uint8 (S, S, C) and its mask bool (S, S).
+        augment: change each defect a little before it is pasted; without, only its brightness follows its place.
     Raises:
         ConfigError: a mask that does not fit its image, or that marks nothing.
     """
 
-    def __init__(self, seen: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> None:
+    def __init__(self, seen: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]], augment: bool = True) -> None:
         self._images = [_cut(image, mask) for image, mask in seen]
+        self._augment = augment
 
     def __bool__(self) -> bool:
         return bool(self._images)
@@ -46,18 +48,18 @@ class SeenRegions:
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
         """Paste one seen defect, changed a little, at a place inside the foreground.
 
-        The defect is mirrored, turned, scaled and changed in contrast; its surroundings are brought to the brightness
-        of the place it goes to, so that the border of the paste does not show.
+        Augmented, the defect is mirrored, turned, scaled and changed in contrast. Its surroundings are brought to the
+        brightness of the place it goes to, so that the border of the paste does not show.
 
         Returns:
             the image and the mask, or None where no tried place has room for the drawn defect.
         """
         regions = self._images[rng.integers(len(self._images))]
         region = regions[rng.integers(len(regions))]
-        changed = _augmented(region, rng)
+        changed = _augmented(region, rng) if self._augment else region
         for _ in range(_PLACES_TRIED):
             centre = _place(changed, foreground, rng)
-            pasted = _pasted(image, foreground, changed, centre, rng)
+            pasted = _pasted(image, foreground, changed, centre, rng if self._augment else None)
             if pasted is not None:
                 return pasted
         return None
@@ -159,7 +161,7 @@ def _pasted(
     foreground: NDArray[np.bool_],
     region: _Region,
     centre: tuple[int, int],
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
     height, width = region.mask.shape
     top, left = centre[0] - height // 2, centre[1] - width // 2
@@ -192,9 +194,12 @@ def _fitted(
     below: NDArray[np.float32],
     mask: NDArray[np.float32],
     alpha: NDArray[np.float32],
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
 ) -> NDArray[np.float32]:
-    """Bring the defect's surroundings to the brightness below them, smoothly across the whole region."""
+    """Bring the defect's surroundings to the brightness below them, smoothly across the whole region.
+
+    With a source of draws, the defect's contrast is changed a little, too.
+    """
     seam = ((alpha > 0.02) & (mask < 0.1)).astype(np.float32)
     total = float(seam.sum())
     if total < 1:
@@ -202,7 +207,9 @@ def _fitted(
     source_mean = (defect * seam[..., None]).sum((0, 1)) / total
     target_mean = (below * seam[..., None]).sum((0, 1)) / total
     # A defect on a darker surface is fainter, as its surroundings are.
-    contrast = np.clip((target_mean.mean() + 8) / (source_mean.mean() + 8), 0.5, 1.6) * np.exp(rng.normal(0, 0.15))
+    contrast = np.clip((target_mean.mean() + 8) / (source_mean.mean() + 8), 0.5, 1.6)
+    if rng is not None:
+        contrast *= np.exp(rng.normal(0, 0.15))
     defect = (defect - source_mean) * contrast + target_mean
     # What still differs along the seam varies slowly: spread it over the region by normalised blurring.
     small = (min(24, seam.shape[1]), min(24, seam.shape[0]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -9,6 +10,12 @@ from numpy.typing import NDArray
 
 from prn_fast.data.foreground import random_pixel
 from prn_fast.data.noise import fractal_noise, smooth_noise
+
+FillSource = Literal["tone", "textures", "image"]
+FILL_SOURCES: tuple[FillSource, ...] = get_args(FillSource)
+# How often each source fills a small anomaly and a large one; those in use share what the others leave.
+_SMALL_FILLS: dict[FillSource, float] = {"tone": 0.75, "textures": 0.1, "image": 0.15}
+_LARGE_FILLS: dict[FillSource, float] = {"tone": 0.4, "textures": 0.45, "image": 0.15}
 
 # Shares of the image that an anomaly covers, drawn on a logarithmic scale: blowholes are as likely as stains.
 LEAST_SHARE, LARGEST_SHARE = 0.0005, 0.3
@@ -33,17 +40,20 @@ def simulate(
     foreground: NDArray[np.bool_],
     textures: Sequence[NDArray[np.uint8]],
     rng: np.random.Generator,
+    sources: Sequence[FillSource] = FILL_SOURCES,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Make one simulated anomaly.
 
-    Its shape is noise scattered over the whole image, one compact blob, or a thin line; its filling a texture, a
-    piece of the image itself, or a change of the image's tone, blended with random opacity.
+    Its shape is noise scattered over the whole image, one compact blob, or a thin line. Its filling is a change of the
+    image's tone ("tone"), a texture ("textures") or a piece of the image itself ("image"); the latter two are blended
+    with random opacity. What would be too faint to be seen is a change of tone in any case.
 
     Args:
         image: normal image uint8 (S, S, C).
         foreground: bool (S, S), not empty; the anomaly lies inside it.
         textures: uint8 images (h, w, C).
         rng: source of all draws.
+        sources: of the filling, one or more.
     Returns:
         the image and the mask, never empty.
     """
@@ -57,7 +67,7 @@ def simulate(
         place = _blob(foreground, area, rng)
 
     below = image[place.window].astype(np.float32)
-    filling = _filling(image, below, place, textures, rng)
+    filling = _filling(image, below, place, textures, rng, sources)
     result = image.copy()
     result[place.window] = _blended(below, filling, place, rng)
     mask = np.zeros(foreground.shape, bool)
@@ -174,13 +184,17 @@ def _filling(
     place: _Place,
     textures: Sequence[NDArray[np.uint8]],
     rng: np.random.Generator,
+    sources: Sequence[FillSource],
 ) -> NDArray[np.float32]:
     """What the anomaly shows, float32 (h, w, C); opacity is included."""
     large = np.count_nonzero(place.mask) > _LARGE_SHARE * image.shape[0] * image.shape[1]
-    kind = rng.random()
-    if kind < (0.4 if large else 0.75):
+    shares = _LARGE_FILLS if large else _SMALL_FILLS
+    used = [source for source in FILL_SOURCES if source in sources]
+    ends = np.cumsum([shares[source] for source in used])
+    kind = used[int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))]
+    if kind == "tone":
         return _toned(below, place, rng)
-    source = textures[int(rng.integers(len(textures)))] if kind < 0.85 else image
+    source = textures[int(rng.integers(len(textures)))] if kind == "textures" else image
     patch = _crop(source, below.shape[:2], rng)
     opacity = rng.uniform(0.25, 1.0)
     return below + opacity * (_jittered(patch, rng) - below)

@@ -8,10 +8,12 @@ from prn_fast.errors import ConfigError
 
 BackboneName = Literal["resnet18", "wide_resnet50_2", "efficientnet_lite0"]
 ProjectionKind = Literal["elementwise", "pointwise"]
+ResidualKind = Literal["square", "absolute"]
 
 # The deepest backbone stage has stride 32, and attention needs an even map at stride 16.
 SIDE_MULTIPLE = 64
 STRIDES = (4, 8, 16)
+PROTOTYPE_SHARE = 0.1  # K is this share of the normal training images
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class PRNConfig:
         patch_divisors: patch sides are the map's side divided by these; see `attention_grids`.
         projection: "elementwise" (published: a scale and a bias for each value of a token, scores divided by D) or
             "pointwise" (1x1 convolutions shared by all patch sizes, scores divided by sqrt(D)).
+        residual: "square" (published: of the difference between feature and prototype) or "absolute".
     """
 
     backbone: BackboneName = "resnet18"
@@ -56,6 +59,7 @@ class PRNConfig:
     attention_layers: int = 3
     patch_divisors: tuple[int, ...] = (1, 2, 4, 8)
     projection: ProjectionKind = "elementwise"
+    residual: ResidualKind = "square"
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -72,6 +76,8 @@ class PRNConfig:
             raise ConfigError(f"patch divisors must be positive integers, not {self.patch_divisors}")
         if self.projection not in ("elementwise", "pointwise"):
             raise ConfigError(f"unknown projection {self.projection!r}; choose elementwise or pointwise")
+        if self.residual not in ("square", "absolute"):
+            raise ConfigError(f"unknown residual {self.residual!r}; choose square or absolute")
 
     @property
     def spec(self) -> BackboneSpec:
@@ -108,10 +114,13 @@ class PRNConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PRNConfig":
-        """Inverse of `to_dict`; unknown or missing fields are a ConfigError."""
+        """Inverse of `to_dict`; unknown or missing fields are a ConfigError.
+
+        Packages from before there was a choice of residuals do not name it.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            difference = sorted(names.symmetric_difference(values))
+        if not isinstance(values, dict) or set(values) | {"residual"} != names:
+            difference = sorted((names - {"residual"}).symmetric_difference(values))
             raise ConfigError(f"model configuration has missing or unknown fields: {', '.join(difference)}")
         try:
             arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

@@ -76,6 +76,10 @@ class PRN(nn.Module):
                 self.ops.prototype_residual(feature, prototypes)
                 for feature, prototypes in zip(features, self.prototypes(), strict=True)
             ]
+            if self.config.residual == "absolute":
+                # The root of the square, so that every formulation of the operation serves both. No gradient passes
+                # here: backbone and prototypes are frozen.
+                residuals = [residual.sqrt() for residual in residuals]
         features, residuals = lowered(features), lowered(residuals)
         fused = zip(self.fusion1(*features), self.fusion1(*residuals), strict=True)
         attended = [layers(torch.cat(pair, dim=1)) for layers, pair in zip(self.attention, fused, strict=True)]

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prn_fast.errors import ConfigError
-from prn_fast.model.config import PRNConfig
-
-PROTOTYPE_SHARE = 0.1  # K is this share of the normal training images
+from prn_fast.model.config import PROTOTYPE_SHARE, PRNConfig
 
 
 class Prototypes(nn.Module):

@@ -1,12 +1,8 @@
 """Training: from a folder of images to a model package."""
 
 import dataclasses
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,32 +11,32 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
 import prn_fast
-from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.images import stored_channels
-from prn_fast.data.layouts import AUTO, load_inspection_set
-from prn_fast.data.samples import InspectionSet, draw_seen, load_samples, split_validation
-from prn_fast.data.textures import load_textures
-from prn_fast.data.training_set import TrainingSet, use_one_thread
+from prn_fast.data.layouts import load_inspection_set
+from prn_fast.data.training_set import EpochBatches, TrainingSet, use_one_thread
 from prn_fast.engine.base import Detections
 from prn_fast.environment import commit, cpu_name
-from prn_fast.errors import ConfigError, DataError
-from prn_fast.kernels import LEAN
+from prn_fast.errors import ConfigError
+from prn_fast.kernels import FUSED, LEAN
 from prn_fast.model.config import PRNConfig, preset
 from prn_fast.model.prn import PRN
 from prn_fast.model.prototypes import cluster_prototypes, prototype_count
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
-from prn_fast.package import Package, ValidationSet, check_writable
-from prn_fast.training.calibration import FALSE_ALARM_RATE, calibrate, require_rate, validation_metrics
+from prn_fast.package import Package, check_writable
+from prn_fast.training.average import make_average
+from prn_fast.training.batch_norm import join_batch_norms
+from prn_fast.training.calibration import calibrate, require_rate, validation_metrics
 from prn_fast.training.checkpoint import Checkpoint
-from prn_fast.training.losses import prn_loss
+from prn_fast.training.losses import hardest, prn_losses
+from prn_fast.training.processes import Clock, launch, sum_over_processes, take_from_first
 from prn_fast.training.recipe import RECIPES, Recipe, learning_rate_factor
+from prn_fast.training.settings import Precision, Settings
+from prn_fast.training.split import Split, prepare_split
 from prn_fast.training.start import start_from
 
-VALIDATION_SHARE = 0.1
-MOST_VALIDATION_NORMALS = 96
 MOST_CALIBRATION_IMAGES = 128
 EXTRACTION_BATCH = 16
 # No more than a tenth of the time goes into validation, and where it is quick, once a minute will do.
@@ -56,80 +52,14 @@ LARGEST_RESERVE = 1 / 4
 LEAST_VALIDATION_NORMALS = 16
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What to train, on what, for how long.
-
-    Attributes:
-        data: folder of one product's images.
-        layout: how the folder is laid out, a key of `LAYOUTS`, or "auto".
-        output: the package to write, NAME.prn.
-        preset: key of `PRESETS`.
-        image_size: side to which images are resized.
-        image_channels: 1 or 3; None takes the first training image's.
-        minutes: bound of the whole run, the final validation included; None trains all epochs.
-        seen: anomalous images that training may see; they are drawn by the seed and never scored.
-        textures: folder of texture images for simulated anomalies; None generates some.
-        backbone_weights: file of pretrained weights; None takes the published ones.
-        start: package whose weights, its backbone's included, training starts from; None starts anew.
-        seed: of every draw.
-        workers: processes that generate anomalies; none by default, since an anomaly takes about a millisecond.
-        false_alarm_rate: wanted share of good images called defective; the package's threshold stands for it.
-        resume: go on from the last checkpoint of the same output.
-        recipe: None takes the preset's.
-    """
-
-    data: Path
-    output: Path
-    layout: str = AUTO
-    preset: str = "lite0"
-    image_size: int = 256
-    image_channels: int | None = None
-    minutes: float | None = None
-    seen: int = 10
-    textures: Path | None = None
-    backbone_weights: Path | None = None
-    start: Path | None = None
-    seed: int = 0
-    workers: int = 0
-    false_alarm_rate: float = FALSE_ALARM_RATE
-    resume: bool = False
-    recipe: Recipe | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree on to be continued: all but the time, the workers and `resume` itself."""
-        values = {name: str(value) for name, value in dataclasses.asdict(self).items()}
-        return {name: value for name, value in values.items() if name not in ("minutes", "workers", "resume")}
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pixels of one run: what is trained on, what is validated on, what was seen of the defects."""
-
-    normals: NDArray[np.uint8]
-    validation: ValidationSet
-    generator: AnomalyGenerator
-    seen: tuple[str, ...]
-    fit: int
-
-
-class Timer:
-    """Seconds of work, those before an interruption included."""
-
-    def __init__(self, before: float) -> None:
-        self._start = time.monotonic() - before
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-
 def train(settings: Settings, console: Console | None = None) -> Package:
     """Train a PRN and write its package.
+
+    Under torchrun, several processes do it together; see `processes`.
 
     Raises:
         PRNError: bad data, weights or settings; says which.
     """
-    console = console or Console()
     if settings.minutes is not None and not settings.minutes > 0:
         raise ConfigError(f"--minutes must be above 0, not {settings.minutes}")
     require_rate(settings.false_alarm_rate)
@@ -139,25 +69,32 @@ def train(settings: Settings, console: Console | None = None) -> Package:
     recipe = settings.recipe or RECIPES[settings.preset if settings.preset in RECIPES else "r18"]
     inspection = load_inspection_set(settings.data, settings.layout)
     channels = settings.image_channels or stored_channels(inspection.train[0].path)
-    config = dataclasses.replace(preset(settings.preset), image_size=settings.image_size, image_channels=channels)
-    timer = Timer(0.0)
+    config = dataclasses.replace(
+        preset(settings.preset),
+        image_size=settings.image_size,
+        image_channels=channels,
+        projection=settings.projection,
+        residual=settings.residual,
+    )
+    fabric = launch(settings.precision or training_precision())
+    console = (console or Console()) if fabric.is_global_zero else Console(quiet=True)
+    clock = Clock(fabric)
     torch.manual_seed(settings.seed)
-    split = prepare_split(settings, inspection, config)
+    split = prepare_split(settings, recipe, inspection, config)
     console.print(
         f"[bold]{settings.preset}[/], {config.image_size} px, {'grey' if channels == 1 else 'RGB'}: "
-        f"{split.fit} normal images to train on, {len(split.validation.labels)} to validate, "
+        f"{len(split.normals)} normal images to train on, {len(split.validation.labels)} to validate, "
         f"{len(split.seen)} seen anomalies"
     )
-
-    fabric = Fabric(precision=training_precision(), devices="auto")
-    fabric.launch()
-    model, missing = prepare_model(settings, config, split, fabric.device, console)
-    run = Run(settings, recipe, model, split, fabric, timer, console)
+    model, missing = prepare_model(settings, recipe, config, split, fabric, console)
+    run = Run(settings, recipe, model, split, fabric, clock, console)
     run.fit()
-    return run.write_package(missing)
+    package = run.write_package(missing) if fabric.is_global_zero else None
+    fabric.barrier()
+    return package or Package.open(settings.output)
 
 
-def training_precision() -> Literal["bf16-mixed", "32-true"]:
+def training_precision() -> Precision:
     """bfloat16 where its products have instructions of their own; elsewhere they are slower than float32."""
     if torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -166,40 +103,14 @@ def training_precision() -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if fast else "32-true"
 
 
-def prepare_split(settings: Settings, inspection: InspectionSet, config: PRNConfig) -> Split:
-    """Load the images; the validation split comes from the training normals alone."""
-    seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
-    fit, held_out = inspection.train, inspection.validation
-    if not held_out:
-        fit, held_out = split_validation(inspection.train, VALIDATION_SHARE, settings.seed)
-    held_out = held_out[:MOST_VALIDATION_NORMALS]
-    side, channels = config.image_size, config.image_channels
-    normals, _ = load_samples(fit, side, channels, progress="reading normal images")
-    seen_images, seen_masks = load_samples(seen, side, channels)
-    held_out_images, _ = load_samples(held_out, side, channels)
-    if seen and not seen_masks.any(axis=(1, 2)).all():
-        raise DataError(f"a seen anomaly's mask vanishes at {side} px; use a larger --image-size")
-    pairs = list(zip(seen_images, seen_masks, strict=True))
-    generator = AnomalyGenerator(load_textures(settings.textures, channels, seed=settings.seed), pairs)
-    rng = np.random.default_rng((settings.seed, 1))
-    generated = [generator.generate(image, rng) for image in held_out_images]
-    validation = ValidationSet(
-        images=np.concatenate([held_out_images, np.stack([image for image, _ in generated])]),
-        labels=np.repeat(np.array([0, 1], np.int64), len(held_out_images)),
-        masks=np.concatenate(
-            [np.zeros((len(held_out_images), side, side), np.bool_), np.stack([mask for _, mask in generated])]
-        ),
-    )
-    names = tuple(sample.path.relative_to(inspection.root).as_posix() for sample in seen)
-    return Split(normals, validation, generator, names, len(fit))
-
-
 def prepare_model(
-    settings: Settings, config: PRNConfig, split: Split, device: torch.device, console: Console
+    settings: Settings, recipe: Recipe, config: PRNConfig, split: Split, fabric: Fabric, console: Console
 ) -> tuple[PRN, list[str]]:
     """The network with its pretrained backbone and its prototypes; also the names of backbone weights it lacks."""
-    count = prototype_count(len(split.normals))
-    model = PRN(dataclasses.replace(config, prototypes=(count, count, count)), LEAN)
+    count = prototype_count(len(split.normals), recipe.prototypes)
+    # On a GPU the Triton kernels train too, as their backward is theirs.
+    ops = FUSED if fabric.device.type == "cuda" else LEAN
+    model = PRN(dataclasses.replace(config, prototypes=(count, count, count)), ops)
     missing: list[str] = []
     if settings.start is not None:
         start_from(model, Package.open(settings.start))
@@ -212,13 +123,16 @@ def prepare_model(
             f"[yellow]note:[/] {source} lacks {len(missing)} weights of the deepest stage (stride 32), "
             f"{missing[0]} the first: they start at random and are trained"
         )
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = (model.normalize(images.to(device)) for images in slices(split.normals, EXTRACTION_BATCH))
-    centres = cluster_prototypes(
-        model.backbone, batches, count, settings.seed, progress=lambda line: console.print(line, style="dim")
-    )
+    model.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.no_grad():
-        model.set_prototypes([centre.to(device) for centre in centres])
+        if fabric.is_global_zero:
+            batches = (model.normalize(images.to(fabric.device)) for images in slices(split.normals, EXTRACTION_BATCH))
+            centres = cluster_prototypes(
+                model.backbone, batches, count, settings.seed, progress=lambda line: console.print(line, style="dim")
+            )
+            model.set_prototypes([centre.to(fabric.device) for centre in centres])
+        for prototypes in model.prototypes():
+            take_from_first(fabric, prototypes)
     return model, missing
 
 
@@ -231,14 +145,6 @@ def slices(images: NDArray[np.uint8], size: int) -> Iterator[Tensor]:
     """Consecutive pieces of an array, as tensors."""
     for start in range(0, len(images), size):
         yield torch.from_numpy(images[start : start + size])
-
-
-def fewer_pairs(validation: ValidationSet, count: int) -> ValidationSet:
-    """`count` normals of a validation split, evenly chosen, and the anomalies made from them."""
-    normals = len(validation.labels) // 2
-    chosen = np.linspace(0, normals - 1, min(count, normals)).round().astype(np.intp)
-    kept = np.concatenate([chosen, normals + chosen])
-    return ValidationSet(validation.images[kept], validation.labels[kept], validation.masks[kept])
 
 
 class FromBytes(nn.Module):
@@ -264,36 +170,40 @@ class Run:
         model: PRN,
         split: Split,
         fabric: Fabric,
-        timer: Timer,
+        clock: Clock,
         console: Console,
     ) -> None:
         self.settings, self.recipe, self.model, self.split = settings, recipe, model, split
-        self.fabric, self.timer, self.console = fabric, timer, console
+        self.fabric, self.clock, self.console = fabric, clock, console
+        if fabric.world_size > 1:
+            join_batch_norms(model, fabric.device)
+        self.average = make_average(model, recipe.ema) if recipe.ema else None
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
         optimizer = kind(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.module, self.optimizer = fabric.setup(FromBytes(model), optimizer)
-        self.dataset = TrainingSet(split.normals, split.generator, settings.seed, flips=recipe.flips)
-        self.sampling = torch.Generator()
-        self.loader = fabric.setup_dataloaders(
-            DataLoader(
-                self.dataset,
-                batch_size=min(recipe.batch, len(self.dataset)),
-                sampler=RandomSampler(self.dataset, generator=self.sampling),
-                num_workers=settings.workers,
-                worker_init_fn=use_one_thread,
-                persistent_workers=settings.workers > 0,
-                # A forked child hangs in OpenCV's thread pool, which does not outlive a fork.
-                multiprocessing_context="spawn" if settings.workers else None,
-                drop_last=True,
-            )
+        self.dataset = TrainingSet(
+            split.normals, split.generator, settings.seed, flips=recipe.flips, anomaly_ratio=recipe.anomaly_ratio
         )
+        self.sampling = EpochBatches(
+            len(self.dataset), recipe.batch, settings.seed, share=(fabric.global_rank, fabric.world_size)
+        )
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self.sampling,
+            num_workers=settings.workers,
+            worker_init_fn=use_one_thread,
+            persistent_workers=settings.workers > 0,
+            # A forked child hangs in OpenCV's thread pool, which does not outlive a fork.
+            multiprocessing_context="spawn" if settings.workers else None,
+        )
+        self.loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         self.checkpoint = Checkpoint(settings.output, settings.identity())
         self.epoch = 0
         self.batches = 0  # done in this epoch
         self.step = 0
         self.last_save = 0.0
-        self.best: dict[str, Any] = {"selection": -1.0}
+        self.best: dict[str, Any] = {"selection": -1.0}  # of the first process
         self.last_validation = 0.0
         self.validation_seconds = 0.0
         self.step_seconds = 0.0
@@ -302,20 +212,26 @@ class Run:
         elif fabric.is_global_zero:
             self.checkpoint.remove()
 
+    @property
+    def kept(self) -> PRN:
+        """The network that is validated and packaged: the moving average, where there is one."""
+        return self.model if self.average is None else self.average.module
+
     # -- state --------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write what is needed to go on from here."""
-        self.last_save = self.timer.seconds()
+        self.last_save = self.clock.now
         if self.fabric.is_global_zero:
             self.checkpoint.save(
                 {
                     "model": self.model.state_dict(),
+                    "average": None if self.average is None else self.average.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "epoch": self.epoch,
                     "batches": self.batches,
                     "step": self.step,
-                    "seconds": self.timer.seconds(),
+                    "seconds": self.clock.now,
                     "last_validation": self.last_validation,
                     "validation_normals": len(self.split.validation.labels) // 2,
                     "best": self.best,
@@ -326,14 +242,15 @@ class Run:
         """Take up the state that was saved last."""
         state = self.checkpoint.load()
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.batches, self.step = state["epoch"], state["batches"], state["step"]
         self.best = state["best"]
         self.last_validation = state["last_validation"]
-        self.split = dataclasses.replace(
-            self.split, validation=fewer_pairs(self.split.validation, state["validation_normals"])
-        )
-        self.timer = Timer(state["seconds"])
+        validation = self.split.validation.fewer(state["validation_normals"])
+        self.split = dataclasses.replace(self.split, validation=validation)
+        self.clock = Clock(self.fabric, state["seconds"])
         self.last_save = state["seconds"]
         self.console.print(
             f"going on after epoch {self.epoch} and {self.batches} batches, "
@@ -346,7 +263,7 @@ class Run:
         if self.settings.minutes is not None:
             whole = 60.0 * self.settings.minutes
             reserve = min(RESERVE * self.validation_seconds, LARGEST_RESERVE * whole) + self.step_seconds
-            done = max(done, self.timer.seconds() / max(whole - reserve, 1e-9))
+            done = max(done, self.clock.now / max(whole - reserve, 1e-9))
         return min(done, 1.0)
 
     def is_validation_due(self) -> bool:
@@ -354,16 +271,16 @@ class Run:
         if self.progress() >= 1.0:
             return True
         pause = max(SECONDS_BETWEEN_VALIDATIONS, TRAINING_PER_VALIDATION * self.validation_seconds)
-        return self.timer.seconds() - self.last_validation > pause
+        return self.clock.now - self.last_validation > pause
 
     def estimate_validation(self) -> float:
         """Seconds that scoring the validation split will take, from its first batch, once it has been run before."""
         images = self.split.validation.images
         sample = images[:EXTRACTION_BATCH]
         self.detect(sample)
-        start = time.monotonic()
+        start = self.clock.tick()
         self.detect(sample)
-        return (time.monotonic() - start) * len(images) / len(sample)
+        return (self.clock.tick() - start) * len(images) / len(sample)
 
     def bound_validation(self, minutes: float) -> None:
         """Leave images out of the validation split where all of them would take too much of the run."""
@@ -376,7 +293,7 @@ class Run:
             f"[yellow]note:[/] validating takes {self.validation_seconds / 60:.1f} of {minutes:g} minutes on this "
             f"machine: {kept} of {normals} normal images, and an anomaly of each, are validated on"
         )
-        self.split = dataclasses.replace(self.split, validation=fewer_pairs(self.split.validation, kept))
+        self.split = dataclasses.replace(self.split, validation=self.split.validation.fewer(kept))
         self.validation_seconds *= kept / normals
 
     # -- training -----------------------------------------------------------------------------------------------
@@ -405,50 +322,69 @@ class Run:
                 if self.is_validation_due():
                     self.validate()
                 self.save()
-        if "state" not in self.best:
+        if not self.last_validation:
             # The minutes were over before the first epoch began.
             self.validate()
 
-    def train_epoch(self, report: Any) -> None:
+    def train_epoch(self, report: Callable[[float], None]) -> None:
         """One pass over the data, or what is left of it, or as much as the time allows."""
         self.module.train()
         self.dataset.set_epoch(self.epoch)
-        self.sampling.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
-        before = self.timer.seconds()
-        for images, masks in islice(self.loader, self.batches, None):
+        self.sampling.start_epoch(self.epoch, self.batches)
+        before = self.clock.tick()
+        for images, masks in self.loader:
             rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.progress())
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = prn_loss(self.module(images), masks)
+            loss = self.loss(images, masks)
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
             self.step += 1
             self.batches += 1
             report(float(loss.detach()))
-            self.step_seconds, before = self.timer.seconds() - before, self.timer.seconds()
+            self.step_seconds, before = self.clock.tick() - before, self.clock.now
             if self.progress() >= 1.0:
                 break
-            if self.timer.seconds() - self.last_save > SECONDS_BETWEEN_CHECKPOINTS:
+            if self.clock.now - self.last_save > SECONDS_BETWEEN_CHECKPOINTS:
                 self.save()
 
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        """The loss of a step: its mean over the processes is the mean over the images that count."""
+        losses = prn_losses(self.module(images), masks, self.recipe.focal_weight, self.recipe.smooth_l1)
+        if self.recipe.hard_mining == 1.0:
+            return losses.mean()
+        # Which anomalies are the hardest is seen in the whole step, of which this process has a part.
+        mine = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        whole = losses.new_zeros(2, len(losses) * self.fabric.world_size)
+        whole[0, mine], whole[1, mine] = losses.detach(), masks.any(dim=(1, 2)).float()
+        sum_over_processes(self.fabric, whole)
+        counted = hardest(whole[0], whole[1] > 0, self.recipe.hard_mining)
+        return losses[counted[mine]].sum() * self.fabric.world_size / counted.sum()
+
     def validate(self) -> None:
-        """Score the validation split; keep the weights if they are the best so far."""
+        """Score the validation split; keep the weights if they are the best so far. The first process does it."""
+        start = self.clock.tick()
+        if self.fabric.is_global_zero:
+            self.keep_if_best()
+        self.last_validation = self.clock.tick()
+        self.validation_seconds = self.last_validation - start
+
+    def keep_if_best(self) -> None:
+        """Score the validation split by the weights of now, and keep them if they are the best so far."""
         validation = self.split.validation
-        start = self.timer.seconds()
         detections = self.detect(validation.images)
         metrics = validation_metrics(detections, validation)
-        self.last_validation = self.timer.seconds()
-        self.validation_seconds = self.last_validation - start
         # Finding an image and finding the place count alike; AUROC of images alone is soon perfect.
         selection = (metrics["image_auroc"] + metrics["pixel_average_precision"]) / 2
-        if self.fabric.is_global_zero:
-            self.console.print(
-                f"epoch {self.epoch}, {self.timer.seconds() / 60:.1f} min: validation image AUROC "
-                f"{metrics['image_auroc']:.4f}, pixel AP {metrics['pixel_average_precision']:.4f}"
-            )
+        self.console.print(
+            f"epoch {self.epoch}, {self.clock.now / 60:.1f} min: validation image AUROC "
+            f"{metrics['image_auroc']:.4f}, pixel AP {metrics['pixel_average_precision']:.4f}"
+        )
         if selection > self.best["selection"]:
-            state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            state = {name: value.detach().cpu().clone() for name, value in self.kept.state_dict().items()}
             self.best = {
                 "selection": selection,
                 "epoch": self.epoch,
@@ -460,8 +396,8 @@ class Run:
     @torch.inference_mode()
     def detect(self, images: NDArray[np.uint8]) -> Detections:
         """Scores and maps of images by the weights of now, in float32."""
-        self.model.eval()
-        results = [self.model.detect(part.to(self.fabric.device)) for part in slices(images, EXTRACTION_BATCH)]
+        model = self.kept.eval()
+        results = [model.detect(part.to(self.fabric.device)) for part in slices(images, EXTRACTION_BATCH)]
         return Detections(
             np.concatenate([scores.cpu().numpy() for scores, _ in results]),
             np.concatenate([maps.cpu().numpy() for _, maps in results]),
@@ -486,7 +422,7 @@ class Run:
                 "preset": self.settings.preset,
                 "seed": self.settings.seed,
                 "seen": list(self.split.seen),
-                "normals": self.split.fit,
+                "normals": len(self.split.normals),
                 "textures": "generated" if self.settings.textures is None else str(self.settings.textures.resolve()),
                 "start": None if self.settings.start is None else str(self.settings.start.resolve()),
                 "backbone_weights": "published"
@@ -496,10 +432,11 @@ class Run:
                 "recipe": self.recipe.to_dict(),
                 "epochs": self.epoch,
                 "steps": self.step,
-                "minutes": round(self.timer.seconds() / 60, 2),
+                "minutes": round(self.clock.now / 60, 2),
                 "selected_epoch": self.best["epoch"],
                 "validation": self.best["metrics"],
-                "precision": training_precision(),
+                "precision": self.settings.precision or training_precision(),
+                "processes": self.fabric.world_size,
                 "device": device_name(self.fabric.device),
                 "torch": torch.__version__,
                 "prn_fast": prn_fast.__version__,

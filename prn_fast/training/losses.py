@@ -1,16 +1,17 @@
 """The training loss of PRN (PRN.md, Training)."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-FOCAL_WEIGHT = 5.0
 FOCAL_ALPHA = 0.5
 FOCAL_GAMMA = 4.0
 
 
 def focal_loss(logits: Tensor, masks: Tensor, alpha: float = FOCAL_ALPHA, gamma: float = FOCAL_GAMMA) -> Tensor:
-    """Focal loss (Lin et al., 2017), mean over pixels.
+    """Focal loss (Lin et al., 2017), pixel by pixel.
 
         -alpha_t (1 - p_t)^gamma log(p_t),  alpha_t = alpha where defective, 1 - alpha elsewhere
 
@@ -18,18 +19,47 @@ def focal_loss(logits: Tensor, masks: Tensor, alpha: float = FOCAL_ALPHA, gamma:
 
     Args:
         logits, masks: the same shape; masks of 0 and 1.
+    Returns:
+        The same shape.
     """
     negative_log = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     weight = alpha * masks + (1.0 - alpha) * (1.0 - masks)
-    return (weight * (1.0 - torch.exp(-negative_log)).pow(gamma) * negative_log).mean()
+    return weight * (1.0 - torch.exp(-negative_log)).pow(gamma) * negative_log
 
 
-def prn_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """smooth-L1(sigmoid(logits), masks) + 5 focal(logits, masks), computed in float32.
+def prn_losses(logits: Tensor, masks: Tensor, focal_weight: float, smooth_l1: bool) -> Tensor:
+    """smooth-L1(sigmoid(logits), masks) + w focal(logits, masks), mean over each image's pixels, in float32.
 
     Args:
         logits: (B, 1, S, S).
         masks: (B, S, S), 0 and 1.
+        focal_weight: w; 0 leaves the focal loss out.
+        smooth_l1: without, this part is left out.
+    Returns:
+        (B,) float32.
     """
     logits, masks = logits[:, 0].float(), masks.float()
-    return functional.smooth_l1_loss(torch.sigmoid(logits), masks) + FOCAL_WEIGHT * focal_loss(logits, masks)
+    losses = torch.zeros_like(logits)
+    if smooth_l1:
+        losses = losses + functional.smooth_l1_loss(torch.sigmoid(logits), masks, reduction="none")
+    if focal_weight:
+        losses = losses + focal_weight * focal_loss(logits, masks)
+    return losses.mean((1, 2))
+
+
+def hardest(losses: Tensor, anomalous: Tensor, share: float) -> Tensor:
+    """Which images of a step count: all normal ones, and the anomalous ones with the largest loss.
+
+    Online hard example mining (Shrivastava, Gupta, Girshick, CVPR 2016), on generated anomalies.
+
+    Args:
+        losses: (B,).
+        anomalous: (B,) bool.
+        share: of the anomalous images, above 0 and at most 1; rounded up to whole images.
+    Returns:
+        (B,) bool; of equal losses, the first count.
+    """
+    order = torch.argsort(losses.masked_fill(~anomalous, -torch.inf), descending=True, stable=True)
+    counted = ~anomalous
+    counted[order[: math.ceil(share * int(anomalous.sum()))]] = True
+    return counted

@@ -41,6 +41,43 @@ def test_train_then_build(data, tmp_path, capsys):
     assert list(Package.open(output).engines) == ["openvino:fp32"]
 
 
+def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
+    wanted = {
+        "epochs": 1,
+        "batch": 6,
+        "learning_rate": 2e-4,
+        "weight_decay": 1e-3,
+        "optimizer": "adam",
+        "schedule": "constant",
+        "flips": False,
+        "anomaly_ratio": 2,
+        "extended_share": 0.25,
+        "augment": False,
+        "simulated_sources": ["textures", "image"],
+        "foreground": False,
+        "smooth_l1": False,
+        "focal_weight": 2.5,
+        "hard_mining": 0.5,
+        "ema": 0.5,
+        "prototypes": 0.4,
+    }
+    options = []
+    for name, value in wanted.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            options += [f"--{option}" if value else f"--no-{option}"]
+        else:
+            options += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    output = tmp_path / "other.prn"
+    assert run_train(data, output, *options, "--projection", "pointwise", "--residual", "absolute") == 0
+    package = Package.open(output)
+    assert package.manifest["training"]["recipe"] == wanted
+    assert (package.config.projection, package.config.residual) == ("pointwise", "absolute")
+    # Nine normals are trained on, three times each, in steps of six; four tenths of them are prototypes.
+    assert package.manifest["training"]["steps"] == 4
+    assert package.config.prototypes == (3, 3, 3)
+
+
 def damage_mask_without_image(data):
     mask = next((data / "ground_truth").rglob("*.png"))
     shutil.copy(mask, mask.with_name("999_mask.png"))
@@ -79,8 +116,9 @@ def test_bad_data_is_named_with_exit_code_2(data, tmp_path, capsys, damage, mess
         (["--seen", "50"], "seen anomalies"),
         (["--backbone-weights", "none.pth"], "no such weights file"),
         (["--textures", "nowhere"], "nowhere"),
+        (["--focal-weight", "0", "--no-smooth-l1"], "a loss needs one of them"),
     ],
-    ids=["preset", "size", "seen", "weights", "textures"],
+    ids=["preset", "size", "seen", "weights", "textures", "loss"],
 )
 def test_bad_arguments_are_named_with_exit_code_2(data, tmp_path, capsys, arguments, message):
     assert run_train(data, tmp_path / "bad.prn", *arguments) == 2

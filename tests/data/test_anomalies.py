@@ -133,6 +133,60 @@ def test_defect_cut_off_by_its_image_is_pasted_at_a_border():
         assert marked[0].any() or marked[-1].any()
 
 
+@pytest.mark.parametrize("sources", [("tone",), ("textures",), ("image",), ("textures", "image")], ids=str)
+def test_simulated_anomalies_are_filled_from_the_chosen_sources(sources):
+    # A grey surface and textures of white: which of them fills an anomaly can be read off its brightness.
+    image = np.full((128, 128, 1), 60, np.uint8)
+    textures = [np.full((64, 64, 1), 255, np.uint8)]
+    generator = AnomalyGenerator(textures, sources=sources)
+    rng = np.random.default_rng(0)
+    brightest = []
+    for _ in range(80):
+        result, mask = generator.generate(image, rng)
+        assert mask.any()
+        brightest.append(int(result[mask].max()))
+    # The tone changes by 120 grey levels at the most, and so does a jittered piece of an even surface by less.
+    assert (max(brightest) > 200) == ("textures" in sources)
+    assert (min(brightest) < 60) == (sources != ("textures",))
+
+
+def test_anomalies_may_leave_the_object_where_they_are_not_kept_inside():
+    image = normal("machined_ring", 1, 192)
+    foreground = foreground_mask(image)
+    assert not foreground.all()
+    textures = generate_textures(4, 1, seed=0)
+    inside, anywhere = AnomalyGenerator(textures), AnomalyGenerator(textures, foreground=False)
+    outside = []
+    for generator in (inside, anywhere):
+        rng = np.random.default_rng(0)
+        outside.append(sum((generator.generate(image, rng)[1] & ~foreground).any() for _ in range(40)))
+    assert outside[0] == 0
+    assert outside[1] > 10
+
+
+def test_without_augmentation_a_defect_keeps_its_shape():
+    seen = np.full((128, 128, 1), 130, np.uint8)
+    mask = np.zeros((128, 128), bool)
+    mask[50:62, 40:70] = True
+    mask[50:54, 60:70] = False
+    seen[mask] = 90
+    image = np.full((128, 128, 1), 130, np.uint8)
+    sizes = {}
+    for augment in (True, False):
+        generator = AnomalyGenerator(generate_textures(1, 1, seed=0), [(seen, mask)], 1.0, augment=augment)
+        found = [generator.generate(image, np.random.default_rng(seed)) for seed in range(20)]
+        sizes[augment] = {int(marked.sum()) for _, marked in found}
+        if not augment:
+            for result, marked in found:
+                rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
+                piece = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                if marked.sum() == mask.sum():
+                    np.testing.assert_array_equal(marked[piece], mask[50:62, 40:70])
+                    np.testing.assert_allclose(result[marked], 90, atol=2)
+    assert mask.sum() in sizes[False]
+    assert len(sizes[True]) > len(sizes[False])
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_share_out_of_range(share):
     with pytest.raises(ConfigError, match=r"0\.\.1"):

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.textures import generate_textures
-from prn_fast.data.training_set import TrainingSet, use_one_thread
-from prn_fast.errors import DataError
+from prn_fast.data.training_set import EpochBatches, TrainingSet, use_one_thread
+from prn_fast.errors import ConfigError, DataError
 
 
 def make_set(channels: int = 1, seed: int = 0, flips: bool = False) -> TrainingSet:
@@ -86,6 +86,47 @@ def test_flips_mirror_the_plain_and_the_anomalous_item_alike():
             outside = torch.nn.functional.max_pool2d(mask[None, None], 33, 1, 16)[0, 0] == 0
             assert torch.equal(anomalous[outside], image[outside])
     assert kinds == {(), (0,), (1,), (0, 1)}
+
+
+def test_several_anomalies_of_each_normal():
+    normals = np.random.default_rng(5).integers(80, 140, (3, 64, 64, 1), np.uint8)
+    generator = AnomalyGenerator(generate_textures(4, 1, seed=0))
+    one, three = (TrainingSet(normals, generator, 0, flips=True, anomaly_ratio=ratio) for ratio in (1, 3))
+    assert len(three) == 12
+    for normal in range(3):
+        # The plain image and the first anomaly are those of the usual set, with the same flips; the others differ.
+        for item in (0, 1):
+            for ours, usual in zip(three[4 * normal + item], one[2 * normal + item], strict=True):
+                assert torch.equal(ours, usual)
+        masks = [three[4 * normal + item][1] for item in range(4)]
+        assert [bool(mask.any()) for mask in masks] == [False, True, True, True]
+        assert not any(torch.equal(masks[a], masks[b]) for a, b in ((1, 2), (1, 3), (2, 3)))
+
+
+def test_steps_of_an_epoch_are_drawn_once_and_shared_evenly():
+    batches = EpochBatches(22, 6, seed=3)
+    shares = [EpochBatches(22, 6, seed=3, share=(process, 3)) for process in range(3)]
+    for epoch in (0, 1):
+        batches.start_epoch(epoch)
+        whole = list(batches)
+        assert len(whole) == len(batches) == 3
+        assert len({item for step in whole for item in step}) == 18
+        for process, share in enumerate(shares):
+            share.start_epoch(epoch)
+            assert list(share) == [step[process::3] for step in whole]
+        batches.start_epoch(epoch, done=2)
+        assert list(batches) == whole[2:]
+    batches.start_epoch(0)
+    assert list(batches) != whole
+
+
+def test_fewer_items_than_a_batch_are_one_step():
+    assert [sorted(step) for step in EpochBatches(4, 16, seed=0)] == [[0, 1, 2, 3]]
+
+
+def test_a_step_that_cannot_be_shared_is_refused():
+    with pytest.raises(ConfigError, match="16 images a step cannot be shared evenly by 3"):
+        EpochBatches(100, 16, seed=0, share=(0, 3))
 
 
 def test_normals_are_left_as_they_are():

@@ -17,6 +17,7 @@ from prn_fast.model.config import PRESETS, PRNConfig, preset
         ({"attention_layers": 0}, "attention layers"),
         ({"patch_divisors": ()}, "patch divisors"),
         ({"projection": "dense"}, "unknown projection"),
+        ({"residual": "cubic"}, "unknown residual"),
     ],
 )
 def test_impossible_values_are_refused(changes, message):
@@ -33,6 +34,19 @@ def test_presets_survive_json(name):
 def test_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError, match="r18, wide50, lite0"):
         preset("r34")
+
+
+def test_packages_that_do_not_name_their_residual_have_squares():
+    values = PRNConfig().to_dict()
+    del values["residual"]
+    assert PRNConfig.from_dict(values).residual == "square"
+
+
+def test_missing_field_is_refused():
+    values = PRNConfig().to_dict()
+    del values["projection"]
+    with pytest.raises(ConfigError, match="projection"):
+        PRNConfig.from_dict(values)
 
 
 def test_unknown_field_is_refused():

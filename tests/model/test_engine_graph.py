@@ -67,6 +67,7 @@ def test_folding_attention_twice_is_folding_it_once(model):
     [
         pytest.param(small_config(), FUSED, id="elementwise-fused"),
         pytest.param(small_config(projection="pointwise"), LEAN, id="pointwise-lean"),
+        pytest.param(small_config(residual="absolute"), FUSED, id="absolute-fused"),
         pytest.param(PRNConfig(image_size=64, prototypes=(3, 2, 4), attention_layers=1), FUSED, id="resnet18-fused"),
     ],
 )

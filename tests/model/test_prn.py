@@ -58,8 +58,23 @@ def test_a_normal_image_equal_to_a_prototype_has_no_residual():
         assert float(LEAN.prototype_residual(maps, prototypes).max()) == 0.0
 
 
-def test_training_reaches_everything_but_the_backbone():
-    model = small_model(small_config()).train()
+def test_absolute_residuals_are_the_differences_themselves(monkeypatch):
+    config = small_config(residual="absolute")
+    model = small_model(config).double()
+    images = torch.randn(2, 3, config.image_size, config.image_size, dtype=torch.float64)
+    seen = []
+    fuse = model.fusion1.forward
+    monkeypatch.setattr(model.fusion1, "forward", lambda *maps: seen.append(maps) or fuse(*maps))
+    with torch.no_grad():
+        model.logits(images)
+    for feature, prototypes, found in zip(seen[0], model.prototypes(), seen[1], strict=True):
+        nearest = torch.cdist(feature.flatten(1), prototypes.flatten(1)).argmin(1)
+        torch.testing.assert_close(found, (feature - prototypes[nearest]).abs())
+
+
+@pytest.mark.parametrize("changes", [{}, {"residual": "absolute", "projection": "pointwise"}], ids=str)
+def test_training_reaches_everything_but_the_backbone(changes):
+    model = small_model(small_config(**changes)).train()
     before = [buffer.clone() for buffer in model.backbone.buffers()]
     model.logits(torch.randn(2, 3, 64, 64)).square().mean().backward()
     for name, parameter in model.named_parameters():

@@ -7,6 +7,8 @@ from prn_fast.training.recipe import PUBLISHED, QUICK, Recipe, learning_rate_fac
 def test_the_published_recipe_is_the_papers():
     assert (PUBLISHED.epochs, PUBLISHED.batch, PUBLISHED.learning_rate, PUBLISHED.weight_decay) == (700, 48, 1e-4, 1e-2)
     assert PUBLISHED.optimizer == "adam"
+    assert (PUBLISHED.extended_share, PUBLISHED.anomaly_ratio, PUBLISHED.prototypes) == (0.5, 1, 0.1)
+    assert (PUBLISHED.smooth_l1, PUBLISHED.focal_weight) == (True, 5.0)
     assert {learning_rate_factor(PUBLISHED, progress / 10) for progress in range(11)} == {1.0}
 
 
@@ -21,7 +23,24 @@ def test_cosine_rises_then_falls_to_a_hundredth():
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"batch": 1}, {"learning_rate": 0.0}, {"weight_decay": -1.0}], ids=str
+    "change",
+    [
+        {"epochs": 0},
+        {"batch": 1},
+        {"learning_rate": 0.0},
+        {"weight_decay": -1.0},
+        {"anomaly_ratio": 0},
+        {"extended_share": 1.1},
+        {"simulated_sources": ()},
+        {"simulated_sources": ("paint",)},
+        {"focal_weight": -1.0},
+        {"focal_weight": 0.0, "smooth_l1": False},
+        {"hard_mining": 0.0},
+        {"ema": 1.0},
+        {"ema": float("nan")},
+        {"prototypes": 0.0},
+    ],
+    ids=str,
 )
 def test_impossible_values_are_refused(change):
     with pytest.raises(ConfigError):
