@@ -94,7 +94,7 @@ STUDIES: dict[str, Study] = {
         ),
     ),
     "resolution": Study(
-        "Are large images better resized, or cut into tiles?",
+        "At which size does the network see an image best?",
         (
             Variant("256", "resized to 256 x 256"),
             Variant("320", "resized to 320 x 320", {"--image-size": "320"}, own_validation=True),
