@@ -3,8 +3,10 @@
 Each trains on its share of every step's images. What one of them has to do or to decide, the first one does.
 """
 
+import logging
 import os
 import time
+import warnings
 
 import torch
 from lightning_fabric import Fabric
@@ -28,6 +30,12 @@ def launch(precision: Precision) -> Fabric:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # Prototypes never change, and joint batch norms have the same statistics on all processes.
     strategy = DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto"
+    if processes > 1:
+        # Each process would say that it is there, that this argument will have another name, and that some gradients
+        # lie otherwise in memory than they are sent.
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     fabric = Fabric(precision=precision, devices=local, num_nodes=processes // local, strategy=strategy)
     fabric.launch()
     return fabric
