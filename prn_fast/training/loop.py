@@ -66,6 +66,15 @@ def train(settings: Settings, console: Console | None = None) -> Package:
     if settings.start is not None and settings.backbone_weights is not None:
         raise ConfigError("--start brings the backbone's weights along; leave out --backbone-weights")
     check_writable(settings.output)
+    run, missing = prepare_run(settings, console)
+    run.fit()
+    package = run.write_package(missing) if run.fabric.is_global_zero else None
+    run.fabric.barrier()
+    return package or Package.open(settings.output)
+
+
+def prepare_run(settings: Settings, console: Console | None = None) -> tuple["Run", list[str]]:
+    """Everything before the first step; also the names of backbone weights that are missing, see `prepare_model`."""
     recipe = settings.recipe or RECIPES[settings.preset if settings.preset in RECIPES else "r18"]
     inspection = load_inspection_set(settings.data, settings.layout)
     channels = settings.image_channels or stored_channels(inspection.train[0].path)
@@ -87,11 +96,7 @@ def train(settings: Settings, console: Console | None = None) -> Package:
         f"{len(split.seen)} seen anomalies"
     )
     model, missing = prepare_model(settings, recipe, config, split, fabric, console)
-    run = Run(settings, recipe, model, split, fabric, clock, console)
-    run.fit()
-    package = run.write_package(missing) if fabric.is_global_zero else None
-    fabric.barrier()
-    return package or Package.open(settings.output)
+    return Run(settings, recipe, model, split, fabric, clock, console), missing
 
 
 def training_precision() -> Precision:
@@ -334,22 +339,26 @@ class Run:
         before = self.clock.tick()
         for images, masks in self.loader:
             rate = self.recipe.learning_rate * learning_rate_factor(self.recipe, self.progress())
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = self.loss(images, masks)
-            self.optimizer.zero_grad()
-            self.fabric.backward(loss)
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.model)
+            report(self.train_step(images, masks, rate))
             self.step += 1
             self.batches += 1
-            report(float(loss.detach()))
             self.step_seconds, before = self.clock.tick() - before, self.clock.now
             if self.progress() >= 1.0:
                 break
             if self.clock.now - self.last_save > SECONDS_BETWEEN_CHECKPOINTS:
                 self.save()
+
+    def train_step(self, images: Tensor, masks: Tensor, rate: float) -> float:
+        """Change the weights by one batch, at a learning rate; the loss before."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.loss(images, masks)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return float(loss.detach())
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         """The loss of a step: its mean over the processes is the mean over the images that count."""

@@ -45,9 +45,11 @@ def test_weights_and_statistics_are_those_of_one_process(packages):
     assert one.manifest["training"]["recipe"] == two.manifest["training"]["recipe"]
     expected = one.model().state_dict()
     for name, value in two.model().state_dict().items():
-        # Sums of another order differ in the last digits, which Adam turns into parts of its step of 2e-4 wherever
-        # a gradient is nothing but rounding: that of a bias before a batch norm.
-        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+        # Sums of another order differ in the last digits. Where a gradient is nothing but rounding, as that of a bias
+        # before a batch norm, Adam makes parts of a step of 2e-4 of it, and statistics follow. A batch norm over half
+        # of the images would be off by a tenth.
+        allowed = 1e-3 * float(expected[name].abs().max()) if "running" in name else 3e-4
+        assert float((value - expected[name]).abs().max()) <= allowed, name
 
 
 def test_scores_and_figures_are_those_of_one_process(packages):

@@ -1,0 +1,112 @@
+"""Whether training waits for its data: images a second of the loader, beside those of the training step.
+
+    python -m prn_fast.training.loader_speed --data DIR
+
+The loader is timed alone, as it reads, mirrors and generates anomalies; the step alone, on batches that lie in memory:
+forward, backward and optimiser. Where the loader is slower, `prn-train --workers N` gives it processes of its own;
+where it is faster, without workers it takes the share of the time that is printed.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prn_fast.environment import commit
+from prn_fast.errors import PRNError
+from prn_fast.model.config import PRESETS
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class LoaderSpeed:
+    """What was measured.
+
+    Attributes:
+        loader, step: images a second, each alone.
+        loader_share: of the time of both in a row that goes into loading: what it costs without workers.
+        batch, workers, batches: of the measurement.
+    """
+
+    loader: float
+    step: float
+    loader_share: float
+    batch: int
+    workers: int
+    batches: int
+
+
+def measure(data: Path, preset: str, image_size: int, batches: int, workers: int) -> tuple[LoaderSpeed, str]:
+    """Time the loader and the step of a preset on a folder of images; also the device's name."""
+    from rich.console import Console
+
+    from prn_fast.training.loop import device_name, prepare_run
+    from prn_fast.training.settings import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data, Path(folder) / "unused.prn", preset=preset, image_size=image_size, workers=workers)
+        run, _ = prepare_run(settings, Console(quiet=True))
+    run.module.train()
+    kept, taken, loading = [], 0, 0.0
+    epoch = 0
+    while taken < WARM_UP + batches:
+        run.dataset.set_epoch(epoch)
+        run.sampling.start_epoch(epoch)
+        start = time.perf_counter()
+        for batch in run.loader:
+            if taken >= WARM_UP:
+                loading += time.perf_counter() - start
+            kept = [*kept[-3:], batch]
+            taken += 1
+            if taken == WARM_UP + batches:
+                break
+            start = time.perf_counter()
+        epoch += 1
+    images = len(kept[0][0])
+    for _ in range(WARM_UP):
+        run.train_step(*kept[0], run.recipe.learning_rate)
+    # A step ends with its loss on the host: nothing is left to run.
+    start = time.perf_counter()
+    for index in range(batches):
+        run.train_step(*kept[index % len(kept)], run.recipe.learning_rate)
+    stepping = time.perf_counter() - start
+    speed = LoaderSpeed(
+        loader=round(batches * images / loading, 1),
+        step=round(batches * images / stepping, 1),
+        loader_share=round(loading / (loading + stepping), 4),
+        batch=images,
+        workers=workers,
+        batches=batches,
+    )
+    return speed, device_name(run.fabric.device)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code, or exits with 2 and one line about what was wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prn_fast.training.loader_speed", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="images of one product, see prn-train")
+    parser.add_argument("--preset", default="lite0", choices=tuple(PRESETS), help="network (default: lite0)")
+    parser.add_argument("--image-size", type=int, default=256, help="side (default: 256)")
+    parser.add_argument("--batches", type=int, default=10, help="timed ones (default: 10)")
+    parser.add_argument("--workers", type=int, default=0, help="processes of the loader (default: 0, none)")
+    arguments = parser.parse_args(argv)
+    import torch
+
+    try:
+        speed, device = measure(
+            arguments.data, arguments.preset, arguments.image_size, max(1, arguments.batches), arguments.workers
+        )
+    except PRNError as error:
+        parser.exit(2, f"error: {error}\n")
+    told = {"preset": arguments.preset, "image_size": arguments.image_size, "device": device}
+    print(json.dumps({**asdict(speed), **told, "torch": torch.__version__, "commit": commit()}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
