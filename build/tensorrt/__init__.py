@@ -20,13 +20,13 @@ from prn_fast.build.tensorrt.quantization import activation_ranges, quantizable,
 from prn_fast.build.tensorrt.report import parse_listing, summary, to_json
 from prn_fast.engine.tensorrt import device_capability
 from prn_fast.engine.tensorrt_file import ENGINE_FILE, LAYERS_FILE, LOG_FILE, Description
-from prn_fast.engine.tensorrt_flavours import FLAVOURS, LOWEST_CAPABILITY, PORTABLE_LOWEST, Flavour, parse_capability
+from prn_fast.engine.tensorrt_flavours import FLAVOURS, LOWEST_CAPABILITY, PORTABLE_USUAL, Flavour, parse_capability
 from prn_fast.errors import EngineError
 from prn_fast.package import Package, engine_path
 
 GRAPH_FILE, TIMING_CACHE = "graph.onnx", "timing.cache"
 # Ranges of activations are measured on so many calibration images.
-MEASURED_IMAGES = 16
+MEASURED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def builds_flavour(
     here = device_capability()
     capabilities = targets(flavour, library, precision, options.capabilities, here)
     runs_here = here in capabilities
-    exported, lowerings = lowered(package, flavour, precision, here, profile)
+    exported, lowerings = lowered(package, flavour, precision, capabilities, profile)
     graph = parse_graph(exported)
     balance_attention(graph)
     images = package.calibration_images()[:MEASURED_IMAGES]
@@ -167,7 +167,8 @@ def targets(
     """Compute capabilities to build for.
 
     Args:
-        asked: by the user; None takes all that a portable flavour's library builds for and that know the precision.
+        asked: by the user; None takes all from `PORTABLE_USUAL` that a portable flavour's library builds for and that
+            know the precision.
         here: that of the GPU at hand; None if there is none.
     Raises:
         EngineError: the flavour cannot build for what is asked.
@@ -183,21 +184,23 @@ def targets(
                 f"{flavour.title} builds for the GPU at hand, of compute capability {here}, not for {', '.join(asked)}"
             )
         return (here,)
-    lowest = max(PORTABLE_LOWEST, LOWEST_CAPABILITY.get(precision, (0, 0)))
+    lowest = LOWEST_CAPABILITY.get(precision, (0, 0))
     known = flavour.capabilities(library)
     for capability in asked or ():
         number = parse_capability(capability)
         if number < lowest:
             raise EngineError(
                 f"{flavour.title} builds no {precision} engine for compute capability {capability}: it needs "
-                f"{lowest[0]}.{lowest[1]} or above (below 8.0 it has no float32 matrix products, below 8.9 no fp8)"
+                f"{lowest[0]}.{lowest[1]} or above (below 8.0 it has no bf16 and no float32 products, below 8.9 no fp8)"
             )
         if capability not in known:
             raise EngineError(
                 f"{flavour.title} {library.__version__} builds for no compute capability {capability}, only for "
                 f"{', '.join(known)}; for other GPUs, build on the GPU with --backend tensorrt"
             )
-    return tuple(dict.fromkeys(asked)) if asked else tuple(one for one in known if parse_capability(one) >= lowest)
+    if asked:
+        return tuple(dict.fromkeys(asked))
+    return tuple(one for one in known if parse_capability(one) >= max(lowest, PORTABLE_USUAL))
 
 
 def versions(flavour: Flavour, library: Any) -> dict[str, str]:

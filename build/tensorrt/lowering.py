@@ -11,7 +11,7 @@ NATIVE_PRECISIONS = ("int8", "fp8")
 
 
 def lowered(
-    package: Package, flavour: Flavour, precision: str, capability: str | None, profile: BatchProfile
+    package: Package, flavour: Flavour, precision: str, capabilities: tuple[str, ...], profile: BatchProfile
 ) -> tuple[bytes, dict[str, str]]:
     """The engine graph of a package in ONNX, float32, and what became of each operation.
 
@@ -19,16 +19,18 @@ def lowered(
         package: trained.
         flavour: "tensorrt" takes plugins.
         precision: quantised engines get none.
-        capability: of the GPU at hand, which plugins are compiled for; None if there is none.
+        capabilities: that the engine is for; plugins are compiled for the lowest.
         profile: whose usual size the plugins are tuned for.
     Returns:
-        the exported model, and "plugin" or "native" by operation.
+        the exported model, and the name of a `Lowering`, in small letters, by operation.
     """
-    if not flavour.plugins or capability is None or precision in NATIVE_PRECISIONS:
+    if flavour.plugins and precision in NATIVE_PRECISIONS:
         return export_onnx(package.model()), {}
     from prn_fast.build.tensorrt_plugins import lowerings_for, ops_for, register_plugins
 
-    register_plugins()
-    ops = ops_for(flavour.name, package.config, parse_capability(capability), profile.usual)
-    chosen = lowerings_for(flavour.name, package.config)
+    if flavour.plugins:
+        register_plugins()
+    lowest = min(parse_capability(capability) for capability in capabilities)
+    ops = ops_for(flavour.name, package.config, lowest, profile.usual)
+    chosen = lowerings_for(flavour.name, package.config, lowest)
     return export_onnx(package.model(), ops=ops), {name: lowering.name.lower() for name, lowering in chosen.items()}

@@ -12,7 +12,7 @@ from typing import Any
 from prn_fast.build.tensorrt_plugins.formulation import PluginFormulation, supports
 from prn_fast.build.tensorrt_plugins.plugins import NAMESPACE, PLUGINS, Kind
 from prn_fast.build.tensorrt_plugins.registration import register_plugins
-from prn_fast.kernels import LEAN, Ops, fusion
+from prn_fast.kernels import LEAN, PUBLISHED, Ops, fusion
 from prn_fast.kernels.tiles import Capability
 from prn_fast.model.config import PRNConfig
 
@@ -24,6 +24,7 @@ class Lowering(Enum):
 
     PLUGIN = "a plugin for each of its Triton kernels"
     NATIVE = "the flavour's own layers, from the lean formulation"
+    DIRECT = "the flavour's own layers, from the published formulation, which has no matrix product"
 
 
 # By operation (a field of `Ops`) and flavour.
@@ -37,9 +38,17 @@ LOWERINGS: dict[str, dict[str, Lowering]] = {
 }
 
 
-def lowerings_for(flavour: str, config: PRNConfig) -> dict[str, Lowering]:
-    """What each operation of a network becomes: the table, but for attention over grids that no plugin takes."""
+# Below it TensorRT-RTX compiles no float32 matrix product. What it makes of the published distances is one kernel that
+# writes nothing but the distances; it reads each map as often as there are prototypes.
+FLOAT32_PRODUCTS: Capability = (8, 0)
+
+
+def lowerings_for(flavour: str, config: PRNConfig, capability: Capability) -> dict[str, Lowering]:
+    """What each operation of a network becomes: the table, but for attention over grids that no plugin takes, and
+    for distances on a device (the lowest of those that the engine is for) that lacks float32 matrix products."""
     chosen = {name: lowering[flavour] for name, lowering in LOWERINGS.items()}
+    if capability < FLOAT32_PRODUCTS and chosen["prototype_residual"] == Lowering.NATIVE:
+        chosen["prototype_residual"] = Lowering.DIRECT
     elementwise = config.projection == "elementwise"
     if not elementwise or not all(supports(config.attention_grids(side)) for side in config.sides):
         chosen["multi_size_attention"] = Lowering.NATIVE
@@ -52,7 +61,7 @@ def ops_for(flavour: str, config: PRNConfig, capability: Capability, batch: int)
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
         config: of the network.
-        capability: compute capability of the device that the engine is built on and for.
+        capability: compute capability of the device that the engine is for; the lowest where it is for several.
         batch: that the engine is to be fastest at, the optimum of its profile; every other batch of the profile runs.
     """
     plugins = PluginFormulation(capability, batch)
@@ -62,8 +71,10 @@ def ops_for(flavour: str, config: PRNConfig, capability: Capability, batch: int)
         "multi_size_attention": plugins.multi_size_attention,
         "anomaly_score": plugins.anomaly_score,
     }
-    chosen = lowerings_for(flavour, config)
-    return replace(LEAN, **{name: formulations[name] for name in formulations if chosen[name] == Lowering.PLUGIN})
+    chosen = lowerings_for(flavour, config, capability)
+    plugged = {name: formulations[name] for name in formulations if chosen[name] == Lowering.PLUGIN}
+    direct = {name: getattr(PUBLISHED, name) for name in chosen if chosen[name] == Lowering.DIRECT}
+    return replace(LEAN, **plugged, **direct)
 
 
 def retype(node: Any, element_type: int) -> tuple[list[int], list[int]]:

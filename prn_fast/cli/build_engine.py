@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compute-capability",
         metavar="A,B",
-        help="GPUs that a TensorRT-RTX engine is for, such as 8.6,8.9,12.0 (default: all that the library builds for)",
+        help="GPUs that a TensorRT-RTX engine is for, such as 8.6,8.9,12.0 (default: all from 8.0 that it builds for)",
     )
     return parser
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from prn_fast.errors import EngineError
 
-# Lowest compute capability whose tensor cores know a type; below it a library refuses or computes in something else.
-LOWEST_CAPABILITY = {"bf16": (8, 0), "fp8": (8, 9)}
-# TensorRT-RTX compiles no float32 matrix products for Turing (7.5), and the nearest prototype is found by one.
-PORTABLE_LOWEST = (8, 0)
+# Lowest compute capability that a precision is built for. Below that of bf16 and fp8 tensor cores do not know the type;
+# below 8.0 TensorRT-RTX compiles no float32 matrix product, and attention in float32 is made of them.
+LOWEST_CAPABILITY = {"fp32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}
+# Lower ones are built for only when asked: they take another formulation of distances, in one engine for all.
+PORTABLE_USUAL = (8, 0)
 
 
 @dataclass(frozen=True)

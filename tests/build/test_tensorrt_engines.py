@@ -7,8 +7,9 @@ from prn_fast.build.export import export_onnx
 from prn_fast.build.profiles import BatchProfile
 from prn_fast.build.tensorrt import targets
 from prn_fast.build.tensorrt.compile import compile_graph
-from prn_fast.build.tensorrt.graph import parse_graph, to_half
+from prn_fast.build.tensorrt.graph import balance_attention, parse_graph, to_half
 from prn_fast.build.tensorrt.report import Binding, activations, convolution_types, parse_listing, summary
+from prn_fast.build.tensorrt_plugins import ops_for
 from prn_fast.engine.tensorrt_flavours import FLAVOURS
 from prn_fast.errors import EngineError
 from prn_fast.kernels import LEAN
@@ -104,21 +105,38 @@ def test_full_size_r18_builds_for_all_capabilities():
     ("capabilities", "precision", "message"),
     [
         (("9.0",), "fp16", r"builds for no compute capability 9\.0, only for .*--backend tensorrt$"),
-        (("7.5",), "fp16", r"no fp16 engine for compute capability 7\.5: it needs 8\.0"),
+        (("7.5",), "fp32", r"no fp32 engine for compute capability 7\.5: it needs 8\.0"),
+        (("7.5",), "bf16", r"no bf16 engine for compute capability 7\.5: it needs 8\.0"),
         (("8.6",), "fp8", r"no fp8 engine for compute capability 8\.6: it needs 8\.9"),
         (("ampere",), "fp16", "'ampere' is not a compute capability; write it as in 8.9"),
     ],
-    ids=["unknown", "turing", "fp8", "word"],
+    ids=["unknown", "turing-fp32", "turing-bf16", "fp8", "word"],
 )
 def test_capabilities_that_cannot_be_are_refused(capabilities, precision, message):
     with pytest.raises(EngineError, match=message):
         targets(RTX, RTX.load(), precision, capabilities, None)
 
 
-def test_turing_is_refused_because_the_library_cannot():
-    """Should a later TensorRT-RTX build for 7.5, this says that the refusal above can go."""
+def test_turing_takes_no_float32_products():
+    """Should a later TensorRT-RTX compile them, this says that the refusals above and `Lowering.DIRECT` can go."""
     with pytest.raises(EngineError, match="FP32 GEMM is not supported"):
         compile_graph(RTX, typed("lite0", "fp16").SerializeToString(), BatchProfile(1, 1, 1), ("7.5",))
+
+
+@pytest.mark.parametrize("name", ["lite0", "r18"])
+def test_turing_finds_the_prototype_without_a_product(name):
+    subject = network(name)
+    ops = ops_for("tensorrt-rtx", subject.model.config, (7, 5), 1)
+    graph = parse_graph(export_onnx(subject.model, ops=ops))
+    balance_attention(graph)
+    typed_model = to_half(graph, "fp16")
+    compiled = compile_graph(RTX, typed_model.SerializeToString(), BatchProfile(1, 2, 4), ("7.5", "8.6"))
+    layers, _ = parse_listing(compiled.listing)
+    assert activations(layers, typed_model.graph)["apart"] == []
+    # The expanded differences, (B K, C h w), never leave the layer that sums them: it expands, subtracts and sums.
+    parts = ("expand", "sub", "linalg_vector_norm")
+    whole = [layer for layer in layers if all(any(part in node for node in layer.nodes) for part in parts)]
+    assert len(whole) == 3
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from prn_fast.build import build_engine
 from prn_fast.build.candidate import GRAPH_RUN, BuildOptions
 from prn_fast.build.profiles import BatchProfile
-from prn_fast.build.tensorrt import ATTEMPTS
+from prn_fast.build.tensorrt import ATTEMPTS, MEASURED_IMAGES
 from prn_fast.build.verify import TOLERANCES
 from prn_fast.cli import bench
 from prn_fast.cli import build_engine as command
@@ -28,7 +28,7 @@ def test_the_package_says_what_was_built_and_what_was_not_run(rtx_package_path):
     assert entry["capabilities"] == ["8.9", "12.0"]
     assert entry["batch"] == "1:2:4"
     assert entry["versions"]["tensorrt-rtx"]
-    assert entry["calibration_images"] == 16
+    assert entry["calibration_images"] == MEASURED_IMAGES
     assert len(entry["graph_sha256"]) == 64
     assert entry["report"]["activations_apart"] == []
     folder = package.engine_folder(NAME)

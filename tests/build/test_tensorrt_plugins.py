@@ -1,5 +1,7 @@
 """The graph that TensorRT's ONNX parser is given: a node for each kernel, and together what the network computes."""
 
+from dataclasses import replace
+
 import onnx
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch.nn import functional
 
 from prn_fast.build.tensorrt_plugins import LOWERINGS, NAMESPACE, Lowering, lowerings_for, ops_for
 from prn_fast.build.tensorrt_plugins.plugins import PLUGINS
-from prn_fast.kernels import LEAN
+from prn_fast.kernels import LEAN, PUBLISHED
 from prn_fast.model.config import PRNConfig, preset
 from tests.build.interpreted_plugins import run_plugin
 from tests.build.plugin_graph import BATCH, CAPABILITY, attributes_of, exported, plugin_nodes, small_network, tensors_of
@@ -129,6 +131,8 @@ def test_one_table_says_what_becomes_of_every_operation():
     assert set(LOWERINGS) == set(LEAN.__dataclass_fields__)
     config = preset("r18")
     assert ops_for("tensorrt-rtx", config, CAPABILITY, BATCH) == LEAN
+    turing = ops_for("tensorrt-rtx", config, (7, 5), BATCH)
+    assert turing == replace(LEAN, prototype_residual=PUBLISHED.prototype_residual)
     plugins = ops_for("tensorrt", config, CAPABILITY, BATCH)
     for name, lowering in LOWERINGS.items():
         assert (getattr(plugins, name) == getattr(LEAN, name)) == (lowering["tensorrt"] == Lowering.NATIVE), name
@@ -144,7 +148,7 @@ def test_one_table_says_what_becomes_of_every_operation():
     ],
 )
 def test_attention_that_no_plugin_takes_is_native(config):
-    assert lowerings_for("tensorrt", config)["multi_size_attention"] == Lowering.NATIVE
+    assert lowerings_for("tensorrt", config, CAPABILITY)["multi_size_attention"] == Lowering.NATIVE
     assert ops_for("tensorrt", config, CAPABILITY, BATCH).multi_size_attention == LEAN.multi_size_attention
 
 
