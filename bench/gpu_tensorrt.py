@@ -3,7 +3,7 @@
     python -m prn_fast.bench.gpu_tensorrt PACKAGE.prn [--pycuda pycuda-2026.1.tar.gz]
 
 PACKAGE holds engines that `prn-build-engine` made elsewhere, such as portable ones of TensorRT-RTX. Wheels and pycuda's
-sdist are brought along; nothing is fetched. Each finding is one line of JSON. `bench/gpu_run.sh` runs this as a section.
+sdist are brought along; nothing is fetched. Each finding is one line of JSON. `bench/gpu_run.sh` has this as a section.
 """
 
 import argparse

@@ -50,7 +50,7 @@ class Reference:
 
     def __call__(self, images: NDArray[np.uint8]) -> Detections:
         """Detections of uint8 (N, S, S, C)."""
-        key = hashlib.sha256(images).digest()
+        key = hashlib.sha256(images.tobytes()).digest()
         if key not in self._known:
             self._progress(f"eager on {len(images)} validation images, to compare with")
             # One image at a time: the published formulation expands a batch by the number of prototypes.
