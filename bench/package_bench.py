@@ -17,9 +17,9 @@ from prn_fast.bench.environment import describe_environment
 from prn_fast.bench.memory import measure_memory
 from prn_fast.bench.network_only import network_milliseconds
 from prn_fast.bench.profile import profile
-from prn_fast.bench.report import BASELINE, Machine, Report, build_report, scenario_of
+from prn_fast.bench.report import BASELINE, Machine, Report, build_report
 from prn_fast.bench.runner import BenchResult, Checked, Progress, Settings, run_bench
-from prn_fast.bench.scenarios import SHARES, ScenarioRun, ScenarioSettings, images_per_second, run_scenarios
+from prn_fast.bench.scenarios import ScenarioRun, ScenarioSettings, images_per_second, run_scenarios
 from prn_fast.bench.scenarios.line_camera import check_geometry
 from prn_fast.bench.scenarios.loadgen import import_loadgen
 from prn_fast.bench.scenarios.subject import Subject
@@ -49,7 +49,8 @@ def bench_package(
         engine_names: such as "eager", "openvino:int8"; None is all that the package holds and all backends that need no
             build. Of those that are not named here, one that this machine cannot open is reported as unavailable.
         baselines: keys of `baselines.BASELINES`, measured beside the engines; one that cannot be opened is reported.
-        scenarios: what to run beyond the closed loops of `settings`; `settings.seconds` bounds all of it together.
+        settings: its seconds are for each engine in each scenario, and in each batch of a closed loop.
+        scenarios: what to run beyond the closed loops of `settings`.
         check_images: how many validation images to check on and to time with, good and anomalous in equal number
             where there are as many.
         command: the command line, for the report.
@@ -80,7 +81,7 @@ def bench_package(
     with ExitStack() as stack:
         engines, unavailable = _open_engines(package, engine_names, baselines, settings, stack)
         reference = engines.get(BASELINE) or stack.enter_context(open_engine(package, BASELINE))
-        closed = _closed_loop_seconds(settings, scenarios)
+        closed = settings.seconds * max(1, len(engines)) * len(settings.batches)
         timing = dataclasses.replace(settings, seconds=closed)
         result = run_bench(engines, reference, images, labels, timing, on_progress=on_progress)
         run = ScenarioRun()
@@ -174,12 +175,6 @@ def drop_faulty(result: BenchResult, run: ScenarioRun) -> None:
     run.results = [found for found in run.results if found.engine not in faulty]
 
 
-def _closed_loop_seconds(settings: Settings, scenarios: ScenarioSettings) -> float:
-    """What the closed loops get of the whole time."""
-    closed = sum(SHARES[scenario_of(batch)] for batch in settings.batches)
-    return settings.seconds * closed / max(1, closed + sum(SHARES[name] for name in scenarios.names))
-
-
 def _run_scenarios(
     engines: Mapping[str, Engine],
     result: BenchResult,
@@ -195,9 +190,7 @@ def _run_scenarios(
         for position, name in enumerate(checks)
     ]
     begin = time.monotonic()
-    run = run_scenarios(
-        subjects, scenarios, settings.seconds - result.seconds, seed=settings.seed, on_progress=on_progress
-    )
+    run = run_scenarios(subjects, scenarios, settings.seconds, seed=settings.seed, on_progress=on_progress)
     result.seconds += time.monotonic() - begin
     result.interrupted = run.interrupted
     for subject in subjects:

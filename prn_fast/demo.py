@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prn_fast.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to (re)make")
     parser.add_argument("--minutes", type=float, default=2.5, help="bound of training (default: 2.5)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="bound of the bench (default: 30)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of the bench, for each engine (default: 6)")
     arguments = parser.parse_args(argv)
 
     from rich.console import Console

@@ -22,8 +22,6 @@ from prn_fast.bench.scenarios.subject import Subject
 CLOSED_LOOPS = ("single-stream", "multi-stream")
 OPEN_LOOPS = ("offline", "server", "line-camera")
 SCENARIOS = CLOSED_LOOPS + OPEN_LOOPS
-# Shares of the time of a run; a search for a rate takes more than a throughput.
-SHARES = {"single-stream": 2, "multi-stream": 2, "offline": 1, "server": 3, "line-camera": 4}
 
 ScenarioResult = OfflineResult | ServerResult | LineCameraResult
 
@@ -77,19 +75,16 @@ def run_scenarios(
     """Run scenarios for engines in turn, a new random order each time; an engine that is found faulty gets no result.
 
     Args:
-        seconds: bound of all scenarios together; each gets its share of it.
+        seconds: for each engine in each scenario.
     Returns:
         The results; an interruption (ctrl-C) returns what had been found until then.
     """
     outcome = ScenarioRun()
-    total = sum(SHARES[name] for name in settings.names)
-    done = 0
-    for name in settings.names:
-        within = (done / total, SHARES[name] / total)
-        done += SHARES[name]
+    for position, name in enumerate(settings.names):
+        within = (position / len(settings.names), 1 / len(settings.names))
         meter = LoadMeter()
         try:
-            _run_one(name, subjects, settings, seconds * within[1], seed, within, on_progress, outcome)
+            _run_one(name, subjects, settings, seconds, seed, within, on_progress, outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
             break
@@ -113,24 +108,24 @@ def _run_one(
 ) -> None:
     begin = time.monotonic()
     rng = np.random.default_rng([seed, SCENARIOS.index(name)])
+    sound = [subject for subject in subjects if not subject.faults]
 
     def report(detail: str) -> None:
-        share = min(1.0, (time.monotonic() - begin) / seconds)
+        share = min(1.0, (time.monotonic() - begin) / (seconds * len(sound)))
         on_progress("scenarios", f"{name}, {detail}", within[0] + share * within[1])
 
-    sound = [subject for subject in subjects if not subject.faults]
     steps: list[_Steps] = []
     for subject in sound:
         report(f"{subject.name}, first calls")
         try:
-            steps.append(_prepare(name, subject, settings, seconds / len(sound)))
+            steps.append(_prepare(name, subject, settings, seconds))
         except Exception as error:
             # Whatever a backend raises is its fault, and must not cost the figures of the others.
             subject.faults.append(f"raised {type(error).__name__} in scenario {name}: {error}")
     everything = list(steps)
     # Each engine has its own budget, spent in turns, so that drift of the machine hits all alike.
     spent = {id(one): 0.0 for one in steps}
-    budget = max(0.0, seconds - (time.monotonic() - begin)) / max(1, len(steps))
+    budget = seconds - (time.monotonic() - begin) / max(1, len(steps))
     try:
         while steps:
             for index in rng.permutation(len(steps)):

@@ -34,7 +34,8 @@ BUFFERS = 8
 PATTERN_ROWS = 3
 KNOWN_TILES = 8
 FIRST_SHARE_OF_CAPACITY = 0.9
-MINIMUM_BLOCKS = 16  # twice the buffers: overload shows
+# As many as there are buffers; work that piles up shows sooner, and the run that confirms is twice as long.
+MINIMUM_BLOCKS = BUFFERS
 RUNS_IN_TIME = 10
 PILE_UP = 0.25  # of a block's interval: that much longer waits in the second half are a queue that grows
 

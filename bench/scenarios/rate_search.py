@@ -8,6 +8,7 @@ STEP = 1.3  # to the next rate while only one side is known; wider with each fai
 PRECISION = 0.04  # relative distance of the highest held and the lowest failed rate at the end
 RETREAT = 0.95  # after a confirming run that failed
 CONFIRM_TIMES = 2  # a confirming run is that many times longer than a search run
+FIRST_RUN_TIMES = 3  # the first run of a slow engine may take that many times the time that is left
 
 
 class Run(Protocol):
@@ -74,7 +75,7 @@ class RateSearch(Generic[SomeRun]):
             rate = self._confirm_at
         confirming = self._confirm_at is not None
         needed = self._needs(rate, CONFIRM_TIMES if confirming else 1)
-        if needed > seconds_left:
+        if needed > seconds_left * (1 if self.runs else FIRST_RUN_TIMES):
             self._give_up(needed)
             return False
         run = self._run(rate, needed)

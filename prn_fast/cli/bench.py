@@ -184,9 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds",
         type=_positive,
-        default=60.0,
-        help="bound of all timing together; checks, profiles and memory come on top, and every engine is called at "
-        "least a few times (default: 60)",
+        default=20.0,
+        help="for each engine in each scenario, and for each size of --batch; every engine is called at least a few "
+        "times, and checks, profiles and memory come on top (default: 20)",
     )
     parser.add_argument(
         "--p99-ms", type=_positive, default=100.0, metavar="MS", help="bound of the server scenario (default: 100)"

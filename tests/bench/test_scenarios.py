@@ -27,7 +27,7 @@ def subject(engine: ConvolutionEngine, name: str = "tested") -> Subject:
     return Subject(name, engine, images, known, np.random.default_rng(0))
 
 
-def run(*subjects: Subject, names: tuple[str, ...] = OPEN_LOOPS, seconds: float = 3.0) -> ScenarioRun:
+def run(*subjects: Subject, names: tuple[str, ...] = OPEN_LOOPS, seconds: float = 0.6) -> ScenarioRun:
     settings = ScenarioSettings(names, SETTINGS.batch, SETTINGS.p99_ms, SETTINGS.camera_width, SETTINGS.overlap)
     return run_scenarios(subjects, settings, seconds)
 
@@ -126,7 +126,8 @@ def test_no_rate_over_the_most_is_tried() -> None:
 
 def test_a_search_without_time_says_so() -> None:
     search = RateSearch(10.0, 1.0, 100, lambda rate, seconds: Held(rate, True))
-    assert not search.step(seconds_left=9.0)
+    # The first run of a slow engine may take three times as long as it should.
+    assert not search.step(seconds_left=3.0)
     assert search.held is None
     assert search.reason is not None
     assert "needs 10 s" in search.reason

@@ -25,7 +25,7 @@ def run(package: Path, outputs: tuple[Path, Path], *more: str) -> tuple[int, dic
     """Exit code, JSON report (checked by its schema) and page of a short run."""
     json_path, html_path = outputs
     files = ["--json", str(json_path), "--html", str(html_path)]
-    code = main([str(package), "--seconds", "1", "--check-images", "12", *files, *more])
+    code = main([str(package), "--seconds", "0.3", "--check-images", "12", *files, *more])
     report = json.loads(json_path.read_text())
     jsonschema.validate(report, json.loads(SCHEMA_PATH.read_text()))
     return code, report, html_path.read_text()
@@ -95,7 +95,7 @@ def test_an_interruption_still_writes_the_report(
 def test_all_scenarios(built_package_path: Path, outputs: tuple[Path, Path], tmp_path: Path) -> None:
     tables = tmp_path / "tables.md"
     code, report, page = run(
-        built_package_path, outputs, "--engines", "eager,openvino:fp32", "--scenario", "all", "--seconds", "4",
+        built_package_path, outputs, "--engines", "eager,openvino:fp32", "--scenario", "all", "--seconds", "1",
         "--camera-width", "128", "--overlap", "8", "--p99-ms", "5000", "--markdown", str(tables),
     )  # fmt: skip
     assert code == 0
