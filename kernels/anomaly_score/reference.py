@@ -32,8 +32,13 @@ def anomaly_score(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     check_logits(logits)
     maps = torch.sigmoid(logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32)))
+    return image_scores(maps), maps
+
+
+def image_scores(maps: Tensor) -> Tensor:
+    """The mean of the 100 largest pixels of each map, (B, H, W) to (B,); NaN where a map holds NaN."""
     # topk takes NaN for the largest.
-    return torch.topk(maps.flatten(1), TOP_PIXELS, dim=1).values.mean(dim=1), maps
+    return torch.topk(maps.flatten(1), TOP_PIXELS, dim=1).values.mean(dim=1)
 
 
 def check_logits(logits: Tensor) -> None:

@@ -20,7 +20,9 @@ from prn_fast.cli.common import command, require_training
 from prn_fast.errors import ConfigError, DataError, PackageError
 
 if TYPE_CHECKING:
+    from prn_fast.data.duplicates import Fingerprint
     from prn_fast.data.samples import Sample
+    from prn_fast.engine.base import Engine
     from prn_fast.package import Package
     from prn_fast.training.evaluation import Evaluation
     from prn_fast.training.evaluation import Progress as OnProgress
@@ -31,7 +33,7 @@ With --data (or the folder that the package was trained on): figures over all im
 as a table, as JSON, and a sheet of pictures. Anomalies that training has seen are left out, and so are other pictures
 of the same parts.
 With --images: score and verdict of each image, as CSV and JSON lines, and its anomaly map as a grey PNG
-(0 to 255 for 0 to 1, at the network's resolution)."""
+(0 to 255 for 0 to 1, at the network's resolution; of a package trained on tiles, at the image's)."""
 
 RESULT_FORMAT = 1
 # What a figure's reader wants to know of the training; the rest, such as folders, stays in the package.
@@ -63,6 +65,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="good images in a shift, for the expected number of false alarms (default: 10000)",
     )
+    parser.add_argument(
+        "--flips",
+        action="store_true",
+        help="take the mean of the maps of each image and its three mirror images: four times slower; thresholds are "
+        "calibrated anew, on the package's validation split",
+    )
     parser.add_argument("--engine", metavar="NAME", help="such as openvino:int8 (default: the package's best)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="for results (default: NAME-eval or NAME-predictions)"
@@ -82,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if arguments.images and (arguments.json or arguments.sheet):
         raise ConfigError("--json and --sheet belong to an evaluation; with --images give --output only")
+    if arguments.images and arguments.flips:
+        raise ConfigError("--flips belongs to an evaluation; leave it out with --images")
     for file in (arguments.json, arguments.sheet):
         if file and file.is_dir():
             raise ConfigError(f"{file}: is a folder; name a file")
@@ -95,14 +105,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: str, console: Console) -> None:
+    from prn_fast.data.duplicates import Fingerprint
+    from prn_fast.data.image_tiles import tile_count
     from prn_fast.data.layouts import AUTO, load_inspection_set
     from prn_fast.engine import open_engine
     from prn_fast.environment import commit
     from prn_fast.package import now
-    from prn_fast.training.evaluation import evaluate, leave_out_seen
+    from prn_fast.training.evaluation import evaluate, leave_out_seen, shown_path
+    from prn_fast.training.mirrored import MirroredEngine
     from prn_fast.training.sheet import write_sheet
 
     threshold, pixel_threshold = _threshold(package, arguments), package.calibration("pixel_threshold")
+    calibration = package.manifest["calibration"]
     root = arguments.data or _training_data(package)
     seen = _training(package, "seen")
     layout = arguments.format or package.manifest["training"].get("layout", AUTO)
@@ -110,7 +124,15 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     # Where a set has anomalies of its own for training, those that were seen are not among the test images.
     samples, left_out = leave_out_seen((*inspection.test, *inspection.anomalies), inspection.root, seen)
     samples = tuple(sample for sample in samples if sample not in inspection.anomalies)
-    samples, duplicates = _leave_out_duplicates(samples, left_out)
+    kept = package.manifest["training"].get("seen_fingerprints")
+    known = left_out if kept is None else [Fingerprint.from_dict(values) for values in kept]
+    samples, duplicates = _leave_out_duplicates(samples, known)
+    overlap = _tile_overlap(package)
+    tiles = 1.0
+    if overlap is not None:
+        # A good image is called defective where one of its tiles is.
+        tiles = float(np.mean([tile_count(sample.path, package.config.image_size, overlap) for sample in samples]))
+        threshold = _threshold(package, arguments, tiles)
     defects = sum(sample.label for sample in samples)
     if defects in (0, len(samples)):
         raise DataError(
@@ -122,14 +144,33 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     for file in (json_file, sheet_file):
         _folder(file.parent)
 
-    with open_engine(package, arguments.engine) as engine, _progress(console, engine.name) as progress:
-        evaluation = evaluate(engine, samples, threshold=threshold, pixel_threshold=pixel_threshold, progress=progress)
+    with open_engine(package, arguments.engine) as opened:
+        engine: Engine = opened
+        if arguments.flips:
+            engine = MirroredEngine(opened)
+            calibration = _calibrated(engine, package, arguments, tiles)
+            threshold, pixel_threshold = calibration["threshold"], calibration["pixel_threshold"]
+        with _progress(console, engine.name) as progress:
+            evaluation = evaluate(
+                engine,
+                samples,
+                threshold=threshold,
+                pixel_threshold=pixel_threshold,
+                tile_overlap=overlap,
+                progress=progress,
+            )
 
     result = {
         "format": RESULT_FORMAT,
         "package": {"name": package.path.name, "digest": package.digest, "prn_fast": package.manifest["prn_fast"]},
         "data": str(root),
         "seen": {"listed": len(seen), "left_out": len(left_out), "near_duplicates": len(duplicates)},
+        "tiles": None if overlap is None else {"overlap": overlap, "per_image": tiles},
+        "left_out": [
+            {"path": shown_path(sample.path, inspection.root), "why": why}
+            for why, samples_out in (("seen", left_out), ("near duplicate of a seen one", duplicates))
+            for sample in samples_out
+        ],
         "strangers": _strangers(evaluation, samples, inspection.train),
         "training": {name: value for name, value in package.manifest["training"].items() if name in _TOLD_OF_TRAINING},
         "date": now(),
@@ -142,26 +183,30 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     write_sheet(evaluation, sheet_file, f"{package.path.name} on {root.resolve().name}, {evaluation.engine}")
 
     _print_evaluation(evaluation, console)
-    if "normal_tail" in package.manifest["calibration"]:
-        console.print(_shift_line(package.manifest["calibration"], threshold, arguments.shift), highlight=False)
+    if "normal_tail" in calibration:
+        console.print(_shift_line(calibration, threshold, arguments.shift, tiles), highlight=False)
     if seen:
-        console.print(_seen_line(len(seen), len(left_out), len(duplicates)), highlight=False)
+        console.print(_seen_line(len(seen), len(left_out), len(duplicates), kept is not None), highlight=False)
     console.print(_strangers_line(result["strangers"], result["confusion"]), highlight=False)
     console.print(f"figures: {json_file}\npictures: {sheet_file}", highlight=False, soft_wrap=True)
 
 
 def _predict(package: "Package", arguments: argparse.Namespace, console: Console) -> None:
     from prn_fast.data.folders import find_images
+    from prn_fast.data.image_tiles import tile_count
     from prn_fast.data.images import write_image
     from prn_fast.engine import open_engine
     from prn_fast.training.evaluation import predict
 
-    threshold, root = _threshold(package, arguments), arguments.images
+    threshold, root, overlap = _threshold(package, arguments), arguments.images, _tile_overlap(package)
     output = arguments.output or _beside(package, "predictions")
     # Maps are images too: the next run over the same folder would take them for pictures to inspect.
     if output.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"{output}: lies in the folder of images {root}; choose an output outside of it")
     paths = find_images(root)
+    if overlap is not None:
+        tiles = float(np.mean([tile_count(path, package.config.image_size, overlap) for path in paths]))
+        threshold = _threshold(package, arguments, tiles)
     maps = _folder(output / "maps")
 
     defects = 0
@@ -174,7 +219,7 @@ def _predict(package: "Package", arguments: argparse.Namespace, console: Console
         name = engine.name
         table = csv.DictWriter(csv_file, ("path", "score", "verdict", "map"))
         table.writeheader()
-        for prediction in predict(engine, paths, threshold=threshold, progress=progress):
+        for prediction in predict(engine, paths, threshold=threshold, tile_overlap=overlap, progress=progress):
             path = prediction.path.relative_to(root)
             # The suffix stays in the name: part.jpg and part.png may lie side by side.
             map_file = maps / path.with_name(f"{path.name}.png")
@@ -228,19 +273,20 @@ def _interval(count: int, total: int) -> str:
     return f"{low:.1%} to {high:.1%}"
 
 
-def _shift_line(calibration: Mapping[str, Any], threshold: float, images: int) -> str:
+def _shift_line(calibration: Mapping[str, Any], threshold: float, images: int, tiles: float) -> str:
     from prn_fast.training.calibration import expected_false_alarm_rate
 
-    rate = expected_false_alarm_rate(calibration, threshold)
-    bound = " or more" if rate >= calibration["normal_tail"]["share"] else ""
+    tile_rate = expected_false_alarm_rate(calibration, threshold)
+    rate = min(1.0, tiles * tile_rate)
+    bound = " or more" if tile_rate >= calibration["normal_tail"]["share"] else ""
     return (
         f"expected in a shift of {images:,} good images: {rate * images:,.0f}{bound} false alarms "
-        f"({rate:.2%}, reckoned from {calibration['normals']} held-out normal images)"
+        f"({rate:.2%}, reckoned from {calibration['normals']} held-out normal {'images' if tiles == 1.0 else 'tiles'})"
     )
 
 
 def _leave_out_duplicates(
-    samples: Sequence["Sample"], seen: Sequence["Sample"]
+    samples: Sequence["Sample"], seen: Sequence["Sample | Fingerprint"]
 ) -> tuple[tuple["Sample", ...], tuple["Sample", ...]]:
     """Part near duplicates of seen anomalies from what may be scored: (rest, duplicates)."""
     from prn_fast.data.duplicates import near_duplicates
@@ -273,11 +319,23 @@ def _strangers_line(strangers: Mapping[str, int | float | None], counts: Mapping
     )
 
 
-def _seen_line(listed: int, left_out: int, duplicates: int) -> str:
+def _calibrated(engine: "Engine", package: "Package", arguments: argparse.Namespace, tiles: float) -> dict[str, Any]:
+    """What scores mean where they are not those that the package was calibrated with."""
+    from prn_fast.training.calibration import FALSE_ALARM_RATE, calibrate
+
+    validation = package.validation()
+    kept = package.manifest["calibration"].get("false_alarm_rate", FALSE_ALARM_RATE)
+    rate = kept if arguments.false_alarm_rate is None else arguments.false_alarm_rate
+    return calibrate(engine.infer(validation.images), validation, rate / tiles)
+
+
+def _seen_line(listed: int, left_out: int, duplicates: int, known: bool) -> str:
     line = f"left out: {left_out} anomalies that training has seen"
     if duplicates:
         line += f", and other pictures of the same parts: {duplicates}"
-    if left_out < listed:
+    if left_out < listed and known:
+        line += f" (the package lists {listed}; the others were looked for under other names, by what it keeps of them)"
+    elif left_out < listed:
         line += (
             f" [bold](the package lists {listed}; the others are not in this folder under those names: "
             "make sure that they are not here under other names)[/]"
@@ -293,14 +351,23 @@ def _progress(console: Console, name: str) -> Iterator["OnProgress"]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _threshold(package: "Package", arguments: argparse.Namespace) -> float:
-    if arguments.false_alarm_rate is None:
+def _tile_overlap(package: "Package") -> int | None:
+    """The overlap of the tiles that the package was trained on; None where images were resized."""
+    tiles = package.manifest["training"].get("tiles")
+    return None if tiles is None else int(tiles["overlap"])
+
+
+def _threshold(package: "Package", arguments: argparse.Namespace, tiles: float = 1.0) -> float:
+    """The wanted or the package's threshold; with several tiles an image, for the wanted rate of images."""
+    if arguments.false_alarm_rate is None and tiles == 1.0:
         return package.calibration("threshold")
     from prn_fast.training.calibration import threshold_for
 
     if "normal_tail" not in package.manifest["calibration"]:
         raise PackageError(f"{package.path}: its calibration has no normal_tail; train the package again")
-    return threshold_for(package.manifest["calibration"], arguments.false_alarm_rate)
+    calibration = package.manifest["calibration"]
+    wanted = calibration["false_alarm_rate"] if arguments.false_alarm_rate is None else arguments.false_alarm_rate
+    return threshold_for(calibration, wanted / tiles)
 
 
 def _training(package: "Package", name: str) -> Any:

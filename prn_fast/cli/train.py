@@ -45,6 +45,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="start from the weights of a package: of a similar product, or of smaller images (quicker to train on)",
     )
     parser.add_argument("--image-size", type=int, default=256, help="side, a multiple of 64 (default: 256)")
+    parser.add_argument(
+        "--tiles",
+        action="store_true",
+        help="cut images into overlapping tiles of that side instead of resizing them, for small defects in large "
+        "images; prn-eval then does so, too",
+    )
     parser.add_argument("--channels", type=int, choices=(1, 3), help="grey or colour (default: as the images are)")
     parser.add_argument(
         "--projection",
@@ -120,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     from prn_fast.training.settings import Settings
 
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)}
-    changes = {
+    changes: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
     }
     settings = Settings(
@@ -129,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         layout=arguments.format,
         preset=arguments.preset,
         image_size=arguments.image_size,
+        tiles=arguments.tiles,
         image_channels=arguments.channels,
         projection=arguments.projection,
         residual=arguments.residual,

@@ -3,8 +3,12 @@
 A part that training has seen must not be scored, under whatever name its other pictures are filed.
 """
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
 
 import cv2
 import numpy as np
@@ -23,17 +27,48 @@ _WINDOW = _SIDE - 2 * _SHIFT
 _LEAST_NORM = 1e-3
 
 
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """What is kept of an image, so that it and its near duplicates are known again without it.
+
+    Attributes:
+        sha256: of the file, hex.
+        picture: uint8 (48, 48), grey.
+    """
+
+    sha256: str
+    picture: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, sample: Sample) -> Self:
+        """Of an image file; a DataError if it cannot be read."""
+        picture = resize_image(read_image(sample.path, 1), _SIDE)[:, :, 0]
+        return cls(hashlib.sha256(sample.path.read_bytes()).hexdigest(), picture)
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready: the picture's rows in base64."""
+        return {"sha256": self.sha256, "picture": base64.b64encode(self.picture.tobytes()).decode()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, str]) -> Self:
+        """Inverse of `to_dict`."""
+        pixels = np.frombuffer(base64.b64decode(values["picture"]), np.uint8)
+        return cls(values["sha256"], pixels.reshape(_SIDE, _SIDE))
+
+
 def near_duplicates(
-    candidates: Sequence[Sample], of: Sequence[Sample], others: Sequence[Sample] = ()
+    candidates: Sequence[Sample], of: Sequence[Sample | Fingerprint], others: Sequence[Sample] = ()
 ) -> tuple[Sample, ...]:
     """Candidates that show the same part as one of `of`.
 
     Two images are near duplicates where their likeness is `NEAR` or above, and above that to any of `others`: where a
-    product's parts all look alike, as those of one mould do, likeness alone says nothing.
+    product's parts all look alike, as those of one mould do, likeness alone says nothing. A copy of the file is one in
+    any case. Renamed, encoded again, in other light, or in a crop that differs by a few hundredths of the side, a part
+    is found; mirrored, turned, or in a crop that differs by more, it is not.
 
     Args:
         candidates: images to choose from.
-        of: images that they may be duplicates of.
+        of: images that they may be duplicates of, or what was kept of them.
         others: images of other parts of the product.
     Returns:
         Those found, in the order of `candidates`.
@@ -42,26 +77,29 @@ def near_duplicates(
     """
     if not candidates or not of:
         return ()
-    usual = likeness(others, of).max(axis=0) if others else np.full(len(of), -1.0, np.float32)
-    found = likeness(candidates, of)
-    near = np.flatnonzero(((found >= NEAR) & (found > usual)).any(axis=1))
+    known = _fingerprints(of)
+    usual = likeness(others, known).max(axis=0) if others else np.full(len(of), -1.0, np.float32)
+    prints = _fingerprints(candidates)
+    found = likeness(prints, known)
+    copies = np.isin([one.sha256 for one in prints], [one.sha256 for one in known])
+    near = np.flatnonzero(copies | ((found >= NEAR) & (found > usual)).any(axis=1))
     return tuple(candidates[index] for index in near.tolist())
 
 
-def likeness(samples: Sequence[Sample], of: Sequence[Sample]) -> NDArray[np.float32]:
+def likeness(images: Sequence[Sample | Fingerprint], of: Sequence[Sample | Fingerprint]) -> NDArray[np.float32]:
     """How much images look alike, whatever the light and a small difference in their crop.
 
     Each image is taken at 48 x 48, grey, less its own blur. The likeness of two is their correlation, the largest over
     shifts by up to 2 pixels.
 
     Args:
-        samples, of: N and M images of any size, none of them empty.
+        images, of: N and M images of any size, none of them empty.
     Returns:
         float32 (N, M), -1..1; 0 where one of the two has no structure.
     Raises:
         DataError: an unreadable image.
     """
-    details, known = _details(samples), _details(of)
+    details, known = _details(images), _details(of)
     centres = _unit(details[:, _SHIFT : _SHIFT + _WINDOW, _SHIFT : _SHIFT + _WINDOW])
     shifts = [(down, right) for down in range(2 * _SHIFT + 1) for right in range(2 * _SHIFT + 1)]
     return np.max(
@@ -69,14 +107,14 @@ def likeness(samples: Sequence[Sample], of: Sequence[Sample]) -> NDArray[np.floa
     )
 
 
-def _details(samples: Sequence[Sample]) -> NDArray[np.float32]:
+def _fingerprints(images: Sequence[Sample | Fingerprint]) -> list[Fingerprint]:
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(_detail, samples)))
+        return list(pool.map(lambda one: one if isinstance(one, Fingerprint) else Fingerprint.of(one), images))
 
 
-def _detail(sample: Sample) -> NDArray[np.float32]:
-    small = resize_image(read_image(sample.path, 1), _SIDE)[:, :, 0].astype(np.float32)
-    return np.asarray(small - cv2.GaussianBlur(small, (0, 0), _BLUR), np.float32)
+def _details(images: Sequence[Sample | Fingerprint]) -> NDArray[np.float32]:
+    pictures = (one.picture.astype(np.float32) for one in _fingerprints(images))
+    return np.stack([picture - cv2.GaussianBlur(picture, (0, 0), _BLUR) for picture in pictures])
 
 
 def _unit(windows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,12 +14,12 @@ from prn_fast.linescan.core import Tiler
 from prn_fast.linescan.defects import Defect, DefectTracker, Scale, SeverityLimits
 from prn_fast.linescan.pixels import engine_pixels
 from prn_fast.linescan.stitching import Stitched, StripStitcher
+from prn_fast.model.config import TILE_OVERLAP
 
 if TYPE_CHECKING:
     from prn_fast.linescan.core import Strip
     from prn_fast.package import Package
 
-DEFAULT_OVERLAP = 32
 _CROP_MARGIN = 16
 
 
@@ -37,7 +37,7 @@ class Settings:
         crops: attach to each defect the picture around it.
     """
 
-    overlap: int = DEFAULT_OVERLAP
+    overlap: int = TILE_OVERLAP
     threshold: float | None = None
     min_area: int = 16
     max_defect_lines: int = 2048

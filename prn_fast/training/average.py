@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of a network that follows it: average <- d average + (1 - d) weights, at each `update_parameters`.
@@ -16,7 +18,7 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def follow(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int) -> None:
+    def follow(averages: Tensors, weights: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
         share = 1.0 - min(decay, (1 + n) / (10 + n))
         for average, weight in zip(averages, weights, strict=True):

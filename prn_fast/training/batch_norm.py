@@ -33,6 +33,11 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         mean = SumOverProcesses.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
         variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        # As `nn.BatchNorm2d` makes them by default; the networks here have no others.
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)

@@ -6,13 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from prn_fast.data.images import read_image, resize_image
-from prn_fast.data.samples import Sample, load_samples
+from prn_fast.data.image_tiles import cut_image, stitch_maps
+from prn_fast.data.images import read_image, resize_image, resize_mask
+from prn_fast.data.samples import Sample, load_sample, load_samples
 from prn_fast.engine.base import Engine
 from prn_fast.errors import ConfigError, DataError
+from prn_fast.kernels.anomaly_score.reference import image_scores
 from prn_fast.training.metrics import ImageMetrics, PixelMetrics, image_metrics, pixel_metrics
 
 Progress = Callable[[int, int], None]
@@ -131,7 +135,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Verdict on an image without label; `map` is float32 (S, S), 0..1."""
+    """Verdict on an image without label; `map` is float32 (S, S), or of the tiled image's shape, 0..1."""
 
     path: Path
     score: float
@@ -145,6 +149,7 @@ def evaluate(
     *,
     threshold: float,
     pixel_threshold: float,
+    tile_overlap: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run an engine over labelled images, batch by batch, and take all figures.
@@ -154,6 +159,9 @@ def evaluate(
         samples: good images and defects with masks; both must occur. What training has seen must not be here.
         threshold: image score at or above which an image counts as defect.
         pixel_threshold: map value at or above which a pixel counts as defect.
+        tile_overlap: None resizes images to the engine's size. With it, each is cut into tiles of that size, which
+            overlap by so many pixels; its score is that of the stitched map, and pixel figures are taken on that map
+            resized to the engine's size, so that they compare with those of resized images.
         progress: called after each batch.
     Raises:
         DataError: no samples, no good or no defect images, a defect without mask, or unreadable files.
@@ -168,12 +176,20 @@ def evaluate(
     side, total = engine.image_size, len(samples)
     scores = np.empty(total, np.float32)
     maps = np.empty((total, side, side), np.float32)
-    masks = np.empty((total, side, side), bool)
-    for start in range(0, total, engine.batch):
-        part = slice(start, start + engine.batch)
-        images, masks[part] = load_samples(samples[part], side, engine.image_channels)
-        detections = engine.infer(images)
-        scores[part], maps[part] = detections.scores, detections.maps
+    masks = np.zeros((total, side, side), bool)
+    step = engine.batch if tile_overlap is None else 1
+    for start in range(0, total, step):
+        part = slice(start, start + step)
+        if tile_overlap is None:
+            images, masks[part] = load_samples(samples[part], side, engine.image_channels)
+            detections = engine.infer(images)
+            scores[part], maps[part] = detections.scores, detections.maps
+        else:
+            image, mask = load_sample(samples[start], engine.image_channels)
+            scores[start], stitched = infer_tiles(engine, image, tile_overlap)
+            maps[start] = cv2.resize(stitched, (side, side), interpolation=cv2.INTER_AREA)
+            if mask is not None:
+                masks[start] = resize_mask(mask, side)
         if progress:
             progress(min(part.stop, total), total)
 
@@ -199,16 +215,41 @@ def evaluate(
     )
 
 
+def infer_tiles(engine: Engine, image: NDArray[np.uint8], overlap: int) -> tuple[float, NDArray[np.float32]]:
+    """Score and map of an image (H, W, C) of any size, from tiles of the engine's size.
+
+    Returns:
+        the score, by its one definition, of the stitched map; and this map, at the image's `tiled_shape`.
+    """
+    maps = engine.infer(cut_image(image, engine.image_size, overlap)).maps
+    stitched = stitch_maps(maps, (image.shape[0], image.shape[1]), overlap)
+    return float(image_scores(torch.from_numpy(stitched)[None])), stitched
+
+
 def predict(
-    engine: Engine, paths: Sequence[Path], *, threshold: float, progress: Progress | None = None
+    engine: Engine,
+    paths: Sequence[Path],
+    *,
+    threshold: float,
+    tile_overlap: int | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Prediction]:
     """Verdicts on images without labels, in the order given; one batch at a time is in memory.
+
+    With `tile_overlap`, images are cut into tiles, as in `evaluate`.
 
     Raises:
         DataError: an unreadable image. EngineError: a score or map that is not finite. ConfigError: a threshold
         that is not finite.
     """
     _require_thresholds(threshold)
+    if tile_overlap is not None:
+        for done, path in enumerate(paths, start=1):
+            score, stitched = infer_tiles(engine, read_image(path, engine.image_channels), tile_overlap)
+            yield Prediction(path, score, score >= threshold, stitched)
+            if progress:
+                progress(done, len(paths))
+        return
     for start in range(0, len(paths), engine.batch):
         part = paths[start : start + engine.batch]
         images = [resize_image(read_image(path, engine.image_channels), engine.image_size) for path in part]

@@ -13,10 +13,14 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prn_fast.environment import commit
 from prn_fast.errors import PRNError
 from prn_fast.model.config import PRESETS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WARM_UP = 2
 
@@ -50,34 +54,35 @@ def measure(data: Path, preset: str, image_size: int, batches: int, workers: int
         settings = Settings(data, Path(folder) / "unused.prn", preset=preset, image_size=image_size, workers=workers)
         run, _ = prepare_run(settings, Console(quiet=True))
     run.module.train()
-    kept, taken, loading = [], 0, 0.0
+    kept: list[tuple[Tensor, Tensor]] = []
+    taken, loading = 0, 0.0
     epoch = 0
     while taken < WARM_UP + batches:
         run.dataset.set_epoch(epoch)
         run.sampling.start_epoch(epoch)
         start = time.perf_counter()
-        for batch in run.loader:
+        for images, masks in run.loader:
             if taken >= WARM_UP:
                 loading += time.perf_counter() - start
-            kept = [*kept[-3:], batch]
+            kept = [*kept[-3:], (images, masks)]
             taken += 1
             if taken == WARM_UP + batches:
                 break
             start = time.perf_counter()
         epoch += 1
-    images = len(kept[0][0])
+    count = len(kept[0][0])
     for _ in range(WARM_UP):
-        run.train_step(*kept[0], run.recipe.learning_rate)
+        run.train_step(*kept[0], rate=run.recipe.learning_rate)
     # A step ends with its loss on the host: nothing is left to run.
     start = time.perf_counter()
     for index in range(batches):
-        run.train_step(*kept[index % len(kept)], run.recipe.learning_rate)
+        run.train_step(*kept[index % len(kept)], rate=run.recipe.learning_rate)
     stepping = time.perf_counter() - start
     speed = LoaderSpeed(
-        loader=round(batches * images / loading, 1),
-        step=round(batches * images / stepping, 1),
+        loader=round(batches * count / loading, 1),
+        step=round(batches * count / stepping, 1),
         loader_share=round(loading / (loading + stepping), 4),
-        batch=images,
+        batch=count,
         workers=workers,
         batches=batches,
     )

@@ -21,7 +21,7 @@ from prn_fast.engine.base import Detections
 from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import ConfigError
 from prn_fast.kernels import FUSED, LEAN
-from prn_fast.model.config import PRNConfig, preset
+from prn_fast.model.config import TILE_OVERLAP, PRNConfig, preset
 from prn_fast.model.prn import PRN
 from prn_fast.model.prototypes import cluster_prototypes, prototype_count
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
@@ -90,9 +90,10 @@ def prepare_run(settings: Settings, console: Console | None = None) -> tuple["Ru
     clock = Clock(fabric)
     torch.manual_seed(settings.seed)
     split = prepare_split(settings, recipe, inspection, config)
+    pieces = "tiles" if settings.tiles else "images"
     console.print(
         f"[bold]{settings.preset}[/], {config.image_size} px, {'grey' if channels == 1 else 'RGB'}: "
-        f"{len(split.normals)} normal images to train on, {len(split.validation.labels)} to validate, "
+        f"{len(split.normals)} normal {pieces} to train on, {len(split.validation.labels)} to validate, "
         f"{len(split.seen)} seen anomalies"
     )
     model, missing = prepare_model(settings, recipe, config, split, fabric, console)
@@ -112,7 +113,7 @@ def prepare_model(
     settings: Settings, recipe: Recipe, config: PRNConfig, split: Split, fabric: Fabric, console: Console
 ) -> tuple[PRN, list[str]]:
     """The network with its pretrained backbone and its prototypes; also the names of backbone weights it lacks."""
-    count = prototype_count(len(split.normals), recipe.prototypes)
+    count = prototype_count(split.images, recipe.prototypes)
     # On a GPU the Triton kernels train too, as their backward is theirs.
     ops = FUSED if fabric.device.type == "cuda" else LEAN
     model = PRN(dataclasses.replace(config, prototypes=(count, count, count)), ops)
@@ -220,7 +221,10 @@ class Run:
     @property
     def kept(self) -> PRN:
         """The network that is validated and packaged: the moving average, where there is one."""
-        return self.model if self.average is None else self.average.module
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, PRN)
+        return self.average.module
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -429,9 +433,11 @@ class Run:
                 "data": str(self.settings.data.resolve()),
                 "layout": self.settings.layout,
                 "preset": self.settings.preset,
+                "tiles": {"overlap": TILE_OVERLAP} if self.settings.tiles else None,
                 "seed": self.settings.seed,
                 "seen": list(self.split.seen),
-                "normals": len(self.split.normals),
+                "seen_fingerprints": [fingerprint.to_dict() for fingerprint in self.split.fingerprints],
+                "normals": self.split.images,
                 "textures": "generated" if self.settings.textures is None else str(self.settings.textures.resolve()),
                 "start": None if self.settings.start is None else str(self.settings.start.resolve()),
                 "backbone_weights": "published"

@@ -22,7 +22,8 @@ class Settings:
         layout: how the folder is laid out, a key of `LAYOUTS`, or "auto".
         output: the package to write, NAME.prn.
         preset: key of `PRESETS`.
-        image_size: side to which images are resized.
+        image_size: side to which images are resized, or of the tiles that they are cut into.
+        tiles: cut images into overlapping tiles instead of resizing them.
         image_channels: 1 or 3; None takes the first training image's.
         projection, residual: fields of `PRNConfig`.
         minutes: bound of the whole run, the final validation included; None trains all epochs.
@@ -43,6 +44,7 @@ class Settings:
     layout: str = AUTO
     preset: str = "lite0"
     image_size: int = 256
+    tiles: bool = False
     image_channels: int | None = None
     projection: ProjectionKind = "elementwise"
     residual: ResidualKind = "square"

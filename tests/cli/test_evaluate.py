@@ -11,12 +11,16 @@ import pytest
 from PIL import Image
 
 from prn_fast.cli.evaluate import main
+from prn_fast.data.duplicates import Fingerprint
+from prn_fast.data.images import read_image, resize_image
 from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.samples import load_samples
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.engine import open_engine
 from prn_fast.package import Package, ValidationSet, serialize_manifest
-from tests.small_package import SIDE, small_config, small_model
+from prn_fast.training.calibration import calibrate
+from prn_fast.training.mirrored import MirroredEngine
+from tests.small_package import SIDE, small_config, small_model, write_package
 
 SEEN = 2
 
@@ -126,6 +130,46 @@ def test_other_pictures_of_a_seen_part_and_of_a_training_part_are_told(
     printed = " ".join(capsys.readouterr().out.split())
     assert f"left out: {SEEN} anomalies that training has seen, and other pictures of the same parts: 1" in printed
     assert "good images of parts that no training image shows: 5 of 6; with these alone, AUROC" in printed
+
+
+def test_renamed_copies_are_left_out_where_the_package_keeps_fingerprints(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = Path(shutil.copytree(surfaces, tmp_path / "copy"))
+    samples = {sample.path.relative_to(data).as_posix(): sample for sample in load_mvtec(data).test}
+    training = package.manifest["training"]
+    seen = [samples[name] for name in training["seen"]]
+    kept = [Fingerprint.of(sample).to_dict() for sample in seen]
+    path = rewritten(package, tmp_path / "kept.prn", training={**training, "seen_fingerprints": kept})
+    for number, sample in enumerate(seen):
+        sample.path.rename(sample.path.with_stem(f"90{number}"))
+        sample.mask.rename(sample.mask.with_stem(f"90{number}_mask"))
+    assert main([str(path), "--data", str(data), "--output", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["seen"] == {"listed": SEEN, "left_out": 0, "near_duplicates": SEEN}
+    left_out = {row["path"]: row["why"] for row in result["left_out"]}
+    assert set(left_out.values()) == {"near duplicate of a seen one"}
+    assert {Path(name).stem for name in left_out} == {f"90{number}" for number in range(SEEN)}
+    assert len(result["images"]) == 5 + 9 - SEEN
+    assert "looked for under other names" in " ".join(capsys.readouterr().out.split())
+
+
+def test_flips_are_scored_by_a_calibration_of_their_own(surfaces: Path, tmp_path: Path) -> None:
+    package = write_package(tmp_path / "small.prn")
+    arguments = [str(package.path), "--data", str(surfaces), "--engine", "eager", "--flips"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    flips = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert flips["engine"] == "eager, flips"
+    validation = package.validation()
+    with open_engine(package, "eager") as engine:
+        mirrored = MirroredEngine(engine)
+        expected = calibrate(mirrored.infer(validation.images), validation)
+        samples = [surfaces / image["path"] for image in flips["images"]]
+        images = np.stack([resize_image(read_image(path, 1), SIDE) for path in samples])
+        scores = mirrored.infer(images).scores
+    assert flips["threshold"] == pytest.approx(expected["threshold"], rel=1e-4)
+    assert flips["pixel_threshold"] == pytest.approx(expected["pixel_threshold"], rel=1e-4)
+    np.testing.assert_allclose([image["score"] for image in flips["images"]], scores, rtol=1e-4)
 
 
 def test_seen_anomalies_that_are_not_found_are_reported(
@@ -277,6 +321,7 @@ def test_options_that_do_not_go_together(
 ) -> None:
     arguments = [str(package.path), "--images", str(surfaces), "--json", str(tmp_path / "a.json")]
     assert "belong to an evaluation" in error_of(arguments, capsys)
+    assert "leave it out" in error_of([str(package.path), "--images", str(surfaces), "--flips"], capsys)
     assert "name a file" in error_of([str(package.path), "--sheet", str(tmp_path)], capsys)
 
 

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from prn_fast.cli import build_engine, train
+from prn_fast.cli import build_engine, evaluate, train
 from prn_fast.data.images import write_image
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.package import Package
+from prn_fast.training.calibration import threshold_for
 from tests.small_package import SIDE
 
 
@@ -76,6 +78,27 @@ def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
     # Nine normals are trained on, three times each, in steps of six; four tenths of them are prototypes.
     assert package.manifest["training"]["steps"] == 4
     assert package.config.prototypes == (3, 3, 3)
+
+
+def test_tiles_are_trained_on_and_evaluated(tmp_path, capsys):
+    data = write_synthetic_surfaces(tmp_path / "set", side=96, train=8, good=2, defects=4, materials=("wood",))
+    output = tmp_path / "tiles.prn"
+    assert run_train(data, output, "--tiles") == 0
+    # Seven images of two by two tiles each, and one held out.
+    assert "28 normal tiles to train on, 8 to validate" in " ".join(capsys.readouterr().out.split())
+    package = Package.open(output)
+    assert package.manifest["training"]["tiles"] == {"overlap": 32}
+    assert package.manifest["training"]["normals"] == 7
+    assert evaluate.main([str(output), "--output", str(tmp_path / "eval"), "--false-alarm-rate", "0.1"]) == 0
+    result = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
+    assert result["tiles"] == {"overlap": 32, "per_image": 4.0}
+    # One image in ten is one tile in forty.
+    assert result["threshold"] == pytest.approx(threshold_for(package.manifest["calibration"], 0.1 / 4))
+    assert "held-out normal tiles" in " ".join(capsys.readouterr().out.split())
+    images = data / "test" / "good"
+    assert evaluate.main([str(output), "--images", str(images), "--output", str(tmp_path / "predictions")]) == 0
+    with Image.open(next((tmp_path / "predictions" / "maps").iterdir())) as anomaly_map:
+        assert anomaly_map.size == (96, 96)
 
 
 def damage_mask_without_image(data):

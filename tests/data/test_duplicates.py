@@ -1,12 +1,14 @@
 """Near duplicates are found in other light and as other crops; different parts are none."""
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from prn_fast.data.duplicates import likeness, near_duplicates
+from prn_fast.data.duplicates import Fingerprint, likeness, near_duplicates
 from prn_fast.data.images import write_image
 from prn_fast.data.samples import Sample
 
@@ -47,6 +49,28 @@ def test_the_same_part_is_found_and_others_are_not(change, sample) -> None:
     strangers = [sample(part(seed), f"stranger-{seed}") for seed in range(2, 12)]
     assert near_duplicates([*strangers[:5], again, *strangers[5:]], seen) == (again,)
     assert near_duplicates([*strangers[:5], again, *strangers[5:]], seen, others=strangers[:3]) == (again,)
+
+
+def test_fingerprints_stand_for_their_images(sample, tmp_path: Path) -> None:
+    seen = [sample(part(seed), f"seen-{seed}") for seed in (0, 1)]
+    kept = [Fingerprint.from_dict(json.loads(json.dumps(Fingerprint.of(one).to_dict()))) for one in seen]
+    candidates = [sample(change(part(1)), change.__name__) for change in (darker, cropped)]
+    encoded = tmp_path / "encoded.jpg"
+    Image.open(seen[0].path).save(encoded, quality=60)
+    candidates += [Sample(encoded, 1, "crack"), sample(part(5), "stranger")]
+    for one in seen:
+        one.path.unlink()
+    assert near_duplicates(candidates, kept) == tuple(candidates[:3])
+
+
+def test_a_copy_of_the_file_is_found_also_where_it_shows_nothing(sample) -> None:
+    flat, copy = (sample(np.full((SIDE, SIDE), 90.0), name) for name in ("flat", "copy"))
+    assert near_duplicates([copy, sample(np.full((SIDE, SIDE), 91.0), "other")], [flat]) == (copy,)
+
+
+@pytest.mark.parametrize("change", [lambda surface: surface[:, ::-1], lambda surface: surface[20:, 20:]])
+def test_mirrored_pictures_and_other_crops_are_not_found(change, sample) -> None:
+    assert near_duplicates([sample(change(part(1)), "again")], [sample(part(1), "seen")]) == ()
 
 
 def test_where_all_parts_look_alike_likeness_says_nothing(sample) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from prn_fast.data.images import read_image
 from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.samples import Sample
 from prn_fast.data.synthetic import write_synthetic_surfaces
@@ -131,6 +132,31 @@ def test_prediction_equals_evaluation(samples: tuple[Sample, ...]) -> None:
     assert [(p.path, p.defect) for p in predictions] == [(i.path, i.defect) for i in evaluation.images]
     np.testing.assert_allclose([p.score for p in predictions], [i.score for i in evaluation.images], rtol=1e-6)
     np.testing.assert_allclose(np.stack([p.map for p in predictions]), evaluation.maps, atol=1e-6)
+
+
+def test_tiles_are_scored_on_the_stitched_map(samples: tuple[Sample, ...]) -> None:
+    part, overlap = samples[:8], 16
+    result = evaluate(
+        ContrastEngine(), part, threshold=THRESHOLD, pixel_threshold=PIXEL_THRESHOLD, tile_overlap=overlap
+    )
+    predictions = list(predict(ContrastEngine(), [s.path for s in part], threshold=THRESHOLD, tile_overlap=overlap))
+    for index, (sample, prediction) in enumerate(zip(part, predictions, strict=True)):
+        # 96 pixels are two tiles of 64 in each direction, of which 32 to 63 are in both.
+        image = read_image(sample.path, 1)
+        tiles = np.stack([image[top : top + 64, left : left + 64] for top in (0, 32) for left in (0, 32)])
+        maps = ContrastEngine().infer(tiles).maps.astype(np.float64)
+        place = np.minimum(np.arange(64) + 1, 64 - np.arange(64)).astype(np.float64)
+        total, weights = np.zeros((96, 96)), np.zeros((96, 96))
+        for one, (top, left) in zip(maps, ((0, 0), (0, 32), (32, 0), (32, 32)), strict=True):
+            total[top : top + 64, left : left + 64] += one * np.outer(place, place)
+            weights[top : top + 64, left : left + 64] += np.outer(place, place)
+        stitched = total / weights
+        np.testing.assert_allclose(prediction.map, stitched, atol=1e-5)
+        score = np.sort(stitched.ravel())[-100:].mean()
+        assert prediction.score == pytest.approx(score, abs=1e-5)
+        assert result.images[index].score == pytest.approx(score, abs=1e-5)
+        np.testing.assert_allclose(result.maps[index].mean(), stitched.mean(), rtol=1e-3)
+        assert result.masks[index].any() == bool(sample.label)
 
 
 def test_engine_that_gives_nan_is_an_error(samples: tuple[Sample, ...]) -> None:
