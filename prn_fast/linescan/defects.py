@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from prn_fast.errors import ConfigError
 
+# A faint stretch of a scratch does not part it in two: hysteresis, as in Canny's edges (1986).
+REACH = 0.8
+
 
 class Severity(StrEnum):
     """How large a defect is, by the limits of `SeverityLimits`."""
@@ -62,7 +65,7 @@ class Millimetres:
 
 @dataclass(frozen=True)
 class Defect:
-    """A connected region (8 neighbours) of the anomaly map at or above the threshold.
+    """A connected region (8 neighbours) of the anomaly map that reaches the threshold; see `DefectTracker`.
 
     Attributes:
         number: counts up from 1 in the order of reporting.
@@ -127,11 +130,15 @@ class _Region:
 class DefectTracker:
     """Finds the defects of a map that arrives in parts, and reports each when it has ended.
 
+    A defect is a connected region (8 neighbours) at or above `reach` x threshold whose largest value is at or above the
+    threshold.
+
     Each part is labelled by itself; a region that touches one of the part before becomes one with it. So a defect is
     the same however the web was cut into parts.
 
     Args:
         threshold: of the map, above 0.
+        reach: share of the threshold down to which a region goes on, above 0 and at most 1.
         min_area: smaller regions are no defects, pixels.
         max_lines: a region that reached this length is reported as it is and begins anew: a scratch along the whole
             web must not wait for its end.
@@ -146,12 +153,16 @@ class DefectTracker:
         max_lines: int = 2048,
         limits: SeverityLimits | None = None,
         scale: Scale | None = None,
+        reach: float = REACH,
     ) -> None:
         if not 0 < threshold < 1:
             raise ConfigError(f"the threshold of the anomaly map is {threshold}; it lies above 0 and below 1")
+        if not 0 < reach <= 1:
+            raise ConfigError(f"a defect reaches down to {reach} of the threshold; that must be above 0 and at most 1")
         if min_area < 1 or max_lines < 1:
             raise ConfigError(f"min_area {min_area} and max_lines {max_lines} must be at least 1")
         self.threshold = threshold
+        self._lower = reach * threshold
         self.max_lines = max_lines
         self._min_area = min_area
         self._limits = limits or SeverityLimits()
@@ -171,7 +182,7 @@ class DefectTracker:
         """
         ended = self._end_open() if first_line != self._next_line else []
         self._next_line = first_line + len(heat)
-        mask = heat >= self.threshold
+        mask = heat >= self._lower
         if not mask.any():
             return self._report(ended + self._end_open())
 
@@ -215,7 +226,13 @@ class DefectTracker:
     def _report(self, ended: list[_Region], cut: list[_Region] | None = None) -> list[Defect]:
         found = [(one, False) for one in ended] + [(one, True) for one in cut or []]
         found.sort(key=lambda one: (one[0].top, one[0].left))
-        return [self._defect(one, continues) for one, continues in found if one.area >= self._min_area]
+        # The map is float32: so is what it is compared with.
+        least = np.float32(self.threshold)
+        return [
+            self._defect(one, continues)
+            for one, continues in found
+            if one.area >= self._min_area and np.float32(one.peak) >= least
+        ]
 
     def _defect(self, region: _Region, continues: bool) -> Defect:
         self._reported += 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prn_fast.engine.base import Engine
 from prn_fast.errors import ConfigError, EngineError
 from prn_fast.linescan.core import Tiler
-from prn_fast.linescan.defects import Defect, DefectTracker, Scale, SeverityLimits
+from prn_fast.linescan.defects import REACH, Defect, DefectTracker, Scale, SeverityLimits
 from prn_fast.linescan.pixels import engine_pixels
 from prn_fast.linescan.stitching import Stitched, StripStitcher
 from prn_fast.model.config import TILE_OVERLAP
@@ -30,6 +30,7 @@ class Settings:
     Attributes:
         overlap: pixels that neighbouring tiles share, along the line and along the web.
         threshold: of the anomaly map; None takes the package's.
+        reach: share of the threshold down to which a defect goes on; see `DefectTracker`.
         min_area: smaller regions are no defects, pixels.
         max_defect_lines: longer defects are reported in parts; see `DefectTracker`.
         limits: classes of severity.
@@ -39,6 +40,7 @@ class Settings:
 
     overlap: int = TILE_OVERLAP
     threshold: float | None = None
+    reach: float = REACH
     min_area: int = 16
     max_defect_lines: int = 2048
     limits: SeverityLimits = field(default_factory=SeverityLimits)
@@ -86,7 +88,12 @@ class Inspector:
         self._tiler = Tiler(width, tile=side, overlap=settings.overlap)
         self._tiles = np.empty((len(self._stitcher.lefts), side, side, engine.image_channels), np.uint8)
         self._tracker = DefectTracker(
-            settings.threshold, settings.min_area, settings.max_defect_lines, settings.limits, settings.scale
+            settings.threshold,
+            settings.min_area,
+            settings.max_defect_lines,
+            settings.limits,
+            settings.scale,
+            settings.reach,
         )
         self._recent: deque[tuple[int, NDArray[np.uint8]]] = deque()
 

@@ -23,13 +23,14 @@ def boxes(defects):
     return sorted((one.first_line, one.left, one.lines, one.width, one.area, round(one.peak, 5)) for one in defects)
 
 
-def regions_at_once(heat, threshold, min_area):
-    """The definition: connected components of the whole map."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((heat >= threshold).astype(np.uint8), connectivity=8)
+def regions_at_once(heat, threshold, min_area, reach):
+    """The definition: connected components of the whole map, at the lower level, that reach the threshold."""
+    above = (heat >= reach * threshold).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     found = []
     for label in range(1, count):
         left, top, width, lines, area = (int(value) for value in stats[label])
-        if area >= min_area:
+        if area >= min_area and (heat[labels == label] >= threshold).any():
             found.append((top, left, lines, width, area, round(float(heat[labels == label].max()), 5)))
     return sorted(found)
 
@@ -39,12 +40,13 @@ def regions_at_once(heat, threshold, min_area):
     cuts=st.lists(st.integers(1, 59), max_size=20),
     density=st.sampled_from([0.1, 0.35, 0.45, 0.6]),
     min_area=st.sampled_from([1, 5]),
+    reach=st.sampled_from([1.0, 0.8]),
 )
-def test_any_cutting_gives_the_components_of_the_whole(seed, cuts, density, min_area):
+def test_any_cutting_gives_the_components_of_the_whole(seed, cuts, density, min_area, reach):
     heat = np.random.default_rng(seed).random((60, 23), np.float32)
     threshold = 1 - density
-    found = in_parts(DefectTracker(threshold, min_area), heat, cuts)
-    assert boxes(found) == regions_at_once(heat, threshold, min_area)
+    found = in_parts(DefectTracker(threshold, min_area, reach=reach), heat, cuts)
+    assert boxes(found) == regions_at_once(heat, threshold, min_area, reach)
     assert [one.number for one in found] == list(range(1, len(found) + 1))
 
 
@@ -54,6 +56,15 @@ def test_arms_that_meet_later_are_one_defect():
     heat[27, 3:16] = 0.9
     found = in_parts(DefectTracker(0.5, 1), heat, [5, 10, 20, 27])
     assert boxes(found) == [(2, 3, 26, 13, 26 + 26 + 11, 0.9)]
+
+
+def test_a_faint_stretch_does_not_part_a_scratch_and_is_none_alone():
+    heat = np.zeros((12, 30), np.float32)
+    heat[3, 2:28] = [0.6] * 8 + [0.45] * 10 + [0.7] * 8
+    heat[9, 5:25] = 0.45
+    found = in_parts(DefectTracker(0.5, 1), heat, [4, 7])
+    assert boxes(found) == [(3, 2, 1, 26, 26, 0.7)]
+    assert len(in_parts(DefectTracker(0.5, 1, reach=1.0), heat, [4, 7])) == 2
 
 
 def test_a_defect_is_reported_when_it_has_ended_and_not_before():
@@ -118,6 +129,8 @@ def test_millimetres_and_severity():
     [
         lambda: DefectTracker(0.0),
         lambda: DefectTracker(float("nan")),
+        lambda: DefectTracker(0.5, reach=0.0),
+        lambda: DefectTracker(0.5, reach=1.1),
         lambda: DefectTracker(0.5, min_area=0),
         lambda: SeverityLimits(20, 10),
         lambda: Scale(0, 1),

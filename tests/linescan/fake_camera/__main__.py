@@ -113,7 +113,9 @@ def run(
                     camera.kill()
                     time.sleep(SECONDS_AWAY)
                     first = int(rate * (seconds / 2 + SECONDS_AWAY)) // BLOCK * BLOCK
-                    camera = FakeCamera(program, strip, Path(folder), first_line=first, lines=lines // 2)
+                    camera = FakeCamera(
+                        program, strip, Path(folder), first_line=first, lines=lines // 2 // BLOCK * BLOCK
+                    )
                 sent = first + camera.wait_until_sent()
                 time.sleep(1.0)
                 inspection.stop()
