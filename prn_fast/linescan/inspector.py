@@ -12,7 +12,7 @@ from prn_fast.engine.base import Engine
 from prn_fast.errors import ConfigError, EngineError
 from prn_fast.linescan.core import Tiler
 from prn_fast.linescan.defects import REACH, Defect, DefectTracker, Scale, SeverityLimits
-from prn_fast.linescan.pixels import engine_pixels
+from prn_fast.linescan.pixels import engine_pixels, mirror_into_holes
 from prn_fast.linescan.stitching import Stitched, StripStitcher
 from prn_fast.model.config import TILE_OVERLAP
 
@@ -121,7 +121,7 @@ class Inspector:
         """
         try:
             pixels = engine_pixels(strip.pixels, self.pixel_format, strip.first_line, self.engine.image_channels)
-            self._tiler.cut(pixels, out=self._tiles)
+            self._tiler.cut(mirror_into_holes(pixels, strip.missing), out=self._tiles)
             maps = self._maps()
         except BaseException:
             strip.drop("engine_error")

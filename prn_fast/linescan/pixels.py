@@ -36,3 +36,31 @@ def engine_pixels(pixels: NDArray[np.uint8], pixel_format: str, first_line: int,
     if channels == 1:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)[:, :, None]
     return np.repeat(pixels, channels, axis=2)
+
+
+def mirror_into_holes(pixels: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Missing lines as mirror images of the nearest received ones: what an engine sees beside a hole looks normal.
+
+    Repeated lines would be streaks, which a network rightly finds odd, on the received lines next to them too.
+
+    Args:
+        pixels: (lines, width, C).
+        missing: (lines,), True where a line never arrived.
+    Returns:
+        Of the same shape; `pixels` itself where nothing, or everything, is missing.
+    """
+    if not missing.any() or missing.all():
+        return pixels
+    edges = np.flatnonzero(np.diff(np.concatenate(([True], missing, [True])).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2]  # of the runs of received lines
+    rows = np.arange(len(missing))
+    for row in np.flatnonzero(missing):
+        distance, run = min(
+            (start - row if row < start else row - end + 1, run)
+            for run, (start, end) in enumerate(zip(starts, ends, strict=True))
+        )
+        length = ends[run] - starts[run]
+        within = (distance - 1) % (2 * length)
+        within = min(within, 2 * length - 1 - within)
+        rows[row] = starts[run] + within if row < starts[run] else ends[run] - 1 - within
+    return pixels[rows]

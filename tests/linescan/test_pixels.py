@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prn_fast.linescan.pixels import engine_pixels
+from prn_fast.linescan.pixels import engine_pixels, mirror_into_holes
 
 RNG = np.random.default_rng(0)
 
@@ -27,3 +27,30 @@ def test_a_mosaic_of_one_colour_is_that_colour(pattern, first_line):
     mosaic = np.array([[colour[line[x % 2]] for x in range(12)] for line in lines], np.uint8)[:, :, None]
     found = engine_pixels(mosaic, f"Bayer{pattern}8", first_line, 3)
     assert np.array_equal(found, np.full((8, 12, 3), (200, 120, 40), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        ("0123....", "01233210"),
+        ("....4567", "76544567"),
+        ("01....67", "01107667"),
+        (".1.3..6.", "11133666"),
+        ("..2.....", "22222222"),
+        ("01......", "01100110"),
+        ("01234567", "01234567"),
+    ],
+)
+def test_missing_lines_mirror_the_nearest_received_ones(received, expected):
+    missing = np.array([one == "." for one in received])
+    pixels = np.arange(8, dtype=np.uint8)[:, None, None].repeat(3, axis=1)
+    pixels[missing] = 99
+    filled = mirror_into_holes(pixels, missing)
+    assert "".join(str(one) for one in filled[:, 0, 0]) == expected
+    assert (pixels[missing] == 99).all()
+
+
+def test_a_strip_without_a_received_line_stays_as_it_is():
+    pixels = RNG.integers(0, 255, (4, 5, 1), dtype=np.uint8)
+    assert mirror_into_holes(pixels, np.ones(4, bool)) is pixels
+    assert mirror_into_holes(pixels, np.zeros(4, bool)) is pixels
