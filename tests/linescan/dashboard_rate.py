@@ -1,0 +1,84 @@
+"""How many frames a second the dashboard draws in a browser while a web is inspected.
+
+    python -m tests.linescan.dashboard_rate [--seconds 20] [--json FILE]
+
+The web is synthetic and comes at a fixed rate; the engine finds dark spots, so that what is measured is the page, its
+server and the inspection around the engine. Browser and inspection share the machine.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from prn_fast.bench.environment import describe_environment
+from prn_fast.linescan.dashboard.server import Dashboard
+from prn_fast.linescan.inspection import Inspection
+from prn_fast.linescan.sources.synthetic import SyntheticSource
+from tests.linescan.browser import Browser
+from tests.linescan.webs import THRESHOLD, make_inspector
+
+WIDTH, LINE_RATE = 2048, 2000.0
+WARM_UP_SECONDS = 3.0
+
+
+def measure(seconds: float) -> dict[str, object]:
+    """Frames drawn a second, and the ledger; JSON-ready."""
+    dashboard = Dashboard("dashboard_rate", WIDTH, THRESHOLD, "127.0.0.1", 0)
+    with tempfile.TemporaryDirectory() as folder, SyntheticSource(width=WIDTH, line_rate=LINE_RATE) as source:
+        inspection = Inspection(source, make_inspector(source, crops=True), observers=[dashboard.add])
+        dashboard.watch(inspection)
+        running = threading.Thread(target=inspection.run)
+        running.start()
+        browser = Browser(dashboard.url, Path(folder))
+        try:
+            browser.wait_for("window.prn && hello !== null")
+            time.sleep(WARM_UP_SECONDS)
+            read = "[performance.now(), window.prn.draws]"
+            before = browser.evaluate(read)
+            time.sleep(seconds)
+            after = browser.evaluate(read)
+        finally:
+            browser.close()
+            inspection.stop()
+            running.join()
+            dashboard.close()
+    assert isinstance(before, list)
+    assert isinstance(after, list)
+    elapsed = (after[0] - before[0]) / 1000
+    return {
+        "seconds": round(elapsed, 2),
+        "frames_drawn": after[1] - before[1],
+        "frames_per_second": round((after[1] - before[1]) / elapsed, 1),
+        "width": WIDTH,
+        "lines_per_second": LINE_RATE,
+        **inspection.snapshot().to_dict(),
+    }
+
+
+def main() -> int:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.linescan.dashboard_rate")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    report = {
+        "command": shlex.join(["python", "-m", "tests.linescan.dashboard_rate", *sys.argv[1:]]),
+        "load_average": os.getloadavg()[0],
+        "environment": describe_environment(),
+        **measure(arguments.seconds),
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.json is not None:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
