@@ -53,8 +53,9 @@ def test_weights_and_statistics_are_those_of_one_process(packages):
             assert float(difference.max()) <= 1e-2 * float(value.abs().max()), name
         elif value.is_floating_point():
             differences.append(difference.flatten())
-    # Sums of another order differ in the last digits. Where a gradient is nothing but rounding, as that of a bias before
-    # a batch norm, Adam makes whole steps of it; but all other weights have gone the same way, of some steps of 2e-4.
+    # Sums of another order differ in the last digits. Where a gradient is nothing but rounding, as that of a bias
+    # before a batch norm, Adam makes whole steps of it; but all other weights have gone the same way, of some steps of
+    # 2e-4.
     assert float(np.quantile(torch.cat(differences).numpy(), 0.99)) <= 2e-5
 
 
