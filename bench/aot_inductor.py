@@ -11,6 +11,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def compiled(model: PRN, images: Tensor, folder: Path) -> dict[str, Run]:
             seconds, megabytes = time.perf_counter() - start, file.stat().st_size / 1e6
             print(f"AOTInductor, {name}: compiled in {seconds:.0f} s, {megabytes:.0f} MB", flush=True)
         package = torch._inductor.aoti_load_package(str(file))
-        runs[f"AOTInductor, {name}"] = lambda package=package: package(images)
+        runs[f"AOTInductor, {name}"] = partial(package, images)
     return runs
 
 
