@@ -6,9 +6,6 @@ Strips are taken out of the ring and called inspected at once: no engine runs.
 """
 
 import argparse
-import json
-import os
-import shlex
 import sys
 import threading
 import time
@@ -17,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prn_fast.bench.environment import describe_environment
+from prn_fast.bench.measurement import leave_measurement
 from prn_fast.errors import PRNError
 from prn_fast.linescan.core import LineRing
 from prn_fast.linescan.sources import Block, Source, open_source
@@ -103,16 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     except PRNError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    report = {
-        "command": shlex.join(["python", "-m", "prn_fast.bench.grab", *argv]),
-        "load_average": os.getloadavg()[0],
-        "environment": describe_environment(),
-        **figures,
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    leave_measurement("prn_fast.bench.grab", argv, figures, arguments.json)
     return 0
 
 

@@ -7,16 +7,13 @@ server and the inspection around the engine. Browser and inspection share the ma
 """
 
 import argparse
-import json
-import os
-import shlex
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-from prn_fast.bench.environment import describe_environment
+from prn_fast.bench.measurement import leave_measurement
 from prn_fast.linescan.dashboard.server import Dashboard
 from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.sources.synthetic import SyntheticSource
@@ -67,16 +64,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    report = {
-        "command": shlex.join(["python", "-m", "tests.linescan.dashboard_rate", *sys.argv[1:]]),
-        "load_average": os.getloadavg()[0],
-        "environment": describe_environment(),
-        **measure(arguments.seconds),
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    leave_measurement("tests.linescan.dashboard_rate", sys.argv[1:], measure(arguments.seconds), arguments.json)
     return 0
 
 

@@ -10,9 +10,6 @@ it; at 90 % with 0.1 % of its packets lost; at 90 %, killed half way and back tw
 """
 
 import argparse
-import json
-import os
-import shlex
 import sys
 import tempfile
 import threading
@@ -24,7 +21,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from prn_fast.bench.environment import describe_environment
+from prn_fast.bench.measurement import leave_measurement
 from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.inspector import Inspector, Settings, open_inspector
 from prn_fast.linescan.sources import open_source
@@ -158,12 +155,9 @@ def main() -> int:
     held = measure(fresh(), strip)
     with tempfile.TemporaryDirectory() as folder:
         program = build_camera(Path(folder))
-        report = {
-            "command": shlex.join(["python", "-m", "tests.linescan.fake_camera", *sys.argv[1:]]),
+        figures = {
             "package": {"name": package.path.name, "digest": package.digest},
             "engine": fresh().engine.name,
-            "load_average": os.getloadavg()[0],
-            "environment": describe_environment(),
             "width": WIDTH,
             "engine_lines_per_second": held,
             "held": run(fresh(), program, strip, planted, HELD_SHARE * held, arguments.seconds),
@@ -175,10 +169,7 @@ def main() -> int:
             ),
             "at twice the rate": run(fresh(), program, strip, planted, 2 * held, arguments.seconds),
         }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    leave_measurement("tests.linescan.fake_camera", sys.argv[1:], figures, arguments.json)
     return 0
 
 

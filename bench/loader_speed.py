@@ -1,6 +1,6 @@
 """Whether training waits for its data: images a second of the loader, beside those of the training step.
 
-    python -m prn_fast.training.loader_speed --data DIR
+    python -m prn_fast.bench.loader_speed --data DIR
 
 The loader is timed alone, as it reads, mirrors and generates anomalies; the step alone, on batches that lie in memory:
 forward, backward and optimiser. Where the loader is slower, `prn-train --workers N` gives it processes of its own;
@@ -91,9 +91,7 @@ def measure(data: Path, preset: str, image_size: int, batches: int, workers: int
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code, or exits with 2 and one line about what was wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m prn_fast.training.loader_speed", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.loader_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="images of one product, see prn-train")
     parser.add_argument("--preset", default="lite0", choices=tuple(PRESETS), help="network (default: lite0)")
     parser.add_argument("--image-size", type=int, default=256, help="side (default: 256)")

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from prn_fast.bench.loader_speed import main
 from prn_fast.data.synthetic import write_synthetic_surfaces
-from prn_fast.training.loader_speed import main
 
 
 def test_it_prints_both_rates_and_leaves_nothing(tmp_path, capsys):
