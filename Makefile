@@ -40,9 +40,9 @@ BENCH_OPTIONS ?= --benchmark-only --benchmark-autosave --benchmark-columns=media
 bench: setup
 	$(BIN)/python -m pytest -o addopts=-q bench/suite $(BENCH_OPTIONS)
 
-# The README's tables, from bench/results/.
+# The tables of the README and of the guides, from bench/results/.
 figures: setup
-	$(BIN)/python -m prn_fast.bench.figures README.md docs/accuracy.md
+	$(BIN)/python -m prn_fast.bench.figures README.md docs/accuracy.md docs/linescan.md
 
 # A study of many trainings, docs/accuracy.md: make accuracy STUDY=seen DATA=DIR MINUTES=60 [ACCURACY_OPTIONS="--seeds 0"].
 # Interrupted, the same command goes on.

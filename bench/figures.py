@@ -4,7 +4,7 @@
 
 What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
 Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those of prn-eval in evaluations/*.json.
-Records of accuracy studies lie beside them, in bench/accuracy/results/*.json.
+Runs with line cameras lie in linescan/*.json, records of accuracy studies in bench/accuracy/results/*.json.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prn_fast.bench import markdown
+from prn_fast.bench import linescan_figures, markdown
 from prn_fast.bench.accuracy import failures, pareto, tables
 from prn_fast.bench.history import read_history
 from prn_fast.bench.report import Report
@@ -124,6 +124,10 @@ def study_records(results: Path) -> Path:
     return results.parent / "accuracy" / "results"
 
 
+def _or_nothing(make: Callable[[Path], str], results: Path) -> str:
+    return make(results) or NOTHING
+
+
 FIGURES: dict[str, Callable[[Path], str]] = {
     "detection": detection_figures,
     "engines": engine_figures,
@@ -131,6 +135,7 @@ FIGURES: dict[str, Callable[[Path], str]] = {
     "line-camera": camera_figures,
     "agreement": agreement_figures,
     "gpu": gpu_figures,
+    **{name: partial(_or_nothing, make) for name, make in linescan_figures.FIGURES.items()},
     **{name: partial(study_figures, make) for name, make in tables.FIGURES.items()},
     "accuracy-speed": speed_figures,
     "accuracy-failures": lambda results: failures.failure_figures() or NOTHING,
