@@ -60,8 +60,8 @@ def dashboard_figures(run: Mapping[str, Any]) -> str:
     """Frames that a browser drew, from a file of `tests.linescan.dashboard_rate`."""
     frames, lines = run["frames_per_second"], run["lines_per_second"]
     return (
-        f"{frames:.0f} frames a second over {run['seconds']:.0f} s, while {lines:,.0f} lines/s of {run['width']} pixels "
-        "were inspected beside it."
+        f"{frames:.0f} frames a second over {run['seconds']:.0f} s, while {lines:,.0f} lines/s of {run['width']} "
+        "pixels were inspected beside it."
     )
 
 
