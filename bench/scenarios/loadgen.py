@@ -64,8 +64,8 @@ def offline(subject: Subject, batch: int, queries: int) -> LoadGenRun:
     loadgen = import_loadgen()
     settings = loadgen.TestSettings()
     settings.scenario = loadgen.TestScenario.Offline
-    # LoadGen makes 1.1 times rate x duration samples; with a duration of one second:
-    settings.offline_expected_qps = queries / 1.1
+    # LoadGen makes 1.1 times rate x duration samples, rounded down; with a duration of one second:
+    settings.offline_expected_qps = (queries + 0.5) / 1.1
     settings.min_duration_ms = 1000
     settings.min_query_count = 1
     return _run(loadgen, settings, subject, batch)

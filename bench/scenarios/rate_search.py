@@ -8,6 +8,7 @@ STEP = 1.3  # to the next rate while only one side is known; wider with each fai
 PRECISION = 0.04  # relative distance of the highest held and the lowest failed rate at the end
 RETREAT = 0.95  # after a confirming run that failed
 CONFIRM_TIMES = 2  # a confirming run is that many times longer than a search run
+CONFIRMATIONS_KEPT = 2  # time is kept for so many: a rate that a search run held by luck fails the first
 FIRST_RUN_TIMES = 3  # the first run of a slow engine may take that many times the time that is left
 
 
@@ -39,7 +40,8 @@ class RateSearch(Generic[SomeRun]):
 
     Attributes:
         runs: all that were made.
-        held: the confirming run; where time ran out before it, the best run of the search (`confirmed` is False).
+        held: the confirming run; where time ran out before it, the best run of the search under every rate that failed
+            (`confirmed` is False).
         reason: why no rate was shown to be held.
     """
 
@@ -68,7 +70,8 @@ class RateSearch(Generic[SomeRun]):
             return False
         if self._confirm_at is None:
             rate = self._next()
-            if rate is None or (self._best and self._needs(rate, 1 + CONFIRM_TIMES) > seconds_left):
+            kept = CONFIRMATIONS_KEPT * CONFIRM_TIMES
+            if rate is None or (self._best and self._needs(rate, 1 + kept) > seconds_left):
                 assert self._best is not None  # without one, the next rate is known
                 self._confirm_at = rate = self._best.rate
         else:
@@ -85,7 +88,7 @@ class RateSearch(Generic[SomeRun]):
         if confirming and run.held:
             self.held, self.confirmed = run, True
         elif confirming:
-            self._best, self._confirm_at = None, RETREAT * rate
+            self._failed, self._confirm_at = rate, RETREAT * rate
         elif run.held:
             self._best = run
         else:
@@ -108,6 +111,7 @@ class RateSearch(Generic[SomeRun]):
         return times * max(self._run_seconds, self._events / rate)
 
     def _give_up(self, needed: float) -> None:
-        self.held = self._best
+        under = [run for run in self.runs if run.held and run.rate < self._failed]
+        self.held = max(under, key=lambda run: run.rate, default=None)
         if self.held is None:
             self.reason = f"the next run needs {needed:.3g} s and the time was up; raise --seconds"

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from prn_fast.bench.scenarios import loadgen
+from prn_fast.bench.scenarios.queueing import rate_within
 from prn_fast.bench.scenarios.rate_search import RateSearch
 from prn_fast.bench.scenarios.subject import Subject
 from prn_fast.bench.stats import MINIMUM_SAMPLES
 
-# Random arrivals need slack: queues grow without end at full load.
-FIRST_SHARE_OF_CAPACITY = 0.7
+# Of the rate that the bound allows by calculation, with service times that never vary.
+FIRST_SHARE_OF_ESTIMATE = 0.8
 RUNS_IN_TIME = 8
 MOST_TRIAL_CALLS = 64
 
@@ -61,8 +62,9 @@ class ServerScenario:
             subject, batch, batch * max(1, min(MOST_TRIAL_CALLS, round(seconds / RUNS_IN_TIME / call)))
         )
         subject.faults += trial.faults
+        allowed = rate_within(bound_ms / 1000, single, batch, batch / trial.samples_per_second)
         self._search = RateSearch(
-            FIRST_SHARE_OF_CAPACITY * trial.samples_per_second,
+            FIRST_SHARE_OF_ESTIMATE * allowed,
             seconds / RUNS_IN_TIME,
             MINIMUM_SAMPLES["p99"],
             self._run,

@@ -146,6 +146,36 @@ def test_a_rate_that_fails_to_confirm_is_lowered() -> None:
     assert search.held.rate == pytest.approx(95.0)
 
 
+def test_without_time_to_confirm_a_lower_rate_the_best_of_the_search_under_the_failed_one_is_kept() -> None:
+    left = [60.0]
+
+    def attempt(rate: float, seconds: float) -> Held:
+        confirming = seconds > 10.0
+        left[0] -= 40.0 if confirming else seconds
+        return Held(rate, rate <= 110.0 and not confirming)
+
+    search = RateSearch(85.0, 7.0, 1, attempt)
+    while search.step(left[0]):
+        pass
+    assert search.held is not None
+    assert not search.confirmed
+    assert search.held.rate < min(run.rate for run in search.runs if not run.held)
+
+
+def test_time_is_kept_for_a_second_confirmation() -> None:
+    left = [60.0]
+
+    def attempt(rate: float, seconds: float) -> Held:
+        left[0] -= seconds
+        return Held(rate, rate <= 108.0 or (rate <= 115.0 and seconds < 10.0))
+
+    search = RateSearch(85.0, 5.0, 1, attempt)
+    while search.step(left[0]):
+        pass
+    assert [run.held for run in search.runs[-2:]] == [False, True]
+    assert search.confirmed
+
+
 # Line cameras: time is simulated, so that outcomes are exact.
 
 
