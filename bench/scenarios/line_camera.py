@@ -34,10 +34,11 @@ BUFFERS = 8
 PATTERN_ROWS = 3
 KNOWN_TILES = 8
 FIRST_SHARE_OF_CAPACITY = 0.9
-# As many as there are buffers; work that piles up shows sooner, and the run that confirms is twice as long.
+# As many as there are buffers; the run that confirms is twice as long.
 MINIMUM_BLOCKS = BUFFERS
 RUNS_IN_TIME = 10
-PILE_UP = 0.25  # of a block's interval: that much longer waits in the second half are a queue that grows
+# Of the time. A short run at a rate that asks for all of it loses no line yet, but never makes up for a pause.
+MOST_BUSY = 0.95
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class CameraRun:
         blocks: that arrived; `inspected`: those whose result is in `latency_ms` (a block may complete no row of tiles).
         lines_lost: of blocks that found no free buffer.
         queue_depth: most buffers in use at any arrival, the arriving block's included.
-        held: nothing was lost, and work did not pile up: the second half of the blocks waited no longer than the first
-            by more than `PILE_UP`.
+        busy: share of the time that the engine needs at this rate: mean seconds of a row of tiles, times rows a second.
+            (Latencies cannot tell: some blocks complete two rows of tiles, and those after them wait.)
+        held: nothing was lost, and `busy` is at most `MOST_BUSY`.
     """
 
     rate: float
@@ -57,6 +59,7 @@ class CameraRun:
     inspected: int
     lines_lost: int
     queue_depth: int
+    busy: float
     latency_ms: dict[str, float | None]
     held: bool
 
@@ -261,8 +264,8 @@ def run_camera(
     start = begin[1]
     waiting: deque[int] = deque()
     lost: set[int] = set()
-    latencies: list[tuple[int, float]] = []
-    arrived = depth = 0
+    latencies: list[float] = []
+    rows = arrived = depth = working = 0
 
     def arrivals(now: int, busy: int) -> None:
         """Blocks that came until now, while `busy` buffers were under inspection."""
@@ -283,25 +286,29 @@ def run_camera(
             continue
         block = waiting.popleft()
         done = [row for row in _rows_of(block, tiling) if not _blocks_of(row, tiling) & lost]
+        before = clock()
         for row in done:
             inspect(row)
         now = clock()
+        working += now - before
+        rows += len(done)
         arrivals(now, busy=1)
         if done:
-            latencies.append((block, (now - (start + (block + 1) * interval)) / MILLISECOND))
+            latencies.append((now - (start + (block + 1) * interval)) / MILLISECOND)
     if steady:
         steady.verify(begin)
-    samples = [latency for _, latency in latencies]
+    share = working / 1e9 / max(rows, 1) * rate / tiling.stride
     return CameraRun(
         rate=rate,
         blocks=blocks,
-        inspected=len(samples),
+        inspected=len(latencies),
         lines_lost=BLOCK_LINES * len(lost),
         queue_depth=depth,
-        latency_ms={**percentiles(samples), "max": max(samples)}
-        if samples
+        busy=share,
+        latency_ms={**percentiles(latencies), "max": max(latencies)}
+        if latencies
         else dict.fromkeys(("p50", "p90", "p99", "p999", "max")),
-        held=not lost and bool(samples) and not _piled_up(latencies, blocks, interval / MILLISECOND),
+        held=not lost and bool(rows) and share <= MOST_BUSY,
     )
 
 
@@ -314,10 +321,3 @@ def _blocks_of(row: int, tiling: Tiling) -> set[int]:
     """The blocks that hold lines of this row of tiles."""
     first = row * tiling.stride
     return set(range(first // BLOCK_LINES, (first + tiling.side - 1) // BLOCK_LINES + 1))
-
-
-def _piled_up(latencies: list[tuple[int, float]], blocks: int, interval_ms: float) -> bool:
-    """Did blocks of the second half wait longer than those of the first, by a part of a block's interval?"""
-    first = [latency for block, latency in latencies if block < blocks / 2]
-    second = [latency for block, latency in latencies if block >= blocks / 2]
-    return not first or not second or float(np.median(second) - np.median(first)) > PILE_UP * interval_ms

@@ -39,8 +39,12 @@ def make_scenarios(others_share: float = 0.0) -> ScenarioRun:
     latency = {"p50": 20.0, "p90": 25.0, "p99": 41.0, "p999": None, "max": 60.0}
     few = {"p50": 2000.0, "p90": None, "p99": None, "p999": None, "max": 2600.0}
     server = [ServerRun(30.0, 200, latency, True), ServerRun(40.0, 200, {**latency, "p99": 140.0}, False)]
-    held = CameraRun(12e3, 400, 350, 0, 3, latency, True)
-    camera = [CameraRun(9e3, 300, 262, 0, 2, latency, True), held, CameraRun(14e3, 300, 200, 5120, 8, few, False)]
+    held = CameraRun(12e3, 400, 350, 0, 3, 0.9, latency, True)
+    camera = [
+        CameraRun(9e3, 300, 262, 0, 2, 0.7, latency, True),
+        held,
+        CameraRun(14e3, 300, 200, 5120, 8, 1.1, few, False),
+    ]
     results = [
         OfflineResult("eager", 8, [50.0, 51.0, 49.0], 400),
         OfflineResult("openvino:int8", 8, [200.0, 203.0, 199.0, 201.0, 202.0], 1000),

@@ -206,8 +206,16 @@ def test_a_fast_engine_holds_the_rate_with_its_own_latency() -> None:
     assert run.lines_lost == 0
     assert run.queue_depth == 1
     assert run.inspected == 70
+    assert run.busy == pytest.approx(0.2 * 256 / 224, rel=1e-3)
     assert run.latency_ms["p50"] == pytest.approx(20.0, abs=0.1)
     assert run.latency_ms["max"] == pytest.approx(40.0, abs=0.1)
+
+
+@pytest.mark.parametrize("blocks", [8, 9, 11, 16, 17, 60])
+def test_whether_a_rate_is_held_does_not_hang_on_where_a_run_ends(blocks: int) -> None:
+    # In seven blocks one completes two rows of tiles, and those after it wait.
+    assert simulate(0.080, 2560.0, blocks).held
+    assert not simulate(0.085, 2560.0, blocks).held
 
 
 def test_waiting_counts_from_the_scheduled_arrival() -> None:
