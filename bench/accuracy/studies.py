@@ -91,6 +91,10 @@ STUDIES: dict[str, Study] = {
             Variant("prototypes 0.2", "20 % of the normal images", {"--prototypes": "0.2"}),
             Variant("hard mining", "the harder half of a step's anomalies counts", {"--hard-mining": "0.5"}),
             Variant("two anomalies", "two anomalies for each normal image", {"--anomaly-ratio": "2"}),
+            # The same training as the base, so that its validation says nothing of mirrored copies.
+            Variant(
+                "test flips", "maps of mirrored copies are averaged", evaluate={"--flips": None}, own_validation=True
+            ),
         ),
     ),
     "resolution": Study(
@@ -98,6 +102,12 @@ STUDIES: dict[str, Study] = {
         (
             Variant("256", "resized to 256 x 256"),
             Variant("320", "resized to 320 x 320", {"--image-size": "320"}, own_validation=True),
+            Variant(
+                "tiles",
+                "overlapping tiles of 256 x 256, at the image's own scale",
+                {"--tiles": None},
+                own_validation=True,
+            ),
         ),
     ),
     "presets": Study(

@@ -4,6 +4,7 @@ A part that training has seen must not be scored, under whatever name its other 
 """
 
 import base64
+import functools
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,30 @@ def near_duplicates(
     return tuple(candidates[index] for index in near.tolist())
 
 
+def group_parts(samples: Sequence[Sample], largest_share: float) -> NDArray[np.intp]:
+    """Which images show one and the same part: those that a chain of near duplicates joins.
+
+    Where a product's parts all look alike, likeness would join them all and says nothing: if a group holds more than
+    `largest_share` of the images, each image counts as a part of its own.
+
+    Args:
+        samples: N images.
+        largest_share: of the images that a part may have, above 0.
+    Returns:
+        (N,), the number of each image's part, 0 to their number less one.
+    Raises:
+        DataError: an unreadable image.
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    alone = np.arange(len(samples))
+    if not samples:
+        return alone
+    prints = _fingerprints(samples)
+    _, parts = connected_components(likeness(prints, prints) >= NEAR, directed=False)
+    return parts.astype(np.intp) if np.bincount(parts).max() <= max(1.0, largest_share * len(samples)) else alone
+
+
 def likeness(images: Sequence[Sample | Fingerprint], of: Sequence[Sample | Fingerprint]) -> NDArray[np.float32]:
     """How much images look alike, whatever the light and a small difference in their crop.
 
@@ -102,8 +127,9 @@ def likeness(images: Sequence[Sample | Fingerprint], of: Sequence[Sample | Finge
     details, known = _details(images), _details(of)
     centres = _unit(details[:, _SHIFT : _SHIFT + _WINDOW, _SHIFT : _SHIFT + _WINDOW])
     shifts = [(down, right) for down in range(2 * _SHIFT + 1) for right in range(2 * _SHIFT + 1)]
-    return np.max(
-        [centres @ _unit(known[:, down : down + _WINDOW, right : right + _WINDOW]).T for down, right in shifts], axis=0
+    return functools.reduce(
+        np.maximum,
+        (centres @ _unit(known[:, down : down + _WINDOW, right : right + _WINDOW]).T for down, right in shifts),
     )
 
 

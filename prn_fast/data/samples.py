@@ -89,25 +89,38 @@ def draw_seen(test: Sequence[Sample], count: int, seed: int) -> tuple[tuple[Samp
 
 
 def split_validation(
-    train: Sequence[Sample], fraction: float, seed: int
+    train: Sequence[Sample], fraction: float, seed: int, parts: Sequence[int] | None = None
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Hold out a share of the training normals, at least one, for model selection and calibration.
 
     Args:
-        train: training normals, at least two.
+        train: N training normals, at least two.
         fraction: share to hold out, above 0 and below 1.
         seed: same seed and samples, same split.
+        parts: the number of the part that each image shows: images of one part stay together, so that what is held out
+            is new to the network, and the share is met as nearly as parts allow from below. None: each shows another.
     Returns:
         (fit, held_out), each in the order of `train`.
     Raises:
-        DataError: fewer than two normals, or a fraction outside its range.
+        DataError: fewer than two normals, or a fraction outside its range; all of them show one part.
     """
     if not 0 < fraction < 1:
         raise DataError(f"validation fraction {fraction} is not between 0 and 1")
     if len(train) < 2:
         raise DataError(f"{len(train)} training image(s): at least two are needed, to train on and to validate with")
     count = min(max(1, round(fraction * len(train))), len(train) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(train))[:count].tolist())
+    members: dict[int, list[int]] = {}
+    for index, part in enumerate(range(len(train)) if parts is None else parts):
+        members.setdefault(part, []).append(index)
+    if len(members) < 2:
+        raise DataError(f"all {len(train)} training images show one part: another is needed to validate with")
+    chosen: set[int] = set()
+    drawn = [list(members.values())[index] for index in np.random.default_rng(seed).permutation(len(members))]
+    for indices in drawn:
+        if len(chosen) + len(indices) <= count:
+            chosen.update(indices)
+    if not chosen:
+        chosen.update(min(drawn, key=len))
     fit = tuple(sample for i, sample in enumerate(train) if i not in chosen)
     return fit, tuple(train[i] for i in sorted(chosen))
 

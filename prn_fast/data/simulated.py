@@ -19,6 +19,8 @@ _LARGE_FILLS: dict[FillSource, float] = {"tone": 0.4, "textures": 0.45, "image":
 
 # Shares of the image that an anomaly covers, drawn on a logarithmic scale: blowholes are as likely as stains.
 LEAST_SHARE, LARGEST_SHARE = 0.0005, 0.3
+# Of a side of the image that another tool or other light has passed over.
+LEAST_BAND_SHARE, LARGEST_BAND_SHARE = 0.05, 0.6
 _LEAST_PIXELS = 6
 # Mean change over the mask, in grey levels, below which a label would ask for what cannot be seen.
 _LEAST_CHANGE = 6.0
@@ -44,9 +46,10 @@ def simulate(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Make one simulated anomaly.
 
-    Its shape is noise scattered over the whole image, one compact blob, or a thin line. Its filling is a change of the
-    image's tone ("tone"), a texture ("textures") or a piece of the image itself ("image"); the latter two are blended
-    with random opacity. What would be too faint to be seen is a change of tone in any case.
+    Its shape is noise scattered over the whole image, one compact blob, a thin line, or a band: all on one side of a
+    nearly straight border, or between two. Its filling is a change of the image's tone ("tone"), a texture ("textures")
+    or a piece of the image itself ("image"); the latter two are blended with random opacity. What
+    would be too faint to be seen is a change of tone in any case.
 
     Args:
         image: normal image uint8 (S, S, C).
@@ -61,7 +64,9 @@ def simulate(
     kind = rng.random()
     if kind < 0.3:
         place = _line(foreground, rng)
-    elif kind < 0.5 and area > _LARGE_SHARE / 4 * foreground.size:
+    elif kind < 0.4:
+        place = _band(foreground, rng)
+    elif kind < 0.55 and area > _LARGE_SHARE / 4 * foreground.size:
         place = _scattered(foreground, area, rng)
     else:
         place = _blob(foreground, area, rng)
@@ -109,6 +114,23 @@ def _blob(foreground: NDArray[np.bool_], area: float, rng: np.random.Generator) 
     cells = (max(1.0, lumps * inside.shape[0] / (2 * reach_y)), max(1.0, lumps * inside.shape[1] / (2 * reach_x)))
     field = hill + raggedness * fractal_noise(inside.shape, cells, 3, rng, gain=0.6)
     return _softened(window, _highest(field, inside, area), float(axes.min()), rng)
+
+
+def _band(foreground: NDArray[np.bool_], rng: np.random.Generator) -> _Place:
+    """All on one side of a nearly straight border, up to the image's end, or a stripe between two of them."""
+    height, width = foreground.shape
+    share = np.exp(rng.uniform(np.log(LEAST_BAND_SHARE), np.log(LARGEST_BAND_SHARE)))
+    # Most borders run along the image's axes, as a part's sides and its machining do.
+    heading = rng.integers(4) * np.pi / 2 + rng.normal(0, 0.04) if rng.random() < 0.8 else rng.uniform(0, 2 * np.pi)
+    v = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
+    u = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None]
+    across = np.float32(np.cos(heading)) * u + np.float32(np.sin(heading)) * v
+    if rng.random() < 0.3:
+        across = -np.abs(across - np.float32(rng.uniform(-0.4, 0.4)))
+    waviness = np.float32(np.exp(rng.uniform(np.log(0.003), np.log(0.04))))
+    field = across + waviness * fractal_noise(foreground.shape, (4.0, 4.0), 3, rng)
+    mask = _highest(field, foreground, share * np.count_nonzero(foreground))
+    return _softened((slice(0, height), slice(0, width)), mask, min(height, width) / 8, rng)
 
 
 def _line(foreground: NDArray[np.bool_], rng: np.random.Generator) -> _Place:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.data.anomalies import AnomalyGenerator
-from prn_fast.data.duplicates import Fingerprint
+from prn_fast.data.duplicates import Fingerprint, group_parts
 from prn_fast.data.image_tiles import load_tiles
 from prn_fast.data.samples import InspectionSet, Sample, draw_seen, load_samples, split_validation
 from prn_fast.data.textures import load_textures
@@ -54,7 +54,8 @@ def prepare_split(settings: Settings, recipe: Recipe, inspection: InspectionSet,
     seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
     fit, held_out = inspection.train, inspection.validation
     if not held_out:
-        fit, held_out = split_validation(inspection.train, VALIDATION_SHARE, settings.seed)
+        parts = group_parts(inspection.train, VALIDATION_SHARE / 2)
+        fit, held_out = split_validation(inspection.train, VALIDATION_SHARE, settings.seed, parts.tolist())
     held_out = held_out[:MOST_VALIDATION_NORMALS]
     side, channels = config.image_size, config.image_channels
 

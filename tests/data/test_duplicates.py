@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prn_fast.data.duplicates import Fingerprint, likeness, near_duplicates
+from prn_fast.data.duplicates import Fingerprint, group_parts, likeness, near_duplicates
 from prn_fast.data.images import write_image
 from prn_fast.data.samples import Sample
 
@@ -118,3 +118,19 @@ def test_nothing_is_like_nothing(sample) -> None:
     one = sample(part(0), "part")
     assert near_duplicates([], [one]) == ()
     assert near_duplicates([one], []) == ()
+
+
+def test_pictures_of_one_part_are_grouped(sample) -> None:
+    pictures = []
+    for seed in range(12):
+        pictures.append(sample(part(seed), f"part-{seed}"))
+        if seed % 4 == 0:
+            pictures += [sample(change(part(seed)), f"{change.__name__}-{seed}") for change in (darker, cropped)]
+    groups = group_parts(pictures, largest_share=0.2)
+    names = [one.path.stem.rpartition("-")[2] for one in pictures]
+    same = np.array(names)[:, None] == np.array(names)
+    np.testing.assert_array_equal(groups[:, None] == groups, same)
+    assert set(groups.tolist()) == set(range(12))
+    # Three of 18 are more than a tenth: there, likeness would say too little.
+    assert group_parts(pictures, largest_share=0.1).tolist() == list(range(18))
+    assert group_parts([], largest_share=0.1).tolist() == []

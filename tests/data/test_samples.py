@@ -60,6 +60,26 @@ def test_validation_split_is_a_partition(number, fraction, held):
     assert (fit, held_out) == split_validation(train, fraction, seed=5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_images_of_one_part_stay_on_one_side(seed):
+    train = tuple(Sample(Path(f"{i:02d}.png"), 0, "good") for i in range(60))
+    parts = [index // 3 for index in range(60)]
+    fit, held_out = split_validation(train, 0.1, seed, parts)
+    assert len(held_out) == 6
+    assert len(fit) == 54
+    numbers = dict(zip(train, parts, strict=True))
+    assert not {numbers[one] for one in fit} & {numbers[one] for one in held_out}
+
+
+def test_parts_larger_than_the_share_leave_the_smallest_to_validate_with():
+    train = tuple(Sample(Path(f"{i}.png"), 0, "good") for i in range(9))
+    fit, held_out = split_validation(train, 0.1, 0, [0, 0, 0, 0, 1, 1, 2, 2, 2])
+    assert held_out == train[4:6]
+    assert len(fit) == 7
+    with pytest.raises(DataError, match="show one part"):
+        split_validation(train, 0.1, 0, [0] * 9)
+
+
 def test_validation_split_needs_two_images():
     with pytest.raises(DataError, match="at least two"):
         split_validation([Sample(Path("a.png"), 0, "good")], 0.1, seed=0)
