@@ -9,6 +9,7 @@ hold waiting lines or those under inspection is lost, with its lines; rows of ti
 Arrival costs no processor time here, as with a frame grabber that writes into memory itself; cutting tiles does.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,9 +34,9 @@ BUFFERS = 8
 # Rows of tiles that differ: an engine that repeats its last answer is found out.
 PATTERN_ROWS = 3
 KNOWN_TILES = 8
-FIRST_SHARE_OF_CAPACITY = 0.9
-# As many as there are buffers; the run that confirms is twice as long.
-MINIMUM_BLOCKS = BUFFERS
+FIRST_SHARE_OF_CAPACITY = 0.85
+# Few, so that slow engines get a verdict; the run that confirms has as many as there are buffers.
+MINIMUM_BLOCKS = BUFFERS // 2
 RUNS_IN_TIME = 10
 # Of the time. A short run at a rate that asks for all of it loses no line yet, but never makes up for a pause.
 MOST_BUSY = 0.95
@@ -172,7 +173,11 @@ class LineCameraScenario:
         run_seconds = seconds / RUNS_IN_TIME
         self._capacity = tiling.stride / self._learn(len(tiling.columns), run_seconds)
         self._search = RateSearch(
-            FIRST_SHARE_OF_CAPACITY * self._capacity, run_seconds, MINIMUM_BLOCKS * BLOCK_LINES, self._run
+            FIRST_SHARE_OF_CAPACITY * self._capacity,
+            run_seconds,
+            MINIMUM_BLOCKS * BLOCK_LINES,
+            self._run,
+            estimate=lambda run: MOST_BUSY * run.rate / run.busy if run.busy else math.inf,
         )
 
     @property

@@ -8,7 +8,7 @@ STEP = 1.3  # to the next rate while only one side is known; wider with each fai
 PRECISION = 0.04  # relative distance of the highest held and the lowest failed rate at the end
 RETREAT = 0.95  # after a confirming run that failed
 CONFIRM_TIMES = 2  # a confirming run is that many times longer than a search run
-CONFIRMATIONS_KEPT = 2  # time is kept for so many: a rate that a search run held by luck fails the first
+NEAR_ESTIMATE = 0.97  # of the rate that a run itself says could be held
 FIRST_RUN_TIMES = 3  # the first run of a slow engine may take that many times the time that is left
 
 
@@ -30,13 +30,15 @@ SomeRun = TypeVar("SomeRun", bound=Run)
 class RateSearch(Generic[SomeRun]):
     """Steps up or down until one rate is held and one is not, then halving between them on a logarithmic scale.
 
-    The highest held rate is run once more, for longer, and lowered until that run holds it too.
+    Where runs say which rate could be held, the next is near that one instead. The highest held rate is run once more,
+    for longer, and lowered until that run holds it too.
 
     Args:
         first: the rate to begin with.
         run_seconds, events: a run takes so long, or until so many events have come.
         run: one run at a rate for so many seconds; None if the engine was found faulty.
         most: no higher rate is tried; a short run far over an engine's capacity could still seem to hold.
+        estimate: the highest rate that could be held, judged by one run; None where a run says only whether it held.
 
     Attributes:
         runs: all that were made.
@@ -52,13 +54,14 @@ class RateSearch(Generic[SomeRun]):
         events: int,
         run: Callable[[float, float], SomeRun | None],
         most: float = math.inf,
+        estimate: Callable[[SomeRun], float] | None = None,
     ) -> None:
         self.runs: list[SomeRun] = []
         self.held: SomeRun | None = None
         self.confirmed = False
         self.reason: str | None = None
         self._first, self._run_seconds, self._events, self._run = first, run_seconds, events, run
-        self._most = most
+        self._most, self._estimate = most, estimate
         self._best: SomeRun | None = None
         self._failed = math.inf
         self._failures = 0
@@ -70,8 +73,7 @@ class RateSearch(Generic[SomeRun]):
             return False
         if self._confirm_at is None:
             rate = self._next()
-            kept = CONFIRMATIONS_KEPT * CONFIRM_TIMES
-            if rate is None or (self._best and self._needs(rate, 1 + kept) > seconds_left):
+            if rate is None or (self._best and self._needs(rate, 1 + CONFIRM_TIMES) > seconds_left):
                 assert self._best is not None  # without one, the next rate is known
                 self._confirm_at = rate = self._best.rate
         else:
@@ -98,6 +100,12 @@ class RateSearch(Generic[SomeRun]):
 
     def _next(self) -> float | None:
         """The next rate to try; None when it is known well enough."""
+        if self._estimate and self.runs:
+            near = NEAR_ESTIMATE * self._estimate(self.runs[-1])
+            if self._best and near <= self._best.rate * (1 + PRECISION):
+                return None
+            if near < self._failed:
+                return near
         if self._best is None:
             return self._first if math.isinf(self._failed) else self._failed / STEP**self._failures
         if math.isinf(self._failed):

@@ -162,17 +162,23 @@ def test_without_time_to_confirm_a_lower_rate_the_best_of_the_search_under_the_f
     assert search.held.rate < min(run.rate for run in search.runs if not run.held)
 
 
-def test_time_is_kept_for_a_second_confirmation() -> None:
-    left = [60.0]
-
-    def attempt(rate: float, seconds: float) -> Held:
-        left[0] -= seconds
-        return Held(rate, rate <= 108.0 or (rate <= 115.0 and seconds < 10.0))
-
-    search = RateSearch(85.0, 5.0, 1, attempt)
-    while search.step(left[0]):
+@pytest.mark.parametrize("first", [5.0, 70.0, 95.0, 400.0])
+def test_runs_that_say_what_could_be_held_end_the_search_soon(first: float) -> None:
+    search = RateSearch(first, 0.1, 1, lambda rate, seconds: Held(rate, rate <= 100.0), estimate=lambda run: 100.0)
+    while search.step(seconds_left=1e9):
         pass
-    assert [run.held for run in search.runs[-2:]] == [False, True]
+    assert search.held is not None
+    assert search.held.rate == pytest.approx(95.0 if first == 95.0 else 97.0)
+    assert search.confirmed
+    assert len(search.runs) <= 3
+
+
+def test_estimates_that_promise_too_much_still_lead_to_a_rate_that_is_held() -> None:
+    search = RateSearch(80.0, 0.1, 1, lambda rate, seconds: Held(rate, rate <= 100.0), estimate=lambda run: 200.0)
+    while search.step(seconds_left=1e9):
+        pass
+    assert search.held is not None
+    assert 95.0 < search.held.rate <= 100.0
     assert search.confirmed
 
 
