@@ -4,7 +4,8 @@
 
 What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
 Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those of prn-eval in evaluations/*.json.
-Runs with line cameras lie in linescan/*.json, records of accuracy studies in bench/accuracy/results/*.json.
+Runs with line cameras lie in linescan/*.json, those of training's loader in training/*.json, records of accuracy
+studies in bench/accuracy/results/*.json.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from typing import Any
 from prn_fast.bench import linescan_figures, markdown
 from prn_fast.bench.accuracy import failures, pareto, tables
 from prn_fast.bench.history import read_history
+from prn_fast.bench.loader_speed import loader_figures
+from prn_fast.bench.measurement import measured
 from prn_fast.bench.report import Report
 from prn_fast.bench.tables import gpu_figures
 from prn_fast.errors import ConfigError, DataError, PRNError
@@ -137,6 +140,7 @@ FIGURES: dict[str, Callable[[Path], str]] = {
     "gpu": gpu_figures,
     **{name: partial(_or_nothing, make) for name, make in linescan_figures.FIGURES.items()},
     **{name: partial(study_figures, make) for name, make in tables.FIGURES.items()},
+    "loader": partial(_or_nothing, partial(measured, "training/loader-*.json", loader_figures)),
     "accuracy-speed": speed_figures,
     "accuracy-failures": lambda results: failures.failure_figures() or NOTHING,
 }

@@ -1,15 +1,12 @@
 """Tables of recorded runs with emulated line cameras: results/DEVICE/linescan/*.json, as their commands wrote them."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prn_fast.bench.markdown import table
-from prn_fast.errors import ConfigError
-
-LINESCAN = "linescan"
+from prn_fast.bench.measurement import measured
 
 
 def grab_figures(run: Mapping[str, Any]) -> str:
@@ -65,24 +62,8 @@ def dashboard_figures(run: Mapping[str, Any]) -> str:
     )
 
 
-def recorded(file: str, make: Callable[[Mapping[str, Any]], str], results: Path) -> str:
-    """What `make` says of a file of each device, with its command, machine and commit; empty without a file."""
-    parts = []
-    for path in sorted(results.glob(f"*/{LINESCAN}/{file}")):
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-            machine, commit = run["environment"]["machine"], run["environment"]["commit"]
-            parts.append(
-                f"{make(run)}\n\n`{run['command']}` on {machine['cpu']}, {machine['usable_cores']} cores, load average "
-                f"{run['load_average']:.1f} before, commit {commit}."
-            )
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path}: is no run that was recorded; record it again or remove it") from None
-    return "\n\n".join(parts)
-
-
 FIGURES: dict[str, Callable[[Path], str]] = {
-    "grab": partial(recorded, "grab-*.json", grab_figures),
-    "fake-camera": partial(recorded, "fake-camera-*.json", fake_camera_figures),
-    "dashboard": partial(recorded, "dashboard.json", dashboard_figures),
+    "grab": partial(measured, "linescan/grab-*.json", grab_figures),
+    "fake-camera": partial(measured, "linescan/fake-camera-*.json", fake_camera_figures),
+    "dashboard": partial(measured, "linescan/dashboard.json", dashboard_figures),
 }

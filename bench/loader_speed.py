@@ -8,14 +8,15 @@ where it is faster, without workers it takes the share of the time that is print
 """
 
 import argparse
-import json
+import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prn_fast.environment import commit
+from prn_fast.bench.measurement import leave_measurement
 from prn_fast.errors import PRNError
 from prn_fast.model.config import PRESETS
 
@@ -89,6 +90,15 @@ def measure(data: Path, preset: str, image_size: int, batches: int, workers: int
     return speed, device_name(run.fabric.device)
 
 
+def loader_figures(run: Mapping[str, Any]) -> str:
+    """A kept measurement in words."""
+    return (
+        f"`{run['preset']}`, {run['image_size']} px: the loader makes {run['loader']:.0f} images/s, half of them with "
+        f"an anomaly; a step takes in {run['step']:.1f} images/s ({run['batches']} batches of {run['batch']}). Without "
+        f"processes of its own the loader takes {100 * run['loader_share']:.1f} % of the time."
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code, or exits with 2 and one line about what was wrong."""
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.loader_speed", description=__doc__.splitlines()[0])
@@ -97,9 +107,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=256, help="side (default: 256)")
     parser.add_argument("--batches", type=int, default=10, help="timed ones (default: 10)")
     parser.add_argument("--workers", type=int, default=0, help="processes of the loader (default: 0, none)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurement, too")
+    argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
-    import torch
-
     try:
         speed, device = measure(
             arguments.data, arguments.preset, arguments.image_size, max(1, arguments.batches), arguments.workers
@@ -107,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     except PRNError as error:
         parser.exit(2, f"error: {error}\n")
     told = {"preset": arguments.preset, "image_size": arguments.image_size, "device": device}
-    print(json.dumps({**asdict(speed), **told, "torch": torch.__version__, "commit": commit()}, indent=2))
+    leave_measurement("prn_fast.bench.loader_speed", argv, {**asdict(speed), **told}, arguments.json)
     return 0
 
 

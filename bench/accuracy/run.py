@@ -1,10 +1,13 @@
 """Run a study: prn-train and prn-eval for each variant and seed, one after the other, each kept as soon as it is done.
 
 What is recorded with the same commands at the same commit is not run again, and a training that was interrupted goes
-on. In FOLDER lie the record, DATA-STUDY.json, and for each commit a folder of packages, evaluations and logs.
+on. Several processes may share FOLDER, each with variants or seeds of its own: on few cores, two with OMP_NUM_THREADS=1
+each train more steps than one with two threads. In FOLDER lie the record, DATA-STUDY.json, and for each commit a folder
+of packages, evaluations and logs.
 """
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -115,7 +118,6 @@ def run_study(
     work.mkdir(parents=True, exist_ok=True)
     data = _link(work, settings.data)
     path = settings.folder / f"{data}-{settings.study}.json"
-    record = records.read_record(path) if path.exists() else records.new_record(settings.study, data)
     options = _local(work, settings.options)
 
     failures: dict[tuple[str, int], str] = {}
@@ -124,7 +126,7 @@ def run_study(
         for variant in variants:
             plan = make_plan(variant, seed, data, settings.minutes, options)
             title = f"{variant.name}, seed {seed}"
-            if _is_recorded(record, plan, here):
+            if _is_recorded(_record_so_far(path, settings.study, data), plan, here):
                 say(f"{title}: recorded")
                 continue
             try:
@@ -133,10 +135,16 @@ def run_study(
                 failures[variant.name, seed] = str(error)
                 say(f"{title}: failed: {error}")
                 continue
+            record = _record_so_far(path, settings.study, data)
             records.put_run(record, run)
             records.write_record(record, path)
             say(f"{title}: {_summary(run)}")
     return failures
+
+
+def _record_so_far(path: Path, study: str, data: str) -> Record:
+    """What this and other processes have recorded."""
+    return records.read_record(path) if path.exists() else records.new_record(study, data)
 
 
 def is_clean(commit_name: str) -> bool:
@@ -202,6 +210,7 @@ def _run(plan: Plan, work: Path, here: str, launch: Launch, say: Callable[[str],
     training = manifest["training"]
     environment = describe_environment()
     environment.pop("commit")
+    environment["threads"] = int(os.environ.get("OMP_NUM_THREADS", environment["machine"]["usable_cores"]))
     return {
         "variant": plan.variant.name,
         "seed": plan.seed,

@@ -80,6 +80,15 @@ STUDIES: dict[str, Study] = {
             Variant("average", "a moving average of the weights is kept", {"--ema": "0.99"}),
         ),
     ),
+    "steps": Study(
+        "Many small steps or fewer large ones, in the same time?",
+        (
+            Variant("16 images", "the preset's: 16 images a step, learning rate 0.001"),
+            Variant("8 images", "8 images a step", {"--batch": "8"}),
+            Variant("rate 0.002", "twice the learning rate", {"--learning-rate": "0.002"}),
+            Variant("rate 0.0005", "half the learning rate", {"--learning-rate": "0.0005"}),
+        ),
+    ),
     "beyond": Study(
         "What do changes to the published method bring?",
         (

@@ -148,10 +148,11 @@ def provenance(record: Record, name: str) -> str:
     libraries = first["environment"]["libraries"]
     versions = ", ".join(f"{library} {libraries[library]}" for library in ("torch", "openvino") if library in libraries)
     cores = _distinct(str(run["environment"]["machine"]["usable_cores"]) for run in runs)
+    threads = _distinct(str(run["environment"]["threads"]) for run in runs)
     parts = [
         f"{record['data']}: `{first['commands']['train']}`, then `{first['commands']['evaluate']}`, and so on for each "
         f"row and seed (all commands stand in `bench/accuracy/results/{name}`), on "
-        f"{_distinct(run['training']['device'] for run in runs)}, {cores} cores, {versions}, commit "
+        f"{_distinct(run['training']['device'] for run in runs)}, {threads} of {cores} cores, {versions}, commit "
         f"{_distinct(run['commit'] for run in runs)}, {_distinct(run['date'][:10] for run in runs)}."
     ]
     if resumed := sum(run["resumed"] for run in runs):

@@ -120,7 +120,8 @@ def split_validation(
         if len(chosen) + len(indices) <= count:
             chosen.update(indices)
     if not chosen:
-        chosen.update(min(drawn, key=len))
+        smallest = min(drawn, key=len)
+        chosen.update(smallest)
     fit = tuple(sample for i, sample in enumerate(train) if i not in chosen)
     return fit, tuple(train[i] for i in sorted(chosen))
 

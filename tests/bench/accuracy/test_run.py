@@ -66,6 +66,7 @@ def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained:
     assert sum(kind["count"] for kind in run["test"]["kinds"]) == 3
     assert 0 <= run["validation"]["image_auroc"] <= 1
     assert run["environment"]["libraries"]["torch"]
+    assert run["environment"]["threads"] >= 1
 
 
 def test_no_path_of_the_machine_is_recorded(trained: Settings) -> None:
@@ -94,6 +95,20 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(settings: Settings,
     # Interrupted while evaluating: the training before it was whole.
     assert [name for name, _ in rest.calls] == ["prn-eval", *["prn-train", "prn-eval"] * 2]
     done = {(run["variant"], run["seed"]) for run in read_record(path)["runs"]}
+    assert done == {(variant, seed) for variant in ("1 seen", "0 seen") for seed in (0, 1)}
+
+
+def test_processes_that_share_a_folder_keep_what_the_others_record(settings: Settings, trained: Settings) -> None:
+    copies = Copies(trained)
+
+    def launch(name: str, arguments: Sequence[str], folder: Path, log: Path) -> None:
+        copies(name, arguments, folder, log)
+        if len(copies.calls) == 2:
+            # While this one evaluates its first run, another process does all runs of the other seed.
+            run_study(replace(settings, seeds=(1,)), say=lambda line: None, launch=Copies(trained))
+
+    run_study(replace(settings, seeds=(0,)), say=lambda line: None, launch=launch)
+    done = {(run["variant"], run["seed"]) for run in read_record(settings.folder / "wood-seen.json")["runs"]}
     assert done == {(variant, seed) for variant in ("1 seen", "0 seen") for seed in (0, 1)}
 
 
