@@ -34,7 +34,7 @@ BUFFERS = 8
 # Rows of tiles that differ: an engine that repeats its last answer is found out.
 PATTERN_ROWS = 3
 KNOWN_TILES = 8
-FIRST_SHARE_OF_CAPACITY = 0.85
+FIRST_SHARE_OF_CAPACITY = 0.75
 # Few, so that slow engines get a verdict; the run that confirms has as many as there are buffers.
 MINIMUM_BLOCKS = BUFFERS // 2
 RUNS_IN_TIME = 10
