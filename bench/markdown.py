@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from prn_fast.bench.report import Report
-from prn_fast.bench.wording import ABSENT, describe_memory, interval_text, number, signed
+from prn_fast.bench.wording import ABSENT, describe_memory, hertz, interval_text, number, signed
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -88,13 +88,28 @@ def server_table(report: Report) -> str:
 
 
 def camera_table(report: Report) -> str:
-    """The verdict on line cameras."""
+    """The highest line rate that was held, how long results took, and what share of a real camera's tiles that is."""
     rows = []
     for entry in _of(report, "line-camera"):
+        run = entry["held"]
         nearest = max(entry["cameras"], key=lambda camera: camera["share"])
-        share = f"{nearest['share']:.1%} of {nearest['name']}" if entry["held"] else ABSENT
-        rows.append([f"`{entry['engine']}`", entry["verdict"], share])
-    return table(("engine", "verdict", "nearest camera's tiles a second"), rows)
+        if run is None:
+            rows.append([f"`{entry['engine']}`", entry["verdict"], *[ABSENT] * 5])
+            continue
+        latency = run["latency_ms"]
+        rows.append(
+            [
+                f"`{entry['engine']}`",
+                f"{entry['width']} px at {hertz(run['rate'])}{'' if entry['confirmed'] else ', in one run'}",
+                number(latency["p50"]),
+                number(latency["max"]),
+                str(run["inspected"]),
+                str(run["lines_lost"]),
+                f"{nearest['share']:.1%} of {nearest['name']}",
+            ]
+        )
+    heads = ("engine", "held", "p50 ms", "longest ms", "blocks", "lines lost", "nearest camera's tiles a second")
+    return table(heads, rows)
 
 
 def agreement_table(report: Report) -> str:

@@ -25,6 +25,11 @@ def _decimals_below_one(value: float, digits: int) -> int:
     return decimals
 
 
+def hertz(rate: float) -> str:
+    """A line rate with its unit."""
+    return f"{rate / 1e3:.3g} kHz" if rate >= 1e3 else f"{rate:.3g} Hz"
+
+
 def interval_text(interval: list[float] | None) -> str:
     """Both ends of an interval."""
     return ABSENT if interval is None else f"{number(interval[0])} to {number(interval[1])}"

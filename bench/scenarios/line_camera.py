@@ -27,6 +27,7 @@ from prn_fast.bench.known import Known, SpotChecks
 from prn_fast.bench.scenarios.rate_search import RateSearch
 from prn_fast.bench.scenarios.subject import Subject
 from prn_fast.bench.stats import percentiles
+from prn_fast.bench.wording import hertz, number
 from prn_fast.errors import ConfigError
 
 BLOCK_LINES = 256
@@ -107,16 +108,12 @@ def verdict(result: LineCameraResult, reason: str | None = None) -> str:
         )
     run = result.held
     latency = run.latency_ms
-    tail = f"p99 {latency['p99']:.3g} ms" if latency["p99"] is not None else f"longest {latency['max']:.3g} ms"
+    name = "longest" if latency["p99"] is None else "p99"
+    tail = f"{name} {number(latency['max' if latency['p99'] is None else 'p99'])} ms"
     return (
         f"holds {where} at {hertz(run.rate)}, overlap {result.overlap}, {tail} of {run.inspected} blocks, "
         f"{run.lines_lost} lines lost"
     )
-
-
-def hertz(rate: float) -> str:
-    """A line rate with its unit."""
-    return f"{rate / 1e3:.3g} kHz" if rate >= 1e3 else f"{rate:.3g} Hz"
 
 
 def cameras_held(result: LineCameraResult) -> list[tuple[Camera, float]]:

@@ -63,7 +63,7 @@ def test_marked_parts_are_replaced_and_nothing_else(results: Path, tmp_path: Pat
     assert text.startswith("before\n<!-- figures:line-camera -->\n**resnet18, 256x256**")
     assert text.endswith("<!-- /figures:line-camera -->\nafter\n")
     assert "former text" not in text
-    assert "holds 4096 px at 12 kHz, overlap 32, p99 41 ms of 350 blocks, 0 lines lost" in text
+    assert "| 4096 px at 12 kHz | 20.0 | 60.0 | 350 | 0 |" in text
     assert "`prn-bench model.prn` on" in text
     assert fill(text, results) == text
 

@@ -68,7 +68,7 @@ def test_scenarios_fit_the_schema_and_say_what_was_found() -> None:
     assert found["openvino:int8", "server"]["held"]["rate"] == 30.0
     assert "120 ms" in found["eager", "server"]["reason"]
     camera = found["openvino:int8", "line-camera"]
-    assert camera["verdict"] == "holds 4096 px at 12 kHz, overlap 32, p99 41 ms of 350 blocks, 0 lines lost"
+    assert camera["verdict"] == "holds 4096 px at 12 kHz, overlap 32, p99 41.0 ms of 350 blocks, 0 lines lost"
     # Half the line rate of the first camera, of the same width.
     assert camera["cameras"][0]["share"] == pytest.approx(0.5)
     assert "no line rate shown to be held at 4096 px" in found["eager", "line-camera"]["verdict"]
