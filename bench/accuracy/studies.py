@@ -83,10 +83,15 @@ STUDIES: dict[str, Study] = {
     "steps": Study(
         "Many small steps or fewer large ones, in the same time?",
         (
-            Variant("16 images", "the preset's: 16 images a step, learning rate 0.001"),
+            Variant("16 images", "16 images a step", {"--batch": "16"}),
             Variant("8 images", "8 images a step", {"--batch": "8"}),
-            Variant("rate 0.002", "twice the learning rate", {"--learning-rate": "0.002"}),
-            Variant("rate 0.0005", "half the learning rate", {"--learning-rate": "0.0005"}),
+            Variant("4 images", "4 images a step", {"--batch": "4"}),
+            Variant(
+                "8 images, rate 0.0005", "and half the learning rate", {"--batch": "8", "--learning-rate": "0.0005"}
+            ),
+            Variant(
+                "8 images, rate 0.002", "and twice the learning rate", {"--batch": "8", "--learning-rate": "0.002"}
+            ),
         ),
     ),
     "beyond": Study(
