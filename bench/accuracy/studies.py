@@ -103,6 +103,7 @@ STUDIES: dict[str, Study] = {
             Variant("prototypes 0.02", "2 % of the normal images, not 10 %", {"--prototypes": "0.02"}),
             Variant("prototypes 0.05", "5 % of the normal images", {"--prototypes": "0.05"}),
             Variant("prototypes 0.2", "20 % of the normal images", {"--prototypes": "0.2"}),
+            Variant("light", "gain and gamma of whole images vary", {"--light": "0.2"}),
             Variant("hard mining", "the harder half of a step's anomalies counts", {"--hard-mining": "0.5"}),
             Variant("two anomalies", "two anomalies for each normal image", {"--anomaly-ratio": "2"}),
             # The same training as the base, so that its validation says nothing of mirrored copies.

@@ -25,6 +25,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         seed: seed of all draws.
         flips: mirror each normal at random along both axes, its plain and its anomalous items alike.
         anomaly_ratio: R, generated anomalies of each normal.
+        light: spread of the random gain and gamma of each normal, its plain and its anomalous items alike; 0: none.
     Raises:
         DataError: no normals, or an array of another kind.
     """
@@ -36,6 +37,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         seed: int,
         flips: bool = False,
         anomaly_ratio: int = 1,
+        light: float = 0.0,
     ) -> None:
         if normals.ndim != 4 or normals.dtype != np.uint8 or len(normals) == 0:
             raise DataError(
@@ -44,7 +46,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         self._normals = normals
         self._generator = generator
         self._seed = seed
-        self._flips = flips
+        self._flips, self._light = flips, light
         self._items = 1 + anomaly_ratio
         # In shared memory, so that worker processes which outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -66,12 +68,26 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         if self._flips:
             rows, columns = rng.choice((-1, 1), 2)
             image = np.ascontiguousarray(image[::rows, ::columns])
+        if self._light:
+            image = relit(image, self._light, rng)
         mask = np.zeros(image.shape[:2], bool)
         if anomaly > 1:
             rng = np.random.default_rng((self._seed, int(self._epoch), normal, anomaly))
         if anomaly:
             image, mask = self._generator.generate(image, rng)
         return torch.tensor(image), torch.from_numpy(mask.astype(np.float32))
+
+
+def relit(image: NDArray[np.uint8], spread: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """An image as under other light: g v^gamma of its values v in 0..1.
+
+    Args:
+        image: uint8.
+        spread: standard deviation of log g and log gamma, which are drawn.
+    """
+    gain, gamma = np.exp(rng.normal(0, spread, 2))
+    table = 255 * gain * (np.arange(256) / 255) ** gamma
+    return np.clip(table + 0.5, 0, 255).astype(np.uint8)[image]
 
 
 class EpochBatches(Sampler[list[int]]):

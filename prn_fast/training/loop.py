@@ -189,7 +189,12 @@ class Run:
         optimizer = kind(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.module, self.optimizer = fabric.setup(FromBytes(model), optimizer)
         self.dataset = TrainingSet(
-            split.normals, split.generator, settings.seed, flips=recipe.flips, anomaly_ratio=recipe.anomaly_ratio
+            split.normals,
+            split.generator,
+            settings.seed,
+            flips=recipe.flips,
+            anomaly_ratio=recipe.anomaly_ratio,
+            light=recipe.light,
         )
         self.sampling = EpochBatches(
             len(self.dataset), recipe.batch, settings.seed, share=(fabric.global_rank, fabric.world_size)

@@ -33,6 +33,9 @@ class Recipe:
         },
     )
     flips: bool = field(default=False, metadata={"help": "mirror images at random"})
+    light: float = field(
+        default=0.0, metadata={"help": "spread of a random gain and gamma of whole images; 0 leaves them as they are"}
+    )
     anomaly_ratio: int = field(default=1, metadata={"help": "generated anomalies for each normal image of an epoch"})
     extended_share: float = field(
         default=0.5,
@@ -68,6 +71,8 @@ class Recipe:
             raise ConfigError(f"learning rate must be above 0, not {self.learning_rate}")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight decay must be 0 or more, not {self.weight_decay}")
+        if not self.light >= 0:
+            raise ConfigError(f"spread of the light must be 0 or more, not {self.light}")
         if self.anomaly_ratio < 1:
             raise ConfigError(f"anomalies for each normal image must be at least 1, not {self.anomaly_ratio}")
         if not 0 <= self.extended_share <= 1:

@@ -52,6 +52,7 @@ def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
         "optimizer": "adam",
         "schedule": "constant",
         "flips": False,
+        "light": 0.1,
         "anomaly_ratio": 2,
         "extended_share": 0.25,
         "augment": False,

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.textures import generate_textures
-from prn_fast.data.training_set import EpochBatches, TrainingSet, use_one_thread
+from prn_fast.data.training_set import EpochBatches, TrainingSet, relit, use_one_thread
 from prn_fast.errors import ConfigError, DataError
 
 
@@ -152,3 +152,28 @@ def test_unusable_normals(normals):
 def test_index_out_of_range(index):
     with pytest.raises(IndexError):
         make_set()[index]
+
+
+def test_light_varies_between_images_and_epochs_and_is_one_for_an_image_and_its_anomaly():
+    normals = np.random.default_rng(5).integers(80, 140, (4, 64, 64, 1), np.uint8)
+    generator = AnomalyGenerator(generate_textures(4, 1, seed=0))
+    dataset = TrainingSet(normals, generator, 0, light=0.2)
+    first, _ = all_items(dataset)
+    dataset.set_epoch(1)
+    second, _ = all_items(dataset)
+    levels = torch.cat([first[0::2], second[0::2]]).float().mean((1, 2, 3))
+    assert levels.std() > 5
+    # What the anomaly does not reach is lit as the plain image is.
+    same = (first[0::2] == first[1::2]).float().mean((1, 2, 3))
+    assert same.median() > 0.5
+
+
+def test_light_keeps_the_order_of_values_and_their_range():
+    ramp = np.arange(256, dtype=np.uint8)[None, :, None]
+    for seed in range(50):
+        lit = relit(ramp, 0.3, np.random.default_rng(seed)).astype(int)
+        assert (np.diff(lit[0, :, 0]) >= 0).all()
+        assert lit[0, 0, 0] == 0
+    gain, gamma = np.exp(np.random.default_rng(3).normal(0, 0.3, 2))
+    expected = min(255, round(255 * gain * (100 / 255) ** gamma))
+    assert abs(int(relit(ramp, 0.3, np.random.default_rng(3))[0, 100, 0]) - expected) <= 1

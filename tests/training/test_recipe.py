@@ -36,6 +36,7 @@ def test_cosine_rises_then_falls_to_a_hundredth():
         {"focal_weight": -1.0},
         {"focal_weight": 0.0, "smooth_l1": False},
         {"hard_mining": 0.0},
+        {"light": -0.1},
         {"ema": 1.0},
         {"ema": float("nan")},
         {"prototypes": 0.0},
