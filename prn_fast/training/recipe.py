@@ -100,9 +100,9 @@ class Recipe:
 
 # As published (PRN.md, Training): made for a GPU and hours.
 PUBLISHED = Recipe()
-# Made for a CPU and minutes: larger steps that shrink to nothing as the time runs out.
+# Made for a CPU and minutes: small batches (docs/accuracy.md), and large steps that shrink to nothing by the end.
 QUICK = Recipe(
-    epochs=60, batch=16, learning_rate=1e-3, weight_decay=1e-2, optimizer="adamw", schedule="cosine", flips=True
+    epochs=60, batch=8, learning_rate=1e-3, weight_decay=1e-2, optimizer="adamw", schedule="cosine", flips=True
 )
 
 RECIPES: dict[str, Recipe] = {"r18": PUBLISHED, "wide50": PUBLISHED, "lite0": QUICK}

@@ -17,8 +17,8 @@ def test_it_prints_both_rates_and_leaves_nothing(tmp_path, capsys):
     assert printed["loader"] > 0
     assert printed["step"] > 0
     assert abs(printed["loader_share"] - printed["step"] / (printed["loader"] + printed["step"])) < 0.01
-    # All of eleven normals and their anomalies, of which a step has sixteen.
-    assert (printed["batch"], printed["batches"], printed["preset"]) == (16, 2, "lite0")
+    # Of eleven normals and their anomalies a step has eight.
+    assert (printed["batch"], printed["batches"], printed["preset"]) == (8, 2, "lite0")
     assert sorted(tmp_path.rglob("*")) == before
 
 
