@@ -22,6 +22,8 @@ def as_markdown(report: Report) -> str:
     for name, make in (("offline", offline_table), ("server", server_table), ("line-camera", camera_table)):
         if any(entry["scenario"] == name for entry in report["scenarios"]):
             parts += [f"Scenario {name}:", make(report)]
+    if verdicts := [f"- `{entry['engine']}` {entry['verdict']}" for entry in _of(report, "line-camera")]:
+        parts.append("\n".join(verdicts))
     parts += ["Agreement with float32 eager:", agreement_table(report)]
     warnings = [
         f"- {entry['engine']}, {entry['scenario']}: {'; '.join(entry['warnings'])}"
