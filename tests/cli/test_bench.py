@@ -37,6 +37,7 @@ def test_all_engines_of_a_package(
     code, report, page = run(built_package_path, outputs, "--batch", "1,3")
     names = ["eager", *Package.open(built_package_path).engines]
     assert "openvino:fp32" in names
+    assert [engine["faults"] for engine in report["engines"] if engine["status"] == "failed"] == []
     assert code == 0
     measured = [engine["name"] for engine in report["engines"] if engine["status"] != "unavailable"]
     assert measured == names
