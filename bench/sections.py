@@ -18,6 +18,7 @@ from prn_fast.bench.plots import (
 from prn_fast.bench.profile import PARTS
 from prn_fast.bench.report import BASELINE, Report, conclusive
 from prn_fast.bench.scenarios import OPEN_LOOPS
+from prn_fast.bench.scenarios.line_camera import MOST_BUSY
 
 COLOURS = 6  # classes s1 to s6; s0 is the baseline's
 
@@ -54,7 +55,8 @@ def _scenario_sections(report: Report, series: dict[str, Series]) -> list[Sectio
     sections = []
     if entries := found["line-camera"]:
         curve = _curve(entries, series, "lines a second", None)
-        sections.append(Section("Line camera", render("line_camera.html", entries=entries, series=series, curve=curve)))
+        body = render("line_camera.html", entries=entries, series=series, curve=curve, most_busy=f"{MOST_BUSY:.0%}")
+        sections.append(Section("Line camera", body))
     if entries := found["server"]:
         curve = _curve(entries, series, "images a second, arriving at random", report["settings"]["p99_ms"])
         sections.append(Section("Server", render("server.html", entries=entries, series=series, curve=curve)))

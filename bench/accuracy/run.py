@@ -1,9 +1,9 @@
 """Run a study: prn-train and prn-eval for each variant and seed, one after the other, each kept as soon as it is done.
 
 What is recorded with the same commands at the same commit is not run again, and a training that was interrupted goes
-on. Several processes may share FOLDER, each with variants or seeds of its own: on few cores, two with OMP_NUM_THREADS=1
-each train more steps than one with two threads. In FOLDER lie the record, DATA-STUDY.json, and for each commit a folder
-of packages, evaluations and logs.
+on. Several processes may share FOLDER, each with variants or seeds of its own; give each its share of the cores with
+OMP_NUM_THREADS, which is recorded. In FOLDER lie the record, DATA-STUDY.json, and for each commit a folder of packages,
+evaluations and logs.
 """
 
 import json

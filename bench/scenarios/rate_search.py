@@ -60,7 +60,7 @@ class RateSearch(Generic[SomeRun]):
         self.held: SomeRun | None = None
         self.confirmed = False
         self.reason: str | None = None
-        self._first, self._run_seconds, self._events, self._run = first, run_seconds, events, run
+        self._first, self._run_seconds, self._events, self._run = min(first, most), run_seconds, events, run
         self._most, self._estimate = most, estimate
         self._best: SomeRun | None = None
         self._failed = math.inf
@@ -101,7 +101,7 @@ class RateSearch(Generic[SomeRun]):
     def _next(self) -> float | None:
         """The next rate to try; None when it is known well enough."""
         if self._estimate and self.runs:
-            near = NEAR_ESTIMATE * self._estimate(self.runs[-1])
+            near = min(NEAR_ESTIMATE * self._estimate(self.runs[-1]), self._most)
             if self._best and near <= self._best.rate * (1 + PRECISION):
                 return None
             if near < self._failed:

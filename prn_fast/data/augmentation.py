@@ -14,12 +14,11 @@ from torch import Tensor
 
 from prn_fast.data.noise import smooth_noise
 
-# Shares of a cut-out's size; standard deviation of the logarithm of gamma; chances and widths in pixels.
-LARGEST_BEND = 0.05
-BEND_LUMPS = 3.0
-GAMMA_SPREAD = 0.15
-BLUR_CHANCE, BLUR_SIGMA = 0.2, (0.4, 1.0)
-SHARPEN_CHANCE = 0.1
+LARGEST_BEND = 0.05  # share of a cut-out's size
+BEND_LUMPS = 3.0  # along each side
+GAMMA_SPREAD = 0.15  # standard deviation of log gamma
+BLUR_CHANCE, SHARPEN_CHANCE = 0.2, 0.1
+BLUR_SIGMA = (0.4, 1.0)  # pixels
 _KERNEL = (5, 5)
 
 

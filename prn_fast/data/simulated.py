@@ -48,8 +48,8 @@ def simulate(
 
     Its shape is noise scattered over the whole image, one compact blob, a thin line, or a band: all on one side of a
     nearly straight border, or between two. Its filling is a change of the image's tone ("tone"), a texture ("textures")
-    or a piece of the image itself ("image"); the latter two are blended with random opacity. What
-    would be too faint to be seen is a change of tone in any case.
+    or a piece of the image itself ("image"); the latter two are blended with random opacity. What would be
+    too faint to be seen is a change of tone in any case.
 
     Args:
         image: normal image uint8 (S, S, C).

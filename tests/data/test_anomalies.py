@@ -31,6 +31,13 @@ def normal(material: str, channels: int, side: int = 256, seed: int = 99) -> np.
     return as_bytes(render(material, side, np.random.default_rng(seed)).picture, channels)
 
 
+def simulated(count: int, seed: int) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """A grey image, and simulated anomalies made of it with their masks."""
+    generator, image = make_generator(1, 0.0), normal("brushed_metal", 1)
+    rng = np.random.default_rng(seed)
+    return image, [generator.generate(image, rng) for _ in range(count)]
+
+
 @pytest.mark.parametrize("share", SHARES.values(), ids=SHARES.keys())
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("material", "side"), [("brushed_metal", 256), ("machined_ring", 192), ("cast_iron", 64)])
@@ -56,22 +63,16 @@ def test_anomaly_is_marked_lies_on_the_object_and_shows(material, side, channels
 
 
 def test_simulated_sizes_cover_tiny_to_large():
-    generator = make_generator(1, 0.0)
-    image, rng = normal("brushed_metal", 1), np.random.default_rng(1)
-    shares = np.array([generator.generate(image, rng)[1].mean() for _ in range(300)])
+    _, anomalies = simulated(300, seed=1)
+    shares = np.array([mask.mean() for _, mask in anomalies])
     assert shares.max() < 0.61
     for low, high in ((0, 0.002), (0.002, 0.01), (0.01, 0.05), (0.05, 0.61)):
         assert ((shares >= low) & (shares < high)).mean() > 0.05
 
 
 def test_simulated_anomalies_are_darker_and_brighter_faint_and_strong():
-    generator = make_generator(1, 0.0)
-    image, rng = normal("brushed_metal", 1), np.random.default_rng(2)
-    changes = []
-    for _ in range(300):
-        result, mask = generator.generate(image, rng)
-        changes.append((result.astype(int) - image)[mask].mean())
-    changes = np.array(changes)
+    image, anomalies = simulated(300, seed=2)
+    changes = np.array([(result.astype(int) - image)[mask].mean() for result, mask in anomalies])
     assert (changes < -5).mean() > 0.2
     assert (changes > 5).mean() > 0.2
     assert (np.abs(changes) < 20).mean() > 0.1
@@ -79,22 +80,16 @@ def test_simulated_anomalies_are_darker_and_brighter_faint_and_strong():
 
 
 def test_some_simulated_anomalies_are_thin_lines():
-    generator = make_generator(1, 0.0)
-    image, rng = normal("brushed_metal", 1), np.random.default_rng(3)
     thin = 0
-    for _ in range(100):
-        _, mask = generator.generate(image, rng)
+    for _, mask in simulated(100, seed=3)[1]:
         (_, (a, b), _) = cv2.minAreaRect(np.argwhere(mask).astype(np.float32))
         thin += mask.sum() < 0.01 * mask.size and max(a, b) > 25 and max(a, b) > 5 * min(a, b)
     assert thin > 5
 
 
 def test_some_simulated_anomalies_are_all_that_lies_beyond_a_border():
-    generator = make_generator(1, 0.0)
-    image, rng = normal("brushed_metal", 1), np.random.default_rng(4)
     sides = 0
-    for _ in range(200):
-        _, mask = generator.generate(image, rng)
+    for _, mask in simulated(200, seed=4)[1]:
         edges = [(mask[0], mask[-1]), (mask[:, 0], mask[:, -1])]
         # One edge of the image is all marked, the opposite one not at all.
         sides += any(max(a.mean(), b.mean()) > 0.95 and not (a.any() and b.any()) for a, b in edges)
