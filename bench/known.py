@@ -1,12 +1,19 @@
-"""What an engine is known to answer, and checks of the answers that it gives while it is timed."""
+"""What an engine is known to answer, and checks of the answers that it gives while it is timed.
 
+It is timed on marked copies of known images, to which a sound engine gives the known answers, with rare exceptions:
+where two prototypes lie equally near a pixel, a mark may move it from one to the other, and the map around it with it.
+So an answer that is not the known one gets a second look: the engine is asked about other images, whose answers must be
+the known ones and lie far from that answer, and right after that about the same copy, where it must answer as before.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.bench import parity
-from prn_fast.bench.answers import Answers
+from prn_fast.bench.answers import Answers, SupportsInfer, ask
 
 PROBED_PIXELS = 2048
 
@@ -16,28 +23,75 @@ class Known:
     """An engine's checked answers to N images, and their mean.
 
     Attributes:
+        images: (N, S, S, C).
         answers: scores (N,) and maps (N, S, S).
         centre: mean score (1,) and mean map (1, S, S).
-        smallest_spread: what counts as the least distance of a map from the mean map, see `parity.stale_faults`.
+        smallest_spread: what counts as the least distance of a map from the mean map, see `parity.stale`.
     """
 
+    images: NDArray[np.uint8]
     answers: Answers
     centre: Answers
     smallest_spread: float
 
     @classmethod
-    def of(cls, answers: Answers) -> "Known":
+    def of(cls, images: NDArray[np.uint8], answers: Answers) -> "Known":
         """Known answers with their centre."""
         centre = Answers(answers.scores.mean(keepdims=True), answers.maps.mean(axis=0, keepdims=True))
         smallest = max(parity.SMALLEST_SPREAD, parity.STALE_FLOOR * parity.spread_of(answers.maps))
-        return cls(answers, centre, smallest)
+        return cls(images, answers, centre, smallest)
 
-    def faults(self, answers: Answers, indices: NDArray[np.integer]) -> list[str]:
-        """What is wrong with answers to the images of these indices: their form, or that they are not the known."""
+    def faults(
+        self, engine: SupportsInfer, images: NDArray[np.uint8], indices: NDArray[np.integer], answers: Answers
+    ) -> list[str]:
+        """What is wrong with an engine's answers to marked copies of known images: their form, or their values.
+
+        Args:
+            engine: asked again if an answer is not the known one, see the module.
+            images: the copies, (B, S, S, C).
+            indices: (B,) of the known images that they are copies of.
+        """
         if faults := parity.form_faults(answers, len(indices), self.answers.maps.shape[1]):
             return faults
         known = Answers(self.answers.scores[indices], self.answers.maps[indices])
-        return parity.stale_faults(answers, known, self.centre, self.smallest_spread)
+        suspect, fault = parity.stale(answers, known, self.centre, self.smallest_spread)
+        if not fault:
+            return []
+        again, faults = self.second_look(engine, images, answers.scores)
+        if again is None:
+            return [fault, *faults]
+        still, _ = parity.stale(answers, again, self.centre, self.smallest_spread)
+        return [fault] if (still & suspect).any() else []
+
+    def second_look(
+        self, engine: SupportsInfer, images: NDArray[np.uint8], scores: NDArray[np.floating]
+    ) -> tuple[Answers | None, list[str]]:
+        """An engine's answers to the same copies once more; None, and why, if it cannot be trusted to look again.
+
+        Args:
+            scores: (B,) that it gave while timed.
+        """
+        side = self.answers.maps.shape[1]
+        others = np.abs(self.answers.scores - scores[:, None]).argmax(axis=1)
+        answers = ask(engine, self.images[others])
+        if faults := parity.form_faults(answers, len(others), side):
+            return None, faults
+        known = Answers(self.answers.scores[others], self.answers.maps[others])
+        _, fault = parity.stale(answers, known, self.centre, self.smallest_spread)
+        if fault:
+            return None, [fault]
+        again = ask(engine, images)
+        faults = parity.form_faults(again, len(images), side)
+        return (None, faults) if faults else (again, [])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """One call of a run: which images, what was answered at the probed pixels, and how to make the copies again."""
+
+    indices: NDArray[np.integer]
+    answers: Answers
+    remake: Callable[[], NDArray[np.uint8]]
 
 
 class SpotChecks:
@@ -46,17 +100,20 @@ class SpotChecks:
     The pixels are drawn at random for each run, so that an engine cannot know which ones count.
     """
 
-    def __init__(self, known: Known, rng: np.random.Generator) -> None:
-        self._known = known
+    def __init__(self, known: Known, engine: SupportsInfer, rng: np.random.Generator) -> None:
+        self._known, self._engine = known, engine
         side = known.answers.maps.shape[1]
         self._pixels = rng.choice(side * side, size=min(PROBED_PIXELS, side * side), replace=False)
-        self._kept: list[tuple[NDArray[np.integer], Answers]] = []
+        self._kept: list[_Kept] = []
         self.faults: list[str] = []
 
-    def keep(self, answers: Answers, indices: NDArray[np.integer]) -> None:
-        """Copy what is needed of answers to known images; an index of -1 is an image whose answer is not known.
+    def keep(self, answers: Answers, indices: NDArray[np.integer], remake: Callable[[], NDArray[np.uint8]]) -> None:
+        """Copy what is needed of answers to copies of known images; -1 is an image whose answer is not known.
 
         Called right after the engine returned, before the clock is read: an unfinished answer is found out.
+
+        Args:
+            remake: makes the copies again, for a second look.
         """
         side = self._known.answers.maps.shape[1]
         if answers.scores.shape != (len(indices),) or answers.maps.shape != (len(indices), side, side):
@@ -64,27 +121,29 @@ class SpotChecks:
                 f"answers to {len(indices)} images have shapes {answers.scores.shape} and {answers.maps.shape}"
             )
             return
-        pixels = answers.maps.reshape(len(indices), -1)[:, self._pixels]
-        self._kept.append((indices, Answers(np.array(answers.scores), pixels)))
+        self._kept.append(_Kept(indices, self._at_pixels(answers), remake))
 
     def verdict(self) -> list[str]:
-        """All faults of the answers that were kept; an empty list is a pass."""
+        """The faults of the answers that were kept; an empty list is a pass. May ask the engine again."""
         if self.faults or not self._kept:
             return self.faults
-        indices = np.concatenate([where for where, _ in self._kept])
-        scores = np.concatenate([answers.scores for _, answers in self._kept])
-        pixels = np.concatenate([answers.maps for _, answers in self._kept])
-        for name, values in (("scores", scores), ("maps", pixels)):
-            if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-                return [f"{name} given while timed are NaN, infinite or outside 0..1"]
-        seen = indices >= 0
-        expected = self._at_pixels(self._known.answers)
-        return parity.stale_faults(
-            Answers(scores[seen], pixels[seen]),
-            Answers(expected.scores[indices[seen]], expected.maps[indices[seen]]),
-            self._at_pixels(self._known.centre),
-            self._known.smallest_spread,
-        )
+        known, centre = self._at_pixels(self._known.answers), self._at_pixels(self._known.centre)
+        for kept in self._kept:
+            for name, values in (("scores", kept.answers.scores), ("maps", kept.answers.maps)):
+                if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+                    return [f"{name} given while timed are NaN, infinite or outside 0..1"]
+            seen = kept.indices >= 0
+            expected = Answers(known.scores[kept.indices], known.maps[kept.indices])
+            suspect, fault = parity.stale(kept.answers, expected, centre, self._known.smallest_spread)
+            if not (suspect & seen).any():
+                continue
+            again, faults = self._known.second_look(self._engine, kept.remake(), kept.answers.scores)
+            if again is None:
+                return [fault, *faults]
+            still, fault = parity.stale(kept.answers, self._at_pixels(again), centre, self._known.smallest_spread)
+            if (still & suspect & seen).any():
+                return [fault]
+        return []
 
     def _at_pixels(self, answers: Answers) -> Answers:
-        return Answers(answers.scores, answers.maps.reshape(len(answers.maps), -1)[:, self._pixels])
+        return Answers(np.array(answers.scores), answers.maps.reshape(len(answers.maps), -1)[:, self._pixels])

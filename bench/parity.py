@@ -151,29 +151,31 @@ def relative_error(maps: NDArray, reference: NDArray, centre: NDArray) -> float:
     return float(error / max(spread, SMALLEST_SPREAD))
 
 
-def stale_faults(
+def stale(
     answers: Answers, checked: Answers, centre: Answers, smallest_spread: float = SMALLEST_SPREAD
-) -> list[str]:
-    """Are answers given while timed the engine's own checked answers to the same images? Each image is judged alone.
+) -> tuple[NDArray[np.bool_], str]:
+    """Which answers are not the engine's own checked answers to the same images? Each image is judged alone.
 
     Args:
         answers: well-formed answers to a batch.
         checked: the engine's answers to the same images when it was checked.
         centre: mean score and mean map of all its checked answers, shapes (1,) and (1, ...) like a map.
         smallest_spread: a map that lies closer to the mean map counts as that far from it.
+    Returns:
+        True for each image whose answer is another one, and a fault in words: "" if there is no such image.
     """
     errors = _distances(answers.maps, checked.maps) / np.maximum(_distances(checked.maps, centre.maps), smallest_spread)
     score_errors = np.abs(answers.scores - checked.scores)
     allowed = np.maximum(STALE_SCORE, STALE_ANSWER * np.abs(checked.scores - centre.scores))
     # Stated so that NaN fails.
-    stale = ~((errors <= STALE_ANSWER) & (score_errors <= allowed))
-    if not stale.any():
-        return []
-    worst = np.flatnonzero(stale)[0]
-    return [
+    is_stale = ~((errors <= STALE_ANSWER) & (score_errors <= allowed))
+    if not is_stale.any():
+        return is_stale, ""
+    worst = np.flatnonzero(is_stale)[0]
+    return is_stale, (
         "an answer given while timed is not the checked answer to the same image "
         f"(relative map error {errors[worst]:.3g}, score error {score_errors[worst]:.3g})"
-    ]
+    )
 
 
 def spread_of(maps: NDArray) -> float:

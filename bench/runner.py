@@ -185,7 +185,7 @@ class _Bench:
             if answers is not None and expected is not None:
                 check.parity = parity.compare(answers, expected, labels)
                 check.faults += parity.parity_faults(check.parity, parity.TOLERANCES[check.precision])
-                self.result.known[name] = Known.of(answers)
+                self.result.known[name] = Known.of(self.images, answers)
             self.result.checks.append(check)
 
     def _well_formed_answers(
@@ -310,7 +310,7 @@ class _Bench:
             start = self.clock.bracket()
             latency, answers = timed_ask(self.engines[name], images, self.clock.read)
             self.clock.verify(start)
-            faults = self.result.known[name].faults(answers, indices)
+            faults = self.result.known[name].faults(self.engines[name], images, indices, answers)
             if latency <= 0:
                 faults.append(f"a call took {latency} ns: the clock does not count")
         except ClockError as error:

@@ -209,7 +209,7 @@ class LineCameraScenario:
         elapsed, answers = timed_ask(self.subject.engine, tiles[chosen])
         self.subject.faults += parity.form_faults(answers, len(chosen), tiles.shape[1])
         self.subject.faults += [] if self.subject.faults else parity.dependence_faults(answers)
-        self._known = Known.of(answers)
+        self._known = Known.of(tiles[chosen], answers)
         indices = np.full(PATTERN_ROWS * columns, -1)
         indices[chosen] = np.arange(len(chosen))
         self._indices = indices.reshape(PATTERN_ROWS, columns)
@@ -225,11 +225,10 @@ class LineCameraScenario:
 
     def _run(self, rate: float, seconds: float) -> CameraRun | None:
         blocks = round(seconds * rate / BLOCK_LINES)
-        checks = SpotChecks(self._known, self.subject.rng)
+        checks = SpotChecks(self._known, self.subject.engine, self.subject.rng)
 
         def inspect(row: int) -> None:
-            tiles = marked_copies(self._surface.tiles(row), self.subject.rng)
-            checks.keep(ask_without_copy(self.subject.engine, tiles), self._indices[row % PATTERN_ROWS])
+            self.subject.answer_copies(lambda: self._surface.tiles(row), self._indices[row % PATTERN_ROWS], checks)
 
         try:
             run = run_camera(inspect, self._surface.tiling, rate, blocks)

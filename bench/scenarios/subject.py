@@ -1,6 +1,7 @@
 """An engine in a scenario: sound so far, with its known answers, and fed with images that it has not seen."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from prn_fast.bench.known import Known, SpotChecks
 
 CALIBRATION_CALLS = 3
 CALIBRATION_SECONDS = 0.5
+MOST_SEED = 2**63
 
 
 @dataclass
@@ -31,12 +33,22 @@ class Subject:
 
     def spot_checks(self) -> SpotChecks:
         """Checks for one run."""
-        return SpotChecks(self.known, self.rng)
+        return SpotChecks(self.known, self.engine, self.rng)
 
     def answer(self, indices: NDArray[np.integer], checks: SpotChecks) -> None:
         """Infer marked copies of known images and keep the answers for the checks; copying counts as serving does."""
-        answers = ask_without_copy(self.engine, marked_copies(self.images[indices], self.rng))
-        checks.keep(answers, indices)
+        self.answer_copies(lambda: self.images[indices], indices, checks)
+
+    def answer_copies(
+        self, images: Callable[[], NDArray[np.uint8]], indices: NDArray[np.integer], checks: SpotChecks
+    ) -> None:
+        """Infer marked copies of the images that `images` gives each time; indices as for `SpotChecks.keep`."""
+        seed = self.rng.integers(MOST_SEED)
+
+        def copies() -> NDArray[np.uint8]:
+            return marked_copies(images(), np.random.default_rng(seed))
+
+        checks.keep(ask_without_copy(self.engine, copies()), indices, copies)
 
     def seconds_per_call(self, batch: int) -> float:
         """Median time of a few calls with `batch` images, after one that counts only if it is slow."""

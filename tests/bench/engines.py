@@ -2,6 +2,7 @@
 
 import threading
 import time
+import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,25 @@ class ConvolutionEngine:
         maps = (1 / (1 + np.exp(-20 * (blurred - 0.6)))).astype(np.float32)
         scores = np.sort(maps.reshape(len(maps), -1), axis=1)[:, -PIXELS_IN_SCORE:].mean(axis=1)
         return Detections(scores, maps)
+
+
+class TippingEngine(ConvolutionEngine):
+    """Sound, but every third image or so tips over when its lowest bits change, as with two prototypes as near."""
+
+    def infer(self, images: NDArray[np.uint8]) -> Detections:
+        done = super().infer(images)
+        for index, image in enumerate(images):
+            if zlib.crc32(image.tobytes()) % 3 == 0:
+                done.maps[index], done.scores[index] = 1 - done.maps[index], 1 - done.scores[index]
+        return done
+
+
+class WanderingEngine(ConvolutionEngine):
+    """The answer to the same image changes from call to call, one time in ten."""
+
+    def infer(self, images: NDArray[np.uint8]) -> Detections:
+        done = super().infer(images)
+        return Detections(1 - done.scores, 1 - done.maps) if self.calls % 10 == 0 else done
 
 
 class ZeroEngine(ConvolutionEngine):

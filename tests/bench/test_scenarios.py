@@ -23,7 +23,7 @@ SETTINGS = ScenarioSettings(OPEN_LOOPS, p99_ms=2000.0, camera_width=100, overlap
 def subject(engine: ConvolutionEngine, name: str = "tested") -> Subject:
     """An engine that is known to answer as a sound one does."""
     images, _ = blob_images()
-    known = Known.of(answers_to(ConvolutionEngine(), images, 12))
+    known = Known.of(images, answers_to(ConvolutionEngine(), images, 12))
     return Subject(name, engine, images, known, np.random.default_rng(0))
 
 
