@@ -5,7 +5,6 @@ in ONNX Runtime and in OpenVINO. (`eager`, float32, is an engine of every packag
 """
 
 import functools
-import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,15 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prn_fast.build.export import INPUT_NAME, OUTPUT_NAMES, serialise
 from prn_fast.engine import Engine, open_engine
 from prn_fast.engine.openvino import import_openvino
 from prn_fast.errors import EngineError
 from prn_fast.kernels import PUBLISHED
 from prn_fast.model.prn import PRN
 from prn_fast.package import Package
-
-INPUT, OUTPUTS = "images", ("scores", "maps")
-OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -98,22 +95,7 @@ class _Detector(nn.Module):
 def _plain_export(path: Path, digest: str) -> bytes:
     """The published formulation of the package at `path` as ONNX, with a dynamic batch; kept for the next baseline."""
     package = Package.open(path, verify=False)
-    config = package.config
-    example = torch.zeros(2, config.image_size, config.image_size, config.image_channels, dtype=torch.uint8)
-    # The exporter says at each export that torchvision, which nothing here uses, is not installed.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        _Detector(package.model(PUBLISHED)).eval(),
-        (example,),
-        input_names=[INPUT],
-        output_names=list(OUTPUTS),
-        dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    return program.model_proto.SerializeToString()
+    return serialise(_Detector(package.model(PUBLISHED)), package.config)
 
 
 class OnnxRuntimeBaseline(Engine):
@@ -139,7 +121,7 @@ class OnnxRuntimeBaseline(Engine):
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `Engine.run`."""
-        scores, maps = self._session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(images)})
+        scores, maps = self._session.run(list(OUTPUT_NAMES), {INPUT_NAME: np.ascontiguousarray(images)})
         return scores, maps
 
 
@@ -167,7 +149,7 @@ class OpenVINOBaseline(Engine):
             )
             self._requests[len(images)] = compiled.create_infer_request()
         results = self._requests[len(images)].infer({0: np.ascontiguousarray(images)}, share_inputs=True)
-        return np.array(results[OUTPUTS[0]]), np.array(results[OUTPUTS[1]])
+        return np.array(results[OUTPUT_NAMES[0]]), np.array(results[OUTPUT_NAMES[1]])
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -3,9 +3,9 @@
     python -m prn_fast.bench.figures README.md [--results bench/results]
 
 What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
-Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those of prn-eval in evaluations/*.json.
-Runs with line cameras lie in linescan/*.json, those of training's loader in training/*.json, records of accuracy
-studies in bench/accuracy/results/*.json.
+Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those with baselines in baselines/*.json, those
+of prn-eval in evaluations/*.json, runs with line cameras in linescan/*.json, those of training's loader in
+training/*.json. Records of accuracy studies lie in bench/accuracy/results/*.json.
 """
 
 import argparse
@@ -27,15 +27,19 @@ from prn_fast.bench.tables import gpu_figures
 from prn_fast.errors import ConfigError, DataError, PRNError
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES, EVALUATIONS = "packages", "evaluations"
+PACKAGES, BASELINES, EVALUATIONS = "packages", "baselines", "evaluations"
 NOTHING = "Not measured yet."
 _MARKED = re.compile(r"(<!-- figures:([\w-]+) -->\n).*?(<!-- /figures:\2 -->)", re.DOTALL)
 
 
-def latest_reports(results: Path) -> list[Report]:
-    """The newest report of each package on each device, whole runs only, ordered by device and package."""
+def latest_reports(results: Path, kind: str = PACKAGES) -> list[Report]:
+    """The newest report of each package on each device, whole runs only, ordered by device and package.
+
+    Args:
+        kind: name of the folder below that of the device.
+    """
     reports: dict[tuple[str, str], Report] = {}
-    for folder in sorted(results.glob(f"*/{PACKAGES}")):
+    for folder in sorted(results.glob(f"*/{kind}")):
         found, broken = read_history(folder)
         if broken:
             raise ConfigError(f"{broken[0]} (in {folder}); record it again or remove it")
@@ -48,6 +52,11 @@ def latest_reports(results: Path) -> list[Report]:
 def engine_figures(results: Path) -> str:
     """Closed loops of each report: latency, throughput and ratio to eager."""
     return _each(results, "results", markdown.speed_table)
+
+
+def baseline_figures(results: Path) -> str:
+    """Closed loops of each report that was made with `--baselines`."""
+    return _each(results, "results", markdown.speed_table, BASELINES)
 
 
 def scenario_figures(results: Path) -> str:
@@ -134,6 +143,7 @@ def _or_nothing(make: Callable[[Path], str], results: Path) -> str:
 FIGURES: dict[str, Callable[[Path], str]] = {
     "detection": detection_figures,
     "engines": engine_figures,
+    "baselines": baseline_figures,
     "scenarios": scenario_figures,
     "line-camera": camera_figures,
     "agreement": agreement_figures,
@@ -184,11 +194,11 @@ def _fill_file(path: Path, results: Path) -> None:
         path.write_text(filled, encoding="utf-8")
 
 
-def _each(results: Path, part: str, make: Callable[[Report], str]) -> str:
-    """A titled table with its provenance for each report that has this part."""
+def _each(results: Path, part: str, make: Callable[[Report], str], kind: str = PACKAGES) -> str:
+    """A titled table with its provenance for each report of this kind that has this part."""
     blocks = [
         f"{_title(report)}\n\n{make(report)}\n\n{markdown.provenance(report)}"
-        for report in latest_reports(results)
+        for report in latest_reports(results, kind)
         if report[part]
     ]
     return "\n\n".join(blocks) or NOTHING

@@ -5,11 +5,14 @@ largest patch size has no query and key, and the nearest prototype is found by o
 """
 
 import logging
+import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from prn_fast.kernels import LEAN, Ops
+from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import EngineGraph
 from prn_fast.model.prn import PRN
 
@@ -28,23 +31,29 @@ def export_onnx(model: PRN, path: Path | None = None, ops: Ops = LEAN) -> bytes:
     Returns:
         The serialised ONNX model: input "images", outputs "scores" and "maps".
     """
-    config = model.config
-    graph = EngineGraph(model, ops).eval()
-    example = torch.zeros(2, config.image_size, config.image_size, config.image_channels, dtype=torch.uint8)
-    # It says at each export that torchvision, which nothing here uses, is not installed.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        graph,
-        (example,),
-        input_names=[INPUT_NAME],
-        output_names=list(OUTPUT_NAMES),
-        dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch", min=1)}},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    content = program.model_proto.SerializeToString()
+    content = serialise(EngineGraph(model, ops), model.config)
     if path is not None:
         path.write_bytes(content)
     return content
+
+
+def serialise(network: nn.Module, config: PRNConfig) -> bytes:
+    """A network of camera bytes to scores and maps as serialised ONNX; names and batch as for `export_onnx`."""
+    example = torch.zeros(2, config.image_size, config.image_size, config.image_channels, dtype=torch.uint8)
+    # It says at each export that torchvision, which nothing here uses, is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # It calls what PyTorch itself deprecates.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            input_names=[INPUT_NAME],
+            output_names=list(OUTPUT_NAMES),
+            dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch", min=1)}},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto.SerializeToString()

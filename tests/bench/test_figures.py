@@ -75,6 +75,13 @@ def test_every_kind_of_figure_names_where_it_was_measured(name: str, results: Pa
     assert "commit" in text
 
 
+def test_reports_with_baselines_stand_apart(results: Path) -> None:
+    assert FIGURES["baselines"](results) == NOTHING
+    write_json(make_report(slower=2.0), results / "some-cpu" / "baselines" / "model.json")
+    assert "commit" in FIGURES["baselines"](results)
+    assert FIGURES["baselines"](results) != FIGURES["engines"](results)
+
+
 def test_detection_is_told_kind_by_kind(results: Path) -> None:
     text = FIGURES["detection"](results)
     assert "| crack | 40 | 30 | 0.938 |  | 0.812 |  | 0.750 |" in text
