@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         "--engines",
         type=_names,
         metavar="A,B",
-        help="engines to measure, such as eager,openvino:int8 (default: eager and all that the package holds)",
+        help="engines to measure, such as eager,openvino:int8 (default: eager, lean and all that the package holds)",
     )
     parser.add_argument(
         "--baselines",

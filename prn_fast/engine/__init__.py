@@ -38,6 +38,7 @@ class Backend:
 TENSORRT_PRECISIONS = ("fp16", "fp32", "bf16", "int8", "fp8")
 BACKENDS = {
     "eager": Backend("prn_fast.engine.eager.EagerEngine", ("fp32",), built=False),
+    "lean": Backend("prn_fast.engine.lean.LeanEngine", ("fp32",), built=False),
     "fused": Backend("prn_fast.engine.fused.FusedEngine", ("fp16", "bf16", "fp32"), built=False),
     "openvino": Backend(
         "prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True, usual=("fp32", "int8")
@@ -49,7 +50,7 @@ BACKENDS = {
 }
 # Best first: what `default_engine` takes of what a package holds. "fused", "tensorrt" and
 # "tensorrt-rtx" are opened by name only, as long as they have not been measured on a GPU.
-PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "eager")
+PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "lean")
 
 
 def parse_name(name: str) -> tuple[str, Backend, str]:
@@ -71,7 +72,7 @@ def open_engine(package: "Package | Path | str", name: str | None = None, **opti
 
     Args:
         package: a package, or its path (it is then read and verified).
-        name: "eager", "openvino:fp32", "openvino:int8", ...; without one, the best that the package holds.
+        name: "eager", "lean", "openvino:fp32", "openvino:int8", ...; without one, the best that the package holds.
         options: `batch` (most images in one run) and what the backend's class takes.
     Raises:
         EngineError: unknown name, not built, or its library is not installed; says what to do.
@@ -94,7 +95,7 @@ def open_engine(package: "Package | Path | str", name: str | None = None, **opti
 
 
 def default_engine(package: "Package") -> str:
-    """Name of the best engine that a package holds; "eager", which every package can run, if none was built."""
+    """Name of the best engine that a package holds; "lean", which every package can run, if none was built."""
     return next((name for name in PREFERENCE if name in package.engines), PREFERENCE[-1])
 
 

@@ -10,6 +10,13 @@ from prn_fast.kernels import PUBLISHED
 from prn_fast.package import Package
 
 
+def torch_device(name: str) -> torch.device:
+    """ "cpu" or a CUDA device. Errors: EngineError where there is none."""
+    if name != "cpu" and not torch.cuda.is_available():
+        raise EngineError(f"device {name} was asked for, but this machine has no usable CUDA device")
+    return torch.device(name)
+
+
 class EagerEngine(Engine):
     """PRN as it is published, unfused: what other engines are compared with."""
 
@@ -18,9 +25,7 @@ class EagerEngine(Engine):
             raise EngineError(f"the eager engine computes in fp32 only, not {precision}")
         config = package.config
         super().__init__("eager", config.image_size, config.image_channels, batch)
-        if device != "cpu" and not torch.cuda.is_available():
-            raise EngineError(f"device {device} was asked for, but this machine has no usable CUDA device")
-        self.device = torch.device(device)
+        self.device = torch_device(device)
         self.model = package.model(PUBLISHED).to(self.device)
 
     @torch.inference_mode()

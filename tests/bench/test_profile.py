@@ -15,7 +15,7 @@ from prn_fast.package import Package
 from tests.small_package import small_config
 
 
-@pytest.mark.parametrize("name", ["eager", "openvino:fp32"])
+@pytest.mark.parametrize("name", ["eager", "lean", "openvino:fp32"])
 def test_every_part_of_the_network_takes_time(name: str, built_package_path: str) -> None:
     package = Package.open(built_package_path)
     with open_engine(package, name) as engine:

@@ -35,7 +35,7 @@ def test_all_engines_of_a_package(
     built_package_path: Path, outputs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, report, page = run(built_package_path, outputs, "--batch", "1,3")
-    names = ["eager", *Package.open(built_package_path).engines]
+    names = ["eager", *Package.open(built_package_path).engines, "lean"]
     assert "openvino:fp32" in names
     assert [engine["faults"] for engine in report["engines"] if engine["status"] == "failed"] == []
     assert code == 0

@@ -59,7 +59,7 @@ def test_evaluation_of_the_training_data(package: Package, surfaces: Path, capsy
     assert main([str(package.path)]) == 0
     output = package.path.parent / "metal-eval"
     result = json.loads((output / "evaluation.json").read_text())
-    assert result["engine"] == "eager"
+    assert result["engine"] == "lean"
     assert result["package"]["digest"] == package.digest
     assert result["command"] == f"prn-eval {package.path}"
     assert result["data"] == str(surfaces)

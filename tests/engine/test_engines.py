@@ -7,10 +7,10 @@ from prn_fast.errors import EngineError, PackageError
 from prn_fast.package import Package
 from tests.small_package import SIDE, textured_images
 
-BUILT = ("eager", "openvino:fp32")
+ENGINES = ("eager", "lean", "openvino:fp32")
 
 
-@pytest.fixture(scope="module", params=BUILT)
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request, built_package_path):
     with open_engine(built_package_path, request.param, batch=4) as opened:
         yield opened
@@ -66,10 +66,11 @@ def test_bad_input_is_refused_before_anything_runs(engine, images, message):
         engine.infer(images)
 
 
-def test_colour_packages_take_colour(tmp_path):
+@pytest.mark.parametrize("name", ["eager", "lean"])
+def test_colour_packages_take_colour(tmp_path, name):
     from tests.small_package import write_package
 
-    with open_engine(write_package(tmp_path / "colour.prn", channels=3), "eager") as engine:
+    with open_engine(write_package(tmp_path / "colour.prn", channels=3), name) as engine:
         assert engine.infer(textured_images(2, 3, 0)).maps.shape == (2, SIDE, SIDE)
 
 
@@ -92,6 +93,7 @@ def test_an_output_that_is_not_a_number_never_passes(backend):
         ("openvino:int3", "no precision 'int3'"),
         ("openvino:bf16", "prn-build-engine .* --backend openvino --precision bf16"),
         ("eager:fp16", "no precision 'fp16'"),
+        ("lean:fp16", "no precision 'fp16'"),
     ],
 )
 def test_engines_that_are_not_there_say_what_to_do(built_package_path, name, message):
@@ -121,9 +123,9 @@ def test_an_altered_engine_is_not_loaded(built_package_path, tmp_path):
 
 def test_the_best_engine_is_the_default(built_package_path, package):
     assert default_engine(Package.open(built_package_path)) == "openvino:fp32"
-    assert default_engine(package) == "eager"
+    assert default_engine(package) == "lean"
     with open_engine(package) as engine:
-        assert engine.name == "eager"
+        assert engine.name == "lean"
 
 
 def test_opening_an_engine_module_does_not_import_torch():

@@ -49,7 +49,7 @@ def test_the_worst_come_first_in_a_small_picture(
     assert Image.open(picture).format == "JPEG"
     ((title, rows),) = drawn
     result = json.loads(evaluation.read_text())
-    assert title == f"{package.name} on wood, eager, commit {result['commit']}"
+    assert title == f"{package.name} on wood, lean, commit {result['commit']}"
     good = sorted((image["score"] for image in result["images"] if not image["label"]), reverse=True)
     heading, first = next(iter(rows.items()))
     alarms = result["confusion"]["false_alarms"]

@@ -57,7 +57,7 @@ def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained:
     options = "--preset lite0 --seen 1 --seed 0 --image-size 64 --epochs 1 --batch 4"
     assert run["commands"] == {
         "train": f"prn-train --data wood --output {slug}.prn {options}",
-        "evaluate": f"prn-eval {slug}.prn --data wood --engine eager --output {slug}-eval",
+        "evaluate": f"prn-eval {slug}.prn --data wood --engine lean --output {slug}-eval",
     }
     assert (run["commit"], run["clean"], run["resumed"]) == (COMMIT, False, False)
     assert run["training"]["epochs"] == 1
