@@ -74,6 +74,7 @@ STUDIES: dict[str, Study] = {
             Variant("no foreground", "anomalies may lie outside of the object", {"--no-foreground": None}),
             Variant("no smooth L1", "focal loss alone", {"--no-smooth-l1": None}),
             Variant("no focal", "smooth-L1 alone", {"--focal-weight": "0"}),
+            Variant("no score loss", "no loss of the pixels that decide the score", {"--score-weight": "0"}),
             Variant("no flips", "images are not mirrored at random", {"--no-flips": None}),
             Variant("constant rate", "no warm-up and no cosine", {"--schedule": "constant"}),
             Variant("Adam", "weight decay as a term of the gradient, as published", {"--optimizer": "adam"}),

@@ -30,7 +30,7 @@ from prn_fast.training.average import make_average
 from prn_fast.training.batch_norm import join_batch_norms
 from prn_fast.training.calibration import calibrate, require_rate, validation_metrics
 from prn_fast.training.checkpoint import Checkpoint
-from prn_fast.training.losses import hardest, prn_losses
+from prn_fast.training.losses import hardest, prn_losses, score_losses
 from prn_fast.training.processes import Clock, launch, sum_over_processes, take_from_first
 from prn_fast.training.recipe import RECIPES, Recipe, learning_rate_factor
 from prn_fast.training.settings import Precision, Settings
@@ -371,7 +371,10 @@ class Run:
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         """The loss of a step: its mean over the processes is the mean over the images that count."""
-        losses = prn_losses(self.module(images), masks, self.recipe.focal_weight, self.recipe.smooth_l1)
+        logits = self.module(images)
+        losses = prn_losses(logits, masks, self.recipe.focal_weight, self.recipe.smooth_l1)
+        if self.recipe.score_weight:
+            losses = losses + self.recipe.score_weight * score_losses(logits, masks)
         if self.recipe.hard_mining == 1.0:
             return losses.mean()
         # Which anomalies are the hardest is seen in the whole step, of which this process has a part.

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prn_fast.kernels.anomaly_score.reference import TOP_PIXELS
+
 FOCAL_ALPHA = 0.5
 FOCAL_GAMMA = 4.0
 
@@ -45,6 +47,30 @@ def prn_losses(logits: Tensor, masks: Tensor, focal_weight: float, smooth_l1: bo
     if focal_weight:
         losses = losses + focal_weight * focal_loss(logits, masks)
     return losses.mean((1, 2))
+
+
+def score_losses(logits: Tensor, masks: Tensor) -> Tensor:
+    """Binary cross-entropy of the pixels that decide an image's score, in float32.
+
+    Those are the `TOP_PIXELS` largest outside of the mask, which should be 0, and, where there is a mask, the largest
+    inside of it, as many or as many as it has, which should be 1. Means over all pixels hardly see a defect of a few
+    dozen; this sees it as well as a large one. After online hard example mining, on pixels.
+
+    Args:
+        logits: (B, 1, S, S).
+        masks: (B, S, S), 0 and 1.
+    Returns:
+        (B,) float32: the mean outside, plus that inside.
+    """
+    values, inside = logits[:, 0].float().flatten(1), masks.flatten(1) > 0
+    count = min(TOP_PIXELS, values.shape[1])
+    losses = torch.zeros(len(values), device=values.device)
+    for chosen, sign in ((~inside, 1.0), (inside, -1.0)):
+        largest = values.masked_fill(~chosen, -torch.inf).topk(count, dim=1).values
+        counted = largest > -torch.inf
+        pixels = functional.softplus(sign * largest.masked_fill(~counted, 0.0)) * counted
+        losses = losses + pixels.sum(1) / counted.sum(1).clamp_min(1)
+    return losses
 
 
 def hardest(losses: Tensor, anomalous: Tensor, share: float) -> Tensor:

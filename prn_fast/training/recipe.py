@@ -48,6 +48,9 @@ class Recipe:
     foreground: bool = field(default=True, metadata={"help": "keep anomalies inside the object, where one is found"})
     smooth_l1: bool = field(default=True, metadata={"help": "smooth-L1 between map and mask as a part of the loss"})
     focal_weight: float = field(default=5.0, metadata={"help": "of the focal loss; 0 leaves it out"})
+    score_weight: float = field(
+        default=0.0, metadata={"help": "of the loss of the pixels that decide an image's score; 0 leaves it out"}
+    )
     hard_mining: float = field(
         default=1.0,
         metadata={
@@ -84,6 +87,8 @@ class Recipe:
             )
         if not self.focal_weight >= 0:
             raise ConfigError(f"weight of the focal loss must be 0 or more, not {self.focal_weight}")
+        if not self.score_weight >= 0:
+            raise ConfigError(f"weight of the score's loss must be 0 or more, not {self.score_weight}")
         if not self.smooth_l1 and not self.focal_weight:
             raise ConfigError("smooth-L1 and the focal loss are both off; a loss needs one of them")
         if not 0 < self.hard_mining <= 1:
@@ -100,9 +105,17 @@ class Recipe:
 
 # As published (PRN.md, Training): made for a GPU and hours.
 PUBLISHED = Recipe()
-# Made for a CPU and minutes: small batches (docs/accuracy.md), and large steps that shrink to nothing by the end.
+# Made for a CPU and minutes: small batches and a loss of the score (docs/accuracy.md), and large steps that shrink to
+# nothing by the end.
 QUICK = Recipe(
-    epochs=60, batch=8, learning_rate=1e-3, weight_decay=1e-2, optimizer="adamw", schedule="cosine", flips=True
+    epochs=60,
+    batch=8,
+    learning_rate=1e-3,
+    weight_decay=1e-2,
+    optimizer="adamw",
+    schedule="cosine",
+    flips=True,
+    score_weight=0.1,
 )
 
 RECIPES: dict[str, Recipe] = {"r18": PUBLISHED, "wide50": PUBLISHED, "lite0": QUICK}
