@@ -35,6 +35,8 @@ def test_cosine_rises_then_falls_to_a_hundredth():
         {"simulated_sources": ("paint",)},
         {"focal_weight": -1.0},
         {"focal_weight": 0.0, "smooth_l1": False},
+        {"score_weight": -0.1},
+        {"score_weight": float("nan")},
         {"hard_mining": 0.0},
         {"light": -0.1},
         {"ema": 1.0},
