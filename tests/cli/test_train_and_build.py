@@ -60,6 +60,7 @@ def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
         "foreground": False,
         "smooth_l1": False,
         "focal_weight": 2.5,
+        "score_weight": 0.3,
         "hard_mining": 0.5,
         "ema": 0.5,
         "prototypes": 0.4,
