@@ -16,6 +16,8 @@ from prn_fast.bench import parity
 from prn_fast.bench.answers import Answers, SupportsInfer, ask
 
 PROBED_PIXELS = 2048
+Pixels = NDArray[np.integer] | slice
+EVERY_PIXEL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,40 @@ class Known:
         """
         if faults := parity.form_faults(answers, len(indices), self.answers.maps.shape[1]):
             return faults
-        known = Answers(self.answers.scores[indices], self.answers.maps[indices])
-        suspect, fault = parity.stale(answers, known, self.centre, self.smallest_spread)
+        return self.stale_faults(engine, lambda: images, indices, _part(answers), EVERY_PIXEL)
+
+    def stale_faults(
+        self,
+        engine: SupportsInfer,
+        copies: Callable[[], NDArray[np.uint8]],
+        indices: NDArray[np.integer],
+        answers: Answers,
+        pixels: Pixels,
+    ) -> list[str]:
+        """What is wrong with answers that are not the known ones, at a second look neither.
+
+        Args:
+            copies: makes the images that were asked about again, (B, S, S, C).
+            indices: (B,) of the known images that they are copies of; -1 is one whose answer is not known.
+            answers: well-formed; scores (B,), maps (B, P) at these pixels.
+        """
+        judged = np.flatnonzero(indices >= 0)
+        known, centre = _part(self.answers, indices[judged], pixels), _part(self.centre, pixels=pixels)
+        suspect, fault = parity.stale(_part(answers, judged), known, centre, self.smallest_spread)
         if not fault:
             return []
-        again, faults = self.second_look(engine, images, answers.scores)
+        try:
+            again, faults = self._second_look(engine, copies(), answers.scores)
+        except Exception as error:
+            # Whatever a backend raises is its fault, and must not cost the figures of the others.
+            return [fault, f"raised {type(error).__name__} when asked again: {error}"]
         if again is None:
             return [fault, *faults]
-        still, _ = parity.stale(answers, again, self.centre, self.smallest_spread)
-        return [fault] if (still & suspect).any() else []
+        doubtful = judged[suspect]
+        _, fault = parity.stale(_part(answers, doubtful), _part(again, doubtful, pixels), centre, self.smallest_spread)
+        return [fault] if fault else []
 
-    def second_look(
+    def _second_look(
         self, engine: SupportsInfer, images: NDArray[np.uint8], scores: NDArray[np.floating]
     ) -> tuple[Answers | None, list[str]]:
         """An engine's answers to the same copies once more; None, and why, if it cannot be trusted to look again.
@@ -85,13 +110,19 @@ class Known:
         return (None, faults) if faults else (again, [])
 
 
+def _part(answers: Answers, images: NDArray[np.integer] | slice = slice(None), pixels: Pixels = EVERY_PIXEL) -> Answers:
+    """Scores (B,) of some images and their maps (B, P) at some pixels."""
+    maps = answers.maps.reshape(len(answers.maps), -1)
+    return Answers(answers.scores[images], maps[images][:, pixels])
+
+
 @dataclass(frozen=True)
 class _Kept:
     """One call of a run: which images, what was answered at the probed pixels, and how to make the copies again."""
 
     indices: NDArray[np.integer]
     answers: Answers
-    remake: Callable[[], NDArray[np.uint8]]
+    copies: Callable[[], NDArray[np.uint8]]
 
 
 class SpotChecks:
@@ -107,13 +138,13 @@ class SpotChecks:
         self._kept: list[_Kept] = []
         self.faults: list[str] = []
 
-    def keep(self, answers: Answers, indices: NDArray[np.integer], remake: Callable[[], NDArray[np.uint8]]) -> None:
+    def keep(self, answers: Answers, indices: NDArray[np.integer], copies: Callable[[], NDArray[np.uint8]]) -> None:
         """Copy what is needed of answers to copies of known images; -1 is an image whose answer is not known.
 
         Called right after the engine returned, before the clock is read: an unfinished answer is found out.
 
         Args:
-            remake: makes the copies again, for a second look.
+            copies: makes the copies again, for a second look.
         """
         side = self._known.answers.maps.shape[1]
         if answers.scores.shape != (len(indices),) or answers.maps.shape != (len(indices), side, side):
@@ -121,29 +152,17 @@ class SpotChecks:
                 f"answers to {len(indices)} images have shapes {answers.scores.shape} and {answers.maps.shape}"
             )
             return
-        self._kept.append(_Kept(indices, self._at_pixels(answers), remake))
+        probed = _part(answers, pixels=self._pixels)
+        self._kept.append(_Kept(indices, Answers(np.array(probed.scores), probed.maps), copies))
 
     def verdict(self) -> list[str]:
         """The faults of the answers that were kept; an empty list is a pass. May ask the engine again."""
         if self.faults or not self._kept:
             return self.faults
-        known, centre = self._at_pixels(self._known.answers), self._at_pixels(self._known.centre)
         for kept in self._kept:
             for name, values in (("scores", kept.answers.scores), ("maps", kept.answers.maps)):
                 if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
                     return [f"{name} given while timed are NaN, infinite or outside 0..1"]
-            seen = kept.indices >= 0
-            expected = Answers(known.scores[kept.indices], known.maps[kept.indices])
-            suspect, fault = parity.stale(kept.answers, expected, centre, self._known.smallest_spread)
-            if not (suspect & seen).any():
-                continue
-            again, faults = self._known.second_look(self._engine, kept.remake(), kept.answers.scores)
-            if again is None:
-                return [fault, *faults]
-            still, fault = parity.stale(kept.answers, self._at_pixels(again), centre, self._known.smallest_spread)
-            if (still & suspect & seen).any():
-                return [fault]
+            if faults := self._known.stale_faults(self._engine, kept.copies, kept.indices, kept.answers, self._pixels):
+                return faults
         return []
-
-    def _at_pixels(self, answers: Answers) -> Answers:
-        return Answers(np.array(answers.scores), answers.maps.reshape(len(answers.maps), -1)[:, self._pixels])

@@ -86,7 +86,7 @@ def bench_package(
         result = run_bench(engines, reference, images, labels, timing, on_progress=on_progress)
         run = ScenarioRun()
         if scenarios.names and not result.interrupted:
-            run = _run_scenarios(engines, result, images, scenarios, settings, on_progress)
+            run = _run_scenarios(engines, result, scenarios, settings, on_progress)
         notes: list[str] = []
         network_ms, profiles = _look_inside(engines, package, result, images, on_progress, notes)
 
@@ -178,7 +178,6 @@ def drop_faulty(result: BenchResult, run: ScenarioRun) -> None:
 def _run_scenarios(
     engines: Mapping[str, Engine],
     result: BenchResult,
-    images: NDArray[np.uint8],
     scenarios: ScenarioSettings,
     settings: Settings,
     on_progress: Progress,
@@ -186,7 +185,7 @@ def _run_scenarios(
     """The scenarios with the engines that are sound so far; faults that they find go to the checks."""
     checks = {check.engine: check for check in result.checks if not check.faults}
     subjects = [
-        Subject(name, engines[name], images, result.known[name], np.random.default_rng([settings.seed, position]))
+        Subject(name, engines[name], result.known[name], np.random.default_rng([settings.seed, position]))
         for position, name in enumerate(checks)
     ]
     begin = time.monotonic()

@@ -20,16 +20,19 @@ class Subject:
     """An engine that passed its checks.
 
     Attributes:
-        images: (N, S, S, C), to which `known` holds the answers.
         faults: what was found wrong in a scenario; such an engine gets no further run and no figure.
     """
 
     name: str
     engine: SupportsInfer
-    images: NDArray[np.uint8]
     known: Known
     rng: np.random.Generator
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """(N, S, S, C), to which the answers are known."""
+        return self.known.images
 
     def spot_checks(self) -> SpotChecks:
         """Checks for one run."""

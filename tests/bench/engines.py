@@ -163,6 +163,16 @@ class BufferEngine(ConvolutionEngine):
         return Detections(self.scores[:count], self.maps[:count])
 
 
+class BreaksWhenAskedAgainEngine(ConvolutionEngine):
+    """One answer is wrong, and every call after it fails."""
+
+    def infer(self, images: NDArray[np.uint8]) -> Detections:
+        done = super().infer(images)
+        if self.calls > 10:
+            raise RuntimeError("device lost")
+        return Detections(1 - done.scores, 1 - done.maps) if self.calls == 10 else done
+
+
 class WrongShapeEngine(ConvolutionEngine):
     """Maps at half the side."""
 

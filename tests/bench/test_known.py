@@ -47,3 +47,15 @@ def test_a_moved_answer_passes_if_the_engine_gives_it_again(
     faults += checks.verdict()
     assert moved == moves
     assert (faults == []) == is_sound, faults
+
+
+def test_an_engine_that_fails_when_it_is_asked_again_is_a_fault() -> None:
+    images, _ = blob_images()
+    known = Known.of(images, answers_to(ConvolutionEngine(), images, 12))
+    engine = engines.BreaksWhenAskedAgainEngine()
+    checks = SpotChecks(known, engine, np.random.default_rng(0))
+    for index in range(10):
+        checks.keep(ask(engine, images[[index]]), np.array([index]), lambda index=index: images[[index]])
+    stale, raised = checks.verdict()
+    assert "not the checked answer" in stale
+    assert raised == "raised RuntimeError when asked again: device lost"

@@ -24,7 +24,7 @@ def subject(engine: ConvolutionEngine, name: str = "tested") -> Subject:
     """An engine that is known to answer as a sound one does."""
     images, _ = blob_images()
     known = Known.of(images, answers_to(ConvolutionEngine(), images, 12))
-    return Subject(name, engine, images, known, np.random.default_rng(0))
+    return Subject(name, engine, known, np.random.default_rng(0))
 
 
 def run(*subjects: Subject, names: tuple[str, ...] = OPEN_LOOPS, seconds: float = 0.6) -> ScenarioRun:
