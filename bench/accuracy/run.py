@@ -6,6 +6,7 @@ OMP_NUM_THREADS, which is recorded. In FOLDER lie the record, DATA-STUDY.json, a
 evaluations and logs.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -260,11 +261,11 @@ def _link(work: Path, target: Path) -> str:
         raise DataError(f"{target}: no such file or folder")
     target = target.resolve()
     link = work / target.name
-    if link.is_symlink() and link.resolve() == target:
-        return target.name
-    if link.is_symlink() or link.exists():
+    # Not looked for before: another process that shares the folder may make it meanwhile.
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(target)
+    if not link.is_symlink() or link.resolve() != target:
         raise ConfigError(f"{link}: stands for something else than {target}; choose another --output")
-    link.symlink_to(target)
     return target.name
 
 
