@@ -73,6 +73,8 @@ class Known:
             answers: well-formed; scores (B,), maps (B, P) at these pixels.
         """
         judged = np.flatnonzero(indices >= 0)
+        if not len(judged):
+            return []
         known, centre = _part(self.answers, indices[judged], pixels), _part(self.centre, pixels=pixels)
         suspect, fault = parity.stale(_part(answers, judged), known, centre, self.smallest_spread)
         if not fault:

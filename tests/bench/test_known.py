@@ -49,6 +49,20 @@ def test_a_moved_answer_passes_if_the_engine_gives_it_again(
     assert (faults == []) == is_sound, faults
 
 
+def test_a_call_of_images_that_are_not_known_alone_is_judged_by_its_form() -> None:
+    images, _ = blob_images()
+    engine = ConvolutionEngine()
+    checks = SpotChecks(Known.of(images, answers_to(engine, images, 12)), engine, np.random.default_rng(0))
+    others = np.random.default_rng(1).integers(0, 256, images[:3].shape, dtype=np.uint8)
+    checks.keep(ask(engine, others), np.full(3, -1), lambda: others)
+    assert checks.verdict() == []
+
+    given = ask(engine, others)
+    given.maps[1, 0] = np.nan
+    checks.keep(given, np.full(3, -1), lambda: others)
+    assert checks.verdict() == ["maps given while timed are NaN, infinite or outside 0..1"]
+
+
 def test_an_engine_that_fails_when_it_is_asked_again_is_a_fault() -> None:
     images, _ = blob_images()
     known = Known.of(images, answers_to(ConvolutionEngine(), images, 12))
