@@ -266,7 +266,7 @@ def roofline(
     copy_rate: float,
     points: Sequence[tuple[Series, int, float, float]],
 ) -> Markup:
-    """FLOP/s against FLOP a byte, logarithmic: the roof is what the machine can do, points are engines.
+    """FLOP/s against FLOP a byte, logarithmic: the roof is what the machine can do; points are an engine's batch sizes.
 
     Args:
         roofs: precision and its measured matrix rate, FLOP/s.
@@ -288,12 +288,13 @@ def roofline(
         path = [(start, start * copy_rate), (ridge, rate), (plane.x_high, rate)]
         line = " ".join(f"{plane.x(x):.1f},{plane.y(y / 1e9):.1f}" for x, y in path if x <= plane.x_high)
         parts.append(Markup('<polyline class="roof" points="{}"/>').format(line))
+        # Where the roof begins: the names of engines stand at its end.
         y = plane.y(rate / 1e9) - 5
         if abs(previous - y) >= 14:
-            parts.append(_text(plane.right + 6, y + 9, f"{name} {number(rate / 1e9)}", "tick"))
+            parts.append(_text(plane.x(max(ridge, plane.x_low)) + 4, y, f"{name} {number(rate / 1e9)}", "tick"))
             previous = y
-    ends = []
-    for series, batch, intensity, rate in points:
+    ends: dict[Series, tuple[float, float]] = {}
+    for series, batch, intensity, rate in sorted(points, key=lambda point: point[2]):
         x, y = plane.x(intensity), plane.y(rate / 1e9)
         title = f"{series.name}, batch {batch}: {number(rate / 1e9)} GFLOP/s at {number(intensity)} FLOP a byte"
         parts.append(
@@ -301,8 +302,10 @@ def roofline(
                 series.style, x, y, title
             )
         )
-        ends.append((y, Series(f"{series.name} · {batch}", series.style), x))
-    parts += _labels_beside(ends)
+        if before := ends.get(series):
+            parts.append(Markup('<g class="s{}">{}</g>').format(series.style, _line(*before, x, y, "stroke")))
+        ends[series] = (x, y)
+    parts += _labels_beside((y, series, x) for series, (x, y) in ends.items())
     label = "Roofline: " + "; ".join(f"{s.name} batch {b} {number(rate / 1e9)} GFLOP/s" for s, b, _, rate in points)
     return _svg(parts, plane.height, label)
 

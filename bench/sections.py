@@ -86,8 +86,9 @@ def _inside_sections(report: Report, series: dict[str, Series]) -> list[Section]
     sections = []
     measured = [r for r in report["results"] if r["roofline"]]
     if measured and report["matrix_rates"] and report["copy_bytes_per_second"]:
+        used = {engine["precision"] for engine in report["engines"] if engine["name"] in series}
         plot = roofline(
-            list(report["matrix_rates"].items()),
+            [(name, rate) for name, rate in report["matrix_rates"].items() if name in used],
             report["copy_bytes_per_second"],
             [
                 (series[r["engine"]], r["batch"], r["roofline"]["flop_per_byte"], r["roofline"]["flop_per_second"])
