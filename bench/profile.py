@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from prn_fast.engine import Engine
 from prn_fast.engine.openvino import GRAPH_FILE, OpenVINOEngine, import_openvino, stated_float_type
+from prn_fast.kernels import PUBLISHED
 from prn_fast.model.prn import PRN
 from prn_fast.package import Package
 
@@ -78,13 +79,14 @@ def profile(engine: Engine, package: Package, images: NDArray[np.uint8]) -> Prof
         # A backend that can profile itself, such as TensorRT, returns (name, type, milliseconds) of each layer.
         rows = [Row(name, kind, part_of_layer(name), ms) for name, kind, ms in engine.profile(images)]
         return _summed(engine.name, len(images), engine.name.partition(":")[0], rows)
-    compiled = getattr(engine, "compile_mode", None) is not None
+    model = getattr(engine, "model", None)
+    if not isinstance(model, PRN) or getattr(engine, "compile_mode", None) is not None:
+        return None
     # With one thread PyTorch takes the published convolution of D groups group by group: a million operations a call,
     # which fill the profiler's memory.
-    group_by_group = torch.get_num_threads() == 1 and not torch.cuda.is_available()
-    if isinstance(getattr(engine, "model", None), PRN) and not compiled and not group_by_group:
-        return profile_torch(engine, images)
-    return None
+    if model.ops == PUBLISHED and torch.get_num_threads() == 1 and not torch.cuda.is_available():
+        return None
+    return profile_torch(engine, images)
 
 
 def part_of_layer(name: str) -> str:

@@ -1,7 +1,10 @@
 """Where the time goes, and what is measured around the network."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
 
 from prn_fast.bench.answers import ask
 from prn_fast.bench.baselines import BASELINES, open_any
@@ -15,8 +18,30 @@ from prn_fast.package import Package
 from tests.small_package import small_config
 
 
-@pytest.mark.parametrize("name", ["eager", "lean", "openvino:fp32"])
-def test_every_part_of_the_network_takes_time(name: str, built_package_path: str) -> None:
+@pytest.fixture
+def torch_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("torch_threads", [1], indirect=True)
+def test_the_published_convolutions_are_not_profiled_group_by_group(
+    torch_threads: int, built_package_path: str
+) -> None:
+    package = Package.open(built_package_path)
+    with open_engine(package, "eager") as engine:
+        found = profile(engine, package, package.validation().images[:2])
+    assert (found is None) == (not torch.cuda.is_available())
+
+
+@pytest.mark.parametrize(
+    ("name", "torch_threads"),
+    [("eager", 2), ("lean", 1), ("lean", 2), ("openvino:fp32", 2)],
+    indirect=["torch_threads"],
+)
+def test_every_part_of_the_network_takes_time(name: str, torch_threads: int, built_package_path: str) -> None:
     package = Package.open(built_package_path)
     with open_engine(package, name) as engine:
         found = profile(engine, package, package.validation().images[:2])

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 from prn_fast.bench.report import SCHEMA_PATH, write_json
 from prn_fast.cli.bench import main
@@ -107,7 +108,9 @@ def test_all_scenarios(built_package_path: Path, outputs: tuple[Path, Path], tmp
     assert {(result["engine"], result["batch"]) for result in report["results"]} == {
         (name, batch) for name in ("eager", "openvino:fp32") for batch in (1, 8)
     }
-    assert [one["engine"] for one in report["profiles"]] == ["eager", "openvino:fp32"]
+    # On one core the published formulation is not profiled, see bench/profile.py.
+    profiled = ["openvino:fp32"] if torch.get_num_threads() == 1 else ["eager", "openvino:fp32"]
+    assert [one["engine"] for one in report["profiles"]] == profiled
     for entry in report["scenarios"]:
         if entry["scenario"] == "line-camera":
             assert entry["verdict"] in page
