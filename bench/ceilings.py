@@ -14,6 +14,7 @@ from prn_fast.model.config import PRNConfig
 
 MATRIX_SIDES = {"cpu": (512, 2048), "cuda": (2048, 8192)}
 SLOW_PRODUCT = 2  # a large product that would take this many times the given time is left out
+CONVOLVED_CHANNELS, CONVOLVED_SIDE = 256, 64
 COPY_BYTES = 1 << 28
 SECONDS_PER_PRECISION = 0.4
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
@@ -97,34 +98,57 @@ def traffic_of(config: PRNConfig) -> Traffic:
 def matrix_rates(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") -> dict[str, float]:
     """Best rate of a large matrix product, FLOP/s (int8: operations/s), by precision.
 
-    A precision that torch cannot multiply here is left out.
+    On a CPU also of a convolution, which is a matrix product to oneDNN: PyTorch's own products come from a library that
+    is not at its best on every processor. A precision that torch cannot multiply here is left out.
     """
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-
-    def rate(product: Callable[[Any, Any], object], dtype: torch.dtype) -> float:
-        def timed(side: int) -> float:
-            a, b = ((16 * torch.randn(side, side, generator=generator)).to(device, dtype) for _ in range(2))
-            return best_seconds(partial(product, a, b), seconds, device)
-
-        # A precision that the processor lacks may be a thousand times slower: a small product tells in time.
-        small, large = MATRIX_SIDES[device]
-        best, side = timed(small), small
-        if best * (large / small) ** 3 < SLOW_PRODUCT * seconds:
-            best, side = timed(large), large
-        return 2 * side**3 / best
-
-    rates = {
-        name: rate(torch.mm, dtype)
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
-    }
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        rates[name] = _product_rate(torch.mm, dtype, seconds, device)
+        if device == "cpu" and _convolution_flop() < SLOW_PRODUCT * seconds * rates[name]:
+            rates[name] = max(rates[name], _convolution_rate(dtype, seconds))
     try:
-        rates["int8"] = rate(torch._int_mm, torch.int8)
+        rates["int8"] = _product_rate(torch._int_mm, torch.int8, seconds, device)
     except RuntimeError:
         # Not every processor has it in torch; then int8 is held against nothing, see `ceiling_of`.
         return rates
     return rates
+
+
+def _product_rate(product: Callable[[Any, Any], object], dtype: Any, seconds: float, device: str) -> float:
+    """Rate of a product of square matrices."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def timed(side: int) -> float:
+        a, b = ((16 * torch.randn(side, side, generator=generator)).to(device, dtype) for _ in range(2))
+        return best_seconds(partial(product, a, b), seconds, device)
+
+    # A precision that the processor lacks may be a thousand times slower: a small product tells in time.
+    small, large = MATRIX_SIDES[device]
+    best, side = timed(small), small
+    if best * (large / small) ** 3 < SLOW_PRODUCT * seconds:
+        best, side = timed(large), large
+    return 2 * side**3 / best
+
+
+def _convolution_flop() -> float:
+    return 2.0 * 9 * CONVOLVED_CHANNELS**2 * CONVOLVED_SIDE**2
+
+
+def _convolution_rate(dtype: Any, seconds: float) -> float:
+    """Rate of a 3x3 convolution on the CPU."""
+    import torch
+    from torch.nn import functional
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = (1, CONVOLVED_CHANNELS, CONVOLVED_SIDE, CONVOLVED_SIDE), (CONVOLVED_CHANNELS, CONVOLVED_CHANNELS, 3, 3)
+    maps, weight = (
+        torch.randn(shape, generator=generator).to(dtype=dtype, memory_format=torch.channels_last) for shape in shapes
+    )
+    return _convolution_flop() / best_seconds(lambda: functional.conv2d(maps, weight, padding=1), seconds)
 
 
 def copy_rate(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") -> float:

@@ -12,7 +12,7 @@ from prn_fast.bench.report import Report
 from prn_fast.bench.terminal import plain_table
 from prn_fast.bench.wording import ABSENT, number
 
-SAME = "same"
+SAME, UNKNOWN = "same", "unknown"
 # What must be equal for figures to mean the same.
 PLACES = {
     "package": lambda report: report["package"]["sha256"],
@@ -31,8 +31,8 @@ class Change:
         what: engine and measurement.
         slowdown: time after over time before, or rate before over rate after: over 1 is slower.
         interval: 95 % bounds of it; None where there are too few rounds, and then nothing is concluded.
-        verdict: "same" (within noise, or not known), "faster", "slower" or "regression" (slower by more than the bound
-            for sure).
+        verdict: "same" (within noise), "unknown" (no interval), "faster", "slower" or "regression" (slower by more than
+            the bound for sure).
     """
 
     what: str
@@ -87,7 +87,7 @@ def compare_reports(before: Report, after: Report, bound: float) -> Comparison:
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, notes and what broke."""
-    styles = {"regression": "bold red", "slower": "yellow", "faster": "green", SAME: "dim"}
+    styles = {"regression": "bold red", "slower": "yellow", "faster": "green", SAME: "dim", UNKNOWN: "dim"}
     table = plain_table("Time after over time before; 95 % interval in brackets")
     table.add_column("figure", no_wrap=True)
     for column in ("before", "after", "slowdown"):
@@ -142,13 +142,14 @@ def _change(what: str, before: _Figure, after: _Figure, bound: float) -> Change:
     slowdown = stats.median(slow) / stats.median(fast)
     interval = stats.unpaired_ratio_interval(slow, fast)
     verdict = SAME
-    if interval is not None:
-        if interval[0] > 1 + bound:
-            verdict = "regression"
-        elif interval[0] > 1:
-            verdict = "slower"
-        elif interval[1] < 1:
-            verdict = "faster"
+    if interval is None:
+        verdict = UNKNOWN
+    elif interval[0] > 1 + bound:
+        verdict = "regression"
+    elif interval[0] > 1:
+        verdict = "slower"
+    elif interval[1] < 1:
+        verdict = "faster"
     return Change(
         what, stats.median(before.rounds), stats.median(after.rounds), before.unit, slowdown, interval, verdict
     )
