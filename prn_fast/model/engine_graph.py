@@ -6,6 +6,7 @@ these is exact; only rounding differs.
 """
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from prn_fast.kernels import LEAN, Ops
 from prn_fast.kernels.multi_size_attention.lean import fold_query_key
 from prn_fast.model.attention import ElementwiseAttention
 from prn_fast.model.prn import PRN
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class EngineGraph(nn.Module):
@@ -53,7 +56,7 @@ def with_ops(model: PRN, ops: Ops) -> PRN:
     return other.eval().requires_grad_(False)
 
 
-def fold_batch_norm(model: PRN) -> PRN:
+def fold_batch_norm(model: Network) -> Network:
     """Fold every batch norm into the convolution that feeds it, in a copy; for eval mode.
 
     A batch norm follows the convolution registered just before it in the same module, as all blocks here are written.

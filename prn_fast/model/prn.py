@@ -1,5 +1,6 @@
 """The Prototypical Residual Network (Zhang et al., CVPR 2023)."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -71,7 +72,13 @@ class PRN(nn.Module):
                 f"images have shape {tuple(images.shape)}; this model takes (B, {NETWORK_CHANNELS}, {side}, {side})"
             )
         with full_precision(images.device):
-            *features, deepest = self.backbone(images)
+            features = self.backbone(images)
+        return self.logits_of_features(features)
+
+    def logits_of_features(self, maps: Sequence[Tensor]) -> Tensor:
+        """Logit maps (B, 1, S, S) of what the backbone finds: its maps at strides 4, 8, 16 and 32."""
+        *features, deepest = maps
+        with full_precision(deepest.device):
             residuals = [
                 self.ops.prototype_residual(feature, prototypes)
                 for feature, prototypes in zip(features, self.prototypes(), strict=True)

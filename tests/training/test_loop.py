@@ -9,10 +9,10 @@ from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError, PackageError
 from prn_fast.package import Package
 from prn_fast.training import loop
-from prn_fast.training.loop import train
+from prn_fast.training.loop import FromBytes, is_kept, train
 from prn_fast.training.recipe import QUICK
 from prn_fast.training.settings import Settings
-from tests.small_package import SIDE
+from tests.small_package import SIDE, small_config, small_model
 
 RECIPE = dataclasses.replace(QUICK, epochs=4, batch=8, ema=0.9)
 
@@ -113,6 +113,44 @@ def test_resuming_with_other_settings_is_refused(data, tmp_path, monkeypatch):
         train(settings(data, output, recipe=dataclasses.replace(RECIPE, epochs=1)))
     with pytest.raises(ConfigError, match="seed=5, now it is 6"):
         train(settings(data, output, seed=6, resume=True, recipe=dataclasses.replace(RECIPE, epochs=1)))
+
+
+@pytest.mark.parametrize(
+    ("selection", "best", "settled", "expected"),
+    [
+        (0.81, 0.80, False, True),
+        (0.79, 0.80, False, False),
+        (0.79, 0.80, True, True),
+        (0.76, 0.80, True, False),
+        (0.0, -1.0, False, True),
+        (float("nan"), -1.0, False, False),
+        (float("nan"), -1.0, True, False),
+    ],
+)
+def test_settled_weights_are_kept_unless_earlier_ones_were_clearly_better(selection, best, settled, expected):
+    assert is_kept(selection, best, settled) is expected
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
+def test_a_frozen_backbone_is_folded_and_computes_the_same(backbone):
+    torch.manual_seed(3)
+    model = small_model(small_config(backbone=backbone), seed=3).double().train()
+    module = FromBytes(model)
+    assert dict(module.named_parameters()).keys() == {f"model.{key}" for key, _ in model.named_parameters()}
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in module.backbone[0].modules())
+    side = model.config.image_size
+    images = torch.randint(0, 256, (3, side, side, model.config.image_channels), dtype=torch.uint8)
+    expected = model.logits(model.normalize(images))
+    torch.testing.assert_close(module(images), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_backbone_with_weights_to_train_is_left_as_it_is():
+    model = small_model(small_config(backbone="resnet18"))
+    deepest = next(parameter for key, parameter in model.backbone.named_parameters() if key.startswith("layer4"))
+    deepest.requires_grad_(True)
+    side = model.config.image_size
+    FromBytes(model)(torch.zeros(2, side, side, model.config.image_channels, dtype=torch.uint8)).sum().backward()
+    assert deepest.grad is not None
 
 
 def test_no_seen_anomalies_will_do(data, tmp_path):
