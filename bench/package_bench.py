@@ -87,7 +87,7 @@ def bench_package(
         run = ScenarioRun()
         if scenarios.names and not result.interrupted:
             run = _run_scenarios(engines, result, scenarios, settings, on_progress)
-        notes: list[str] = []
+        notes = [f"scenario {name} could not be run: {why}" for name, why in run.failed.items()]
         network_ms, profiles = _look_inside(engines, package, result, images, on_progress, notes)
 
     ceilings: dict[str, Any] = {}

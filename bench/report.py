@@ -111,7 +111,7 @@ def build_report(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "interrupted": result.interrupted,
-        "passed": all(engine["status"] != "failed" for engine in engines),
+        "passed": all(engine["status"] != "failed" for engine in engines) and not run.failed,
         "settings": {
             "batches": list(settings.batches),
             "seconds": settings.seconds,

@@ -46,10 +46,17 @@ class ScenarioSettings:
 
 @dataclass
 class ScenarioRun:
-    """Results of the engines that stayed sound, and the share (0..1) of the machine that others used, by scenario."""
+    """What scenarios found.
+
+    Attributes:
+        results: of the engines that stayed sound.
+        others_share: share (0..1) of the machine that others used, by scenario.
+        failed: scenarios that could not be run, and why; they have no results.
+    """
 
     results: list[ScenarioResult] = field(default_factory=list)
     others_share: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -88,6 +95,10 @@ def run_scenarios(
         except KeyboardInterrupt:
             outcome.interrupted = True
             break
+        except Exception as error:
+            # Of the bench itself: what other scenarios have measured must not be lost with it.
+            outcome.failed[name] = f"{type(error).__name__}: {error}"
+            outcome.results = [result for result in outcome.results if result.scenario != name]
         finally:
             outcome.others_share[name] = meter.others_share()
     faulty = {subject.name for subject in subjects if subject.faults}

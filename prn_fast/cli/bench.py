@@ -21,7 +21,8 @@ PHASES = ("check", "measure", "scenarios", "profile", "memory")
 def main(argv: list[str] | None = None) -> int:
     """Run the bench, or `compare` or `history` on its reports, or list a package's engines.
 
-    Exit codes: 0 measured, 1 an engine failed a check or `compare` found a regression, 2 bad input, 130 interrupted.
+    Exit codes: 0 measured; 1 an engine failed a check, a scenario could not be run or `compare` found a regression;
+    2 bad input; 130 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     other: dict[str, Callable[[list[str]], int]] = {"compare": compare, "history": history, LIST_OPTION: list_engines}
@@ -152,8 +153,8 @@ def _parser() -> argparse.ArgumentParser:
         "their latency, throughput and memory in one interleaved run. An engine that fails a check gets no speed.",
         epilog="also: prn-bench compare BEFORE.json AFTER.json, prn-bench history FOLDER, prn-bench "
         "--list-engines PACKAGE (each with --help). "
-        "exit codes: 0 measured, 1 an engine failed a check, 2 bad input, 130 interrupted (what was measured is "
-        "still reported)",
+        "exit codes: 0 measured, 1 an engine failed a check or a scenario could not be run, 2 bad input, "
+        "130 interrupted (what was measured is still reported)",
     )
     parser.add_argument("package", type=Path, help="the model package, NAME.prn")
     parser.add_argument(

@@ -85,6 +85,17 @@ def test_an_interruption_keeps_the_scenarios_that_ended() -> None:
     assert [result.scenario for result in outcome.results] == ["offline"]
 
 
+def test_a_scenario_that_fails_costs_no_other_its_results() -> None:
+    def fail(phase: str, detail: str, share: float) -> None:
+        if detail.startswith("server, tested") and "first" not in detail:
+            raise ZeroDivisionError("a fault of the bench")
+
+    outcome = run_scenarios([subject(ConvolutionEngine())], SETTINGS, 1.0, on_progress=fail)
+    assert outcome.failed == {"server": "ZeroDivisionError: a fault of the bench"}
+    assert {result.scenario for result in outcome.results} == {"offline", "line-camera"}
+    assert not outcome.interrupted
+
+
 def test_loadgen_that_counts_another_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = loadgen._logged
 
