@@ -132,8 +132,10 @@ def cases(batch: int, dtype: torch.dtype, device: torch.device, shapes: Shapes) 
 
 def residual_case(batch: int, scale: Scale, draw: Draw) -> Case:
     """Prototype residual of one scale."""
-    features = draw.maps(batch, scale.channels, scale.side, scale.side)
     prototypes = draw.maps(scale.prototypes, scale.channels, scale.side, scale.side)
+    # Each lies clearly nearest to one prototype: between two as near as each other, rounding may choose either.
+    nearest = prototypes[torch.arange(batch, device=draw.device) % scale.prototypes]
+    features = draw.maps(batch, scale.channels, scale.side, scale.side) + nearest / 2
     splits = dict(launches(scale, batch, draw.dtype, capability_of(features)))["distance"].grid[0]
     return Case(
         "prototype_residual",

@@ -13,7 +13,7 @@ import torch
 from prn_fast.bench import gpu_network
 from prn_fast.bench.gpu_network import Contender, Subject, check_reference, compare_formulations, compile_published
 from prn_fast.bench.gpu_run import small_plan
-from prn_fast.bench.kernels import cases, check_operations, time_operations, times_of
+from prn_fast.bench.kernels import Draw, cases, check_operations, residual_case, time_operations, times_of
 from prn_fast.kernels.traffic import Traffic
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "gpu_run.sh"
@@ -40,6 +40,13 @@ def test_every_operation_is_checked_forward_and_backward():
     assert {row["op"] for row in rows if row["direction"] == "backward"} == ops
     forward = {row["op"] for row in rows if row["direction"] == "forward"}
     assert forward == ops | {"tile_normalize", "anomaly_score", "stitch_tiles"}
+
+
+def test_no_two_prototypes_are_as_near_as_each_other():
+    for scale in PLAN.shapes.scales:
+        features, prototypes = residual_case(2, scale, Draw(torch.float32, PLAN.device)).arguments
+        distances = (features[:, None] - prototypes).square().sum(dim=(2, 3, 4)).sort(dim=1).values
+        assert (distances[:, 1] > 1.1 * distances[:, 0]).all()
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x * 1.02, lambda x: x * float("nan")], ids=["two-percent", "nan"])

@@ -161,8 +161,8 @@ def test_gradients_match_float64(normal, dtype):
         output = function(*leaves)
         results.append(torch.autograd.grad(output, flat, upstream.to(output.dtype)))
     for expected, result in zip(*results, strict=True):
-        # Three roundings in half precision: along each side, and of the result. A weight's gradient adds up 576 products,
-        # in float32 with a rounding each, in an order that the processor decides.
+        # Three roundings in half precision: along each side, and of the result. In float32 a weight's gradient adds up
+        # 576 products with a rounding each, in an order that the processor decides.
         assert_rounded(result, expected, typical=4.0 if dtype == torch.float32 else 2.0)
 
 
