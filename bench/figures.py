@@ -160,7 +160,7 @@ def fill(text: str, results: Path) -> str:
     """The text with its marked parts made anew. Errors: ConfigError for a marker that nothing fills or that is open."""
     opened = set(re.findall(r"<!-- figures:([\w-]+) -->", text))
     if unknown := opened - set(FIGURES):
-        raise ConfigError(f"no figures are called {', '.join(sorted(unknown))}; choose of {', '.join(FIGURES)}")
+        raise ConfigError(f"no figures are called {', '.join(sorted(unknown))}; choose one of {', '.join(FIGURES)}")
     if unclosed := opened - {name for _, name, _ in _MARKED.findall(text)}:
         raise ConfigError(f"no closing marker <!-- /figures:{sorted(unclosed)[0]} -->")
     return _MARKED.sub(lambda part: f"{part[1]}{FIGURES[part[2]](results).strip()}\n{part[3]}", text)

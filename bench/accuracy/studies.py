@@ -49,7 +49,7 @@ class Study:
         """The variants of these names, all without names. Errors: ConfigError for one that is not in the study."""
         known = [variant.name for variant in self.variants]
         if unknown := [name for name in names or [] if name not in known]:
-            raise ConfigError(f"--only: no variant is called {unknown[0]!r}; choose of {', '.join(known)}")
+            raise ConfigError(f"--only: no variant is called {unknown[0]!r}; choose one of {', '.join(known)}")
         return tuple(variant for variant in self.variants if names is None or variant.name in names)
 
 
@@ -78,11 +78,12 @@ STUDIES: dict[str, Study] = {
             Variant("no flips", "images are not mirrored at random", {"--no-flips": None}),
             Variant("constant rate", "no warm-up and no cosine", {"--schedule": "constant"}),
             Variant("Adam", "weight decay as a term of the gradient, as published", {"--optimizer": "adam"}),
+            Variant("published", "every option as published", {"--recipe": "published"}),
             Variant("average", "a moving average of the weights is kept", {"--ema": "0.99"}),
         ),
     ),
     "steps": Study(
-        "Many small steps or fewer large ones, in the same time?",
+        "Many small steps or fewer large ones, over the same images?",
         (
             Variant("8 images", "8 images a step, as in the recipe"),
             Variant("16 images", "16 images a step", {"--batch": "16"}),
@@ -126,7 +127,9 @@ STUDIES: dict[str, Study] = {
         "What does a larger network find, and what does it cost?",
         (
             Variant("lite0", "EfficientNet-Lite0"),
-            Variant("r18", "ResNet-18, as published", {"--preset": "r18"}),
+            Variant(
+                "r18", "ResNet-18, as published, with the recipe of lite0", {"--preset": "r18", "--recipe": "quick"}
+            ),
         ),
     ),
 }
@@ -135,5 +138,5 @@ STUDIES: dict[str, Study] = {
 def study_named(name: str) -> Study:
     """The study of a name. Errors: ConfigError for an unknown one."""
     if name not in STUDIES:
-        raise ConfigError(f"no study is called {name!r}; choose of {', '.join(STUDIES)}")
+        raise ConfigError(f"no study is called {name!r}; choose one of {', '.join(STUDIES)}")
     return STUDIES[name]

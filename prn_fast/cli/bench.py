@@ -49,7 +49,7 @@ def bench(argv: list[str]) -> int:
     console = _console()
     baselines = tuple(BASELINES) if arguments.baselines == ["all"] else tuple(arguments.baselines)
     if unknown := [name for name in baselines if name not in BASELINES]:
-        raise ConfigError(f"--baselines: unknown {', '.join(unknown)}; choose of {', '.join(BASELINES)} or all")
+        raise ConfigError(f"--baselines: unknown {', '.join(unknown)}; choose from {', '.join(BASELINES)} or all")
     batches: tuple[int, ...] = arguments.batch
     scenarios: tuple[str, ...] = ()
     if arguments.scenario is not None:
@@ -254,7 +254,7 @@ def _scenarios(text: str) -> tuple[str, ...]:
 
     names = SCENARIOS if text == "all" else tuple(_names(text))
     if unknown := [name for name in names if name not in SCENARIOS]:
-        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; choose of {', '.join(SCENARIOS)} or all")
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; choose from {', '.join(SCENARIOS)} or all")
     return names
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from prn_fast.cli.common import command
 from prn_fast.data.layouts import AUTO, LAYOUTS
 from prn_fast.model.config import PRESETS, ProjectionKind, ResidualKind
-from prn_fast.training.recipe import RECIPES, Recipe
+from prn_fast.training.recipe import QUICK_PRESETS, RECIPES, Recipe, recipe_of
 
 DESCRIPTION = """Train a PRN on images of one product and write a model package.
 
@@ -79,11 +79,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="wanted share of good images called defective, which sets the package's threshold (default: 0.01)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same output")
-    recipe = parser.add_argument_group("recipe", "Where defaults differ: of r18 and wide50 / of lite0.")
+    recipe = parser.add_argument_group("recipe", f"Where defaults differ: {' / '.join(RECIPES)}.")
+    recipe.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help='what the options below start from: "published" is made for a GPU and hours, "quick" for a CPU and '
+        f"minutes (default: quick for {', '.join(QUICK_PRESETS)}, else published)",
+    )
     kinds = get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
-        values = {name: getattr(RECIPES[name], field.name) for name in ("r18", "lite0")}
-        shown = " / ".join(dict.fromkeys(shown_value(value) for value in values.values()))
+        values = [getattr(one, field.name) for one in RECIPES.values()]
+        shown = " / ".join(dict.fromkeys(shown_value(value) for value in values))
         recipe.add_argument(
             f"--{field.name.replace('_', '-')}",
             help=f"{field.metadata['help']} (default: {shown})",
@@ -125,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     from prn_fast.training.processes import is_first
     from prn_fast.training.settings import Settings
 
+    recipe = RECIPES[arguments.recipe] if arguments.recipe else recipe_of(arguments.preset)
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)}
     changes: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
@@ -149,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         precision=arguments.precision,
         false_alarm_rate=arguments.false_alarm_rate,
         resume=arguments.resume,
-        recipe=dataclasses.replace(RECIPES[arguments.preset], **changes),
+        recipe=dataclasses.replace(recipe, **changes),
     )
     console = Console(quiet=not is_first())
     package = train(settings, console)

@@ -33,7 +33,7 @@ from prn_fast.training.calibration import calibrate, require_rate, validation_me
 from prn_fast.training.checkpoint import Checkpoint
 from prn_fast.training.losses import hardest, prn_losses, score_losses
 from prn_fast.training.processes import Clock, launch, sum_over_processes, take_from_first
-from prn_fast.training.recipe import RECIPES, Recipe, learning_rate_factor
+from prn_fast.training.recipe import Recipe, learning_rate_factor, recipe_of
 from prn_fast.training.settings import Precision, Settings
 from prn_fast.training.split import Split, prepare_split
 from prn_fast.training.start import start_from
@@ -78,7 +78,7 @@ def train(settings: Settings, console: Console | None = None) -> Package:
 
 def prepare_run(settings: Settings, console: Console | None = None) -> tuple["Run", list[str]]:
     """Everything before the first step; also the names of backbone weights that are missing, see `prepare_model`."""
-    recipe = settings.recipe or RECIPES[settings.preset if settings.preset in RECIPES else "r18"]
+    recipe = settings.recipe or recipe_of(settings.preset)
     inspection = load_inspection_set(settings.data, settings.layout)
     channels = settings.image_channels or stored_channels(inspection.train[0].path)
     config = dataclasses.replace(

@@ -118,7 +118,15 @@ QUICK = Recipe(
     score_weight=0.1,
 )
 
-RECIPES: dict[str, Recipe] = {"r18": PUBLISHED, "wide50": PUBLISHED, "lite0": QUICK}
+RECIPES: dict[str, Recipe] = {"published": PUBLISHED, "quick": QUICK}
+# Presets that the quick recipe was made for; any other network is trained as published.
+QUICK_PRESETS = ("lite0",)
+
+
+def recipe_of(preset: str) -> Recipe:
+    """What a preset is trained by, unless told otherwise."""
+    return QUICK if preset in QUICK_PRESETS else PUBLISHED
+
 
 WARM_UP_SHARE = 0.03
 FINAL_SHARE = 0.01

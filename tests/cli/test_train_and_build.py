@@ -1,5 +1,6 @@
 """prn-train and prn-build-engine as commands: what they print, write and refuse."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from prn_fast.data.images import write_image
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.package import Package
 from prn_fast.training.calibration import threshold_for
+from prn_fast.training.recipe import PUBLISHED
 from tests.small_package import SIDE
 
 
@@ -80,6 +82,13 @@ def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
     # Nine normals are trained on, three times each, in steps of six; four tenths of them are prototypes.
     assert package.manifest["training"]["steps"] == 4
     assert package.config.prototypes == (3, 3, 3)
+
+
+def test_a_recipe_by_name_stands_before_single_options(data, tmp_path):
+    output = tmp_path / "published.prn"
+    assert run_train(data, output, "--recipe", "published", "--prototypes", "0.3") == 0
+    expected = dataclasses.replace(PUBLISHED, epochs=1, batch=4, prototypes=0.3)
+    assert Package.open(output).manifest["training"]["recipe"] == expected.to_dict()
 
 
 def test_tiles_are_trained_on_and_evaluated(tmp_path, capsys):

@@ -1,7 +1,8 @@
 import pytest
 
 from prn_fast.errors import ConfigError
-from prn_fast.training.recipe import PUBLISHED, QUICK, Recipe, learning_rate_factor
+from prn_fast.model.config import PRESETS
+from prn_fast.training.recipe import PUBLISHED, QUICK, Recipe, learning_rate_factor, recipe_of
 
 
 def test_the_published_recipe_is_the_papers():
@@ -10,6 +11,10 @@ def test_the_published_recipe_is_the_papers():
     assert (PUBLISHED.extended_share, PUBLISHED.anomaly_ratio, PUBLISHED.prototypes) == (0.5, 1, 0.1)
     assert (PUBLISHED.smooth_l1, PUBLISHED.focal_weight) == (True, 5.0)
     assert {learning_rate_factor(PUBLISHED, progress / 10) for progress in range(11)} == {1.0}
+
+
+def test_the_quick_recipe_is_the_light_networks():
+    assert [recipe_of(name) for name in PRESETS] == [PUBLISHED, PUBLISHED, QUICK]
 
 
 def test_cosine_rises_then_falls_to_a_hundredth():

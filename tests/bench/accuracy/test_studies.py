@@ -27,5 +27,5 @@ def test_variants_of_a_study_differ(name: str) -> None:
 
 
 def test_an_unknown_study_is_named() -> None:
-    with pytest.raises(ConfigError, match="no study is called 'speed'; choose of seen, "):
+    with pytest.raises(ConfigError, match="no study is called 'speed'; choose one of seen, "):
         study_named("speed")
