@@ -4,6 +4,7 @@ Class s0 is the baseline (grey), s1 to s6 the other engines, in the order of the
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from prn_fast.bench.wording import number
 WIDTH = 600
 LABEL_WIDTH = 154
 ROW_HEIGHT = 46
+LINE_HEIGHT, LETTER_WIDTH = 16, 8  # of the names in a plot, the widest letters in mind
 TOP, BOTTOM = 10, 44
 DOTS_BELOW = 40  # samples; under this many single calls are drawn instead of a histogram
 RELATIVE_RANGE = (0.8, 1.6)
@@ -399,7 +401,10 @@ def accuracy_against_speed(
     spans = [value for _, _, accuracy in rows for value in accuracy]
     plane = _LogPlane((rate for _, rate, _ in rows), (1.0,))
     pad = max(0.1 * (max(spans) - min(spans)), 0.005)
-    low, high = min(spans) - pad, min(max(spans) + pad, 1.0)
+    high = min(max(spans) + pad, 1.0)
+    # Names stand below the marks, those of one network's engines one below the other.
+    room = LINE_HEIGHT * max(Counter(mean for _, _, (_, mean, _) in rows).values()) / (plane.bottom - plane.top)
+    low = high - (high - min(spans) + pad) / (1 - room)
     y_of = _scale(low, high, plane.bottom, plane.top)
     step = nice_ticks(high - low)[1]
     ticks = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -414,8 +419,7 @@ def accuracy_against_speed(
             front.append(f"{plane.x(rate):.1f},{y_of(mean):.1f}")
             best = mean
     parts.append(Markup('<polyline class="roof" stroke-dasharray="3 4" points="{}"/>').format(" ".join(front)))
-    # Engines of one network are equally accurate: their names stand below the row of their marks, and behind them.
-    parts += _labels_beside((y_of(mean) + 16, series, plane.x(rate) - 6) for series, rate, (_, mean, _) in rows)
+    parts += _labels_below((y_of(mean), series, plane.x(rate)) for series, rate, (_, mean, _) in rows)
     for series, rate, (smallest, mean, largest) in rows:
         x, y = plane.x(rate), y_of(mean)
         title = f"{series.name}: {mean:.4f} ({smallest:.4f} to {largest:.4f}) at {number(rate)} {x_title}"
@@ -478,11 +482,27 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for power in powers for lead in leading if low <= (tick := lead * 10.0**power) <= high]
 
 
+def _labels_below(marks: Iterable[tuple[float, Series, float]]) -> list[Markup]:
+    """Names below marks (y, engine, x), each on the first line where it covers no other."""
+    labels, taken = [], set[tuple[float, float, float]]()
+    for y, series, x in sorted(marks, key=lambda mark: (mark[0], mark[2])):
+        start, end, line = x - 6, x + LETTER_WIDTH * len(series.name), y + 20
+        while any(abs(line - other) < LINE_HEIGHT and start < right and left < end for other, left, right in taken):
+            line += LINE_HEIGHT
+        taken.add((line, start, end))
+        labels.append(
+            Markup('<text class="label s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
+                series.style, start, line, series.name
+            )
+        )
+    return labels
+
+
 def _labels_beside(ends: Iterable[tuple[float, Series, float]]) -> list[Markup]:
     """Names beside points (y, engine, x), pushed apart where they would overlap."""
     labels, previous = [], -math.inf
     for y, series, x in sorted(ends, key=lambda end: end[0]):
-        previous = max(y + 4, previous + 16)
+        previous = max(y + 4, previous + LINE_HEIGHT)
         labels.append(
             Markup('<text class="label s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
                 series.style, x + 12, previous, series.name

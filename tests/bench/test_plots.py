@@ -6,7 +6,14 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from prn_fast.bench.plots import Series, latency_bars, nice_ticks, relative_spread, throughput_lines
+from prn_fast.bench.plots import (
+    Series,
+    accuracy_against_speed,
+    latency_bars,
+    nice_ticks,
+    relative_spread,
+    throughput_lines,
+)
 
 EAGER, FAST = Series("eager", 0), Series("a<b", 1)
 
@@ -48,3 +55,25 @@ def test_lines_have_a_point_for_every_batch_that_was_measured() -> None:
     ElementTree.fromstring(svg)
     assert svg.count("<circle") == 5
     assert "a&lt;b" in svg
+
+
+def test_names_stand_below_their_marks_and_cover_no_other() -> None:
+    rates, accuracies = [9.0, 13.0, 24.0, 44.0, 1.4, 2.0, 2.6, 7.7], [0.955] * 4 + [0.933] * 4
+    rows = [
+        (Series(f"network engine {rate}", 1), rate, (accuracy,) * 3)
+        for rate, accuracy in zip(rates, accuracies, strict=True)
+    ]
+    svg = str(accuracy_against_speed(rows, "images/s", "image AUROC"))
+    ElementTree.fromstring(svg)
+    marks = [(float(x), float(y)) for x, y in re.findall(r'<circle class="point" cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    texts = re.findall(r'class="label s1" x="([\d.]+)" y="([\d.]+)">([^<]+)<', svg)
+    names = {name: (float(x), float(y)) for x, y, name in texts}
+    assert len(marks) == len(names) == len(rows)
+    for (series, _, _), (mark_x, mark_y) in zip(rows, marks, strict=True):
+        x, y = names[series.name]
+        assert abs(x - mark_x) < 10
+        # Above the axis, too.
+        assert mark_y < y < min(mark_y + 80, 262)
+    for x, y in names.values():
+        same_line = [other for other, line in names.values() if abs(line - y) < 12 and other > x]
+        assert all(other - x > 8 * len("network engine 9.0") for other in same_line)
