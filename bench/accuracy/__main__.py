@@ -68,8 +68,6 @@ def _list(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from prn_fast.bench.accuracy.run import Settings, run_study
 
-    # Ends the training with it: an orphan would train on beside the run that goes on.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     settings = Settings(
         study=arguments.study,
         data=arguments.data,
@@ -80,7 +78,12 @@ def _run(arguments: argparse.Namespace) -> int:
         options=tuple(arguments.options),
         allow_dirty=arguments.allow_dirty,
     )
-    failures = run_study(settings, say=lambda line: print(line, flush=True))
+    # Ends the training with it: an orphan would train on beside the run that goes on.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    try:
+        failures = run_study(settings, say=lambda line: print(line, flush=True))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return EXIT_FAILED if failures else 0
 
 
