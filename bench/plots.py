@@ -482,6 +482,10 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for power in powers for lead in leading if low <= (tick := lead * 10.0**power) <= high]
 
 
+def _name(x: float, y: float, series: Series) -> Markup:
+    return Markup('<text class="label s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(series.style, x, y, series.name)
+
+
 def _labels_below(marks: Iterable[tuple[float, Series, float]]) -> list[Markup]:
     """Names below marks (y, engine, x), each on the first line where it covers no other."""
     labels, taken = [], set[tuple[float, float, float]]()
@@ -490,11 +494,7 @@ def _labels_below(marks: Iterable[tuple[float, Series, float]]) -> list[Markup]:
         while any(abs(line - other) < LINE_HEIGHT and start < right and left < end for other, left, right in taken):
             line += LINE_HEIGHT
         taken.add((line, start, end))
-        labels.append(
-            Markup('<text class="label s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-                series.style, start, line, series.name
-            )
-        )
+        labels.append(_name(start, line, series))
     return labels
 
 
@@ -503,9 +503,5 @@ def _labels_beside(ends: Iterable[tuple[float, Series, float]]) -> list[Markup]:
     labels, previous = [], -math.inf
     for y, series, x in sorted(ends, key=lambda end: end[0]):
         previous = max(y + 4, previous + LINE_HEIGHT)
-        labels.append(
-            Markup('<text class="label s{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-                series.style, x + 12, previous, series.name
-            )
-        )
+        labels.append(_name(x + 12, previous, series))
     return labels

@@ -83,7 +83,7 @@ STUDIES: dict[str, Study] = {
         ),
     ),
     "steps": Study(
-        "Many small steps or fewer large ones, over the same images?",
+        "Many small steps or fewer large ones?",
         (
             Variant("8 images", "8 images a step, as in the recipe"),
             Variant("16 images", "16 images a step", {"--batch": "16"}),

@@ -122,14 +122,13 @@ RECIPES: dict[str, Recipe] = {"published": PUBLISHED, "quick": QUICK}
 # Presets that the quick recipe was made for; any other network is trained as published.
 QUICK_PRESETS = ("lite0",)
 
+WARM_UP_SHARE = 0.03
+FINAL_SHARE = 0.01
+
 
 def recipe_of(preset: str) -> Recipe:
     """What a preset is trained by, unless told otherwise."""
     return QUICK if preset in QUICK_PRESETS else PUBLISHED
-
-
-WARM_UP_SHARE = 0.03
-FINAL_SHARE = 0.01
 
 
 def learning_rate_factor(recipe: Recipe, progress: float) -> float:
