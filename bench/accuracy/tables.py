@@ -41,8 +41,8 @@ def summary_figures(folder: Path) -> str:
 
 
 def seen_figures(folder: Path) -> str:
-    """As `summary_figures`, with the training of each row."""
-    return _blocks(folder, "seen", _tables(test_table, training_table, kinds_table))
+    """As `summary_figures`, with the training of each row, and what each row finds of each kind."""
+    return _blocks(folder, "seen", _tables(test_table, training_table, kinds_table, each_kind_table))
 
 
 def preset_figures(folder: Path) -> str:
@@ -53,6 +53,11 @@ def preset_figures(folder: Path) -> str:
 def change_figures(study: str, folder: Path) -> str:
     """Of a study: what each variant changes against the first one, and all figures."""
     return _blocks(folder, study, _tables(changes_table, test_table, training_table))
+
+
+def resolution_figures(folder: Path) -> str:
+    """As `change_figures`, and what each size finds of each kind: small defects may need a larger image."""
+    return _blocks(folder, "resolution", _tables(changes_table, test_table, training_table, each_kind_table))
 
 
 def test_table(record: Record) -> str:
@@ -141,6 +146,18 @@ def kinds_table(record: Record) -> str:
     return table((f"defect ({first.name})", "images", "detected", "image AUROC", "pixel AUROC", "PRO"), rows)
 
 
+def each_kind_table(record: Record) -> str:
+    """One row a variant: image AUROC of each kind of defect against all good images."""
+    names = sorted({kind["kind"] for run in record["runs"] for kind in run["test"]["kinds"]})
+    rows = []
+    for variant, runs in _variants(record):
+        found = [{kind["kind"]: kind["image_auroc"] for kind in run["test"]["kinds"]} for run in runs]
+        # Of a rare kind, a seed may leave none to be scored.
+        known = {name: [kinds[name] for kinds in found if name in kinds] for name in names}
+        rows.append([variant.name, *(_spread(known[name]) if known[name] else ABSENT for name in names)])
+    return table(("image AUROC", *names), rows)
+
+
 def provenance(record: Record, name: str) -> str:
     """What every figure must come with: commands, devices, versions, commits, days, and what is not as it should be."""
     runs = sorted(record["runs"], key=lambda run: run["seed"])
@@ -204,5 +221,6 @@ FIGURES: dict[str, Callable[[Path], str]] = {
     "accuracy": summary_figures,
     "accuracy-seen": seen_figures,
     "accuracy-presets": preset_figures,
-    **{f"accuracy-{study}": partial(change_figures, study) for study in STUDIES if study not in ("seen", "presets")},
+    "accuracy-resolution": resolution_figures,
+    **{f"accuracy-{study}": partial(change_figures, study) for study in ("recipe", "steps", "beyond")},
 }

@@ -66,6 +66,18 @@ def test_kinds_are_of_the_first_variant(record: Record) -> None:
     assert row[1:4] == ["2", "33 % (0 % to 50 %)", "0.600 (0.500 to 0.700)"]
 
 
+def test_each_variant_finds_so_much_of_each_kind(record: Record) -> None:
+    kind = record["runs"][0]["test"]["kinds"][0]
+    for run, auroc in zip(record["runs"], (0.5, 0.6, 0.7, 0.8, 0.9), strict=True):
+        run["test"]["kinds"] = [kind | {"kind": "crack", "image_auroc": auroc}]
+    first = next(run for run in record["runs"] if run["variant"] == "10 seen")
+    first["test"]["kinds"].insert(0, kind | {"kind": "fray", "image_auroc": 0.3})
+    text = tables.each_kind_table(record)
+    assert cells(text, "image AUROC") == ["image AUROC", "crack", "fray"]
+    assert cells(text, "10 seen")[1:] == ["0.600 (0.500 to 0.700)", "0.300"]
+    assert cells(text, "0 seen")[1:] == ["0.850 (0.800 to 0.900)", "–"]
+
+
 def test_where_figures_come_from_stands_beside_them(results: Path, record: Record) -> None:
     text = figures.FIGURES["accuracy"](results)
     run = record["runs"][0]
