@@ -218,9 +218,9 @@ def _distinct(values: Iterable[str]) -> str:
 
 # By the name that stands in a file's markers.
 FIGURES: dict[str, Callable[[Path], str]] = {
+    **{f"accuracy-{study}": partial(change_figures, study) for study in STUDIES},
     "accuracy": summary_figures,
     "accuracy-seen": seen_figures,
     "accuracy-presets": preset_figures,
     "accuracy-resolution": resolution_figures,
-    **{f"accuracy-{study}": partial(change_figures, study) for study in ("recipe", "steps", "beyond")},
 }
