@@ -57,6 +57,9 @@ def _seen(count: int) -> Variant:
     return Variant(f"{count} seen", f"training sees {count} anomalies", {"--seen": str(count)})
 
 
+_AS_PUBLISHED = Variant("base", "as published, with the preset's recipe")
+_ABSOLUTE_RESIDUAL = Variant("absolute residual", "|F - P| instead of its square", {"--residual": "absolute"})
+
 STUDIES: dict[str, Study] = {
     "seen": Study(
         "How many defects must training have seen?",
@@ -95,9 +98,9 @@ STUDIES: dict[str, Study] = {
     "beyond": Study(
         "What do changes to the published method bring?",
         (
-            Variant("base", "as published, with the preset's recipe"),
+            _AS_PUBLISHED,
             Variant("projections", "1x1 convolutions and 1/sqrt(D) in the attention", {"--projection": "pointwise"}),
-            Variant("absolute residual", "|F - P| instead of its square", {"--residual": "absolute"}),
+            _ABSOLUTE_RESIDUAL,
             Variant("prototypes 0.02", "2 % of the normal images, not 10 %", {"--prototypes": "0.02"}),
             Variant("prototypes 0.05", "5 % of the normal images", {"--prototypes": "0.05"}),
             Variant("prototypes 0.2", "20 % of the normal images", {"--prototypes": "0.2"}),
@@ -110,6 +113,8 @@ STUDIES: dict[str, Study] = {
             ),
         ),
     ),
+    # For trainings of full length, where those of "beyond" are short.
+    "lasting": Study("Does what helps a short training help a full one?", (_AS_PUBLISHED, _ABSOLUTE_RESIDUAL)),
     "resolution": Study(
         "At which size does the network see an image best?",
         (
