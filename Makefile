@@ -6,8 +6,9 @@ TORCH ?= torch==2.13.0
 PACKAGES = prn_fast kernels build bench
 BIN = $(VENV)/bin
 OLDER_TRITON = .build/triton-3.6
+TRITONSERVER = .build/tritonserver
 
-.PHONY: setup demo test lint format docs bench accuracy figures tree clean
+.PHONY: setup demo test proofs lint format docs bench gpu-kit accuracy figures wheel tree clean
 
 setup: $(VENV)/.ready
 
@@ -25,8 +26,15 @@ $(VENV)/.ready: setup.py pyproject.toml setup.cfg $(NATIVE)
 demo: setup
 	$(BIN)/python -m prn_fast.demo --output runs/demo
 
-test: setup $(OLDER_TRITON)
-	$(BIN)/python -m pytest tests
+# The tests, one more at a time than there are cores, because some wait for a server, a camera or a compiler; TEST_OPTIONS
+# goes to pytest. `make proofs` runs those that take long.
+TEST_OPTIONS ?=
+PYTEST = $(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal
+test: setup $(OLDER_TRITON) $(TRITONSERVER)
+	$(PYTEST) -m "not long" $(TEST_OPTIONS) tests
+
+proofs: setup $(OLDER_TRITON) $(TRITONSERVER)
+	$(PYTEST) -m long $(TEST_OPTIONS) tests
 
 # The oldest Triton that compiles the kernels, beside the installed one: tests compile with both.
 $(OLDER_TRITON): | setup
@@ -34,17 +42,33 @@ $(OLDER_TRITON): | setup
 	$(BIN)/pip install --quiet --no-deps --target $@.part triton==3.6.0
 	mv $@.part $@
 
+# NVIDIA's inference server as PyPI has it (55 MB), for the tests that serve; without the Python libraries that it names,
+# which would hold numpy below 2.
+$(TRITONSERVER): | setup
+	rm -rf $@.part
+	$(BIN)/pip install --quiet --no-deps --target $@.part nvidia-pytriton==0.7.0
+	mv $@.part $@
+
+# What a bare machine with a GPU is sent along, for bench/gpu_run.sh: compiled kernels, and what training needs.
+# make gpu-kit [WEIGHTS=FILE] [DATA=DIR]: a backbone's pretrained weights, and images to train on.
+gpu-kit: setup $(OLDER_TRITON)
+	PYTHONPATH=$(OLDER_TRITON) $(BIN)/python -m prn_fast.bench.gpu.kit make .build/gpu-kit \
+	  $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(DATA),--data $(DATA))
+
 # Operations and engine steps, timed; .benchmarks/ keeps each run, and `pytest-benchmark compare` holds them together.
 # BENCH_OPTIONS=--benchmark-disable runs each once, without times.
 BENCH_OPTIONS ?= --benchmark-only --benchmark-autosave --benchmark-columns=median,iqr,rounds --benchmark-sort=fullname
 bench: setup
 	$(BIN)/python -m pytest -o addopts=-q bench/suite $(BENCH_OPTIONS)
 
-# The tables of the README and of the guides, from bench/results/.
+# The tables of these pages, from bench/results/.
+PAGES_WITH_FIGURES = README.md \
+  $(addprefix docs/,accuracy.md benchmarks.md early-exit.md engines.md linescan.md scale.md thresholds.md)
 figures: setup
-	$(BIN)/python -m prn_fast.bench.figures README.md docs/accuracy.md docs/linescan.md
+	$(BIN)/python -m prn_fast.bench.figures $(PAGES_WITH_FIGURES)
 
-# A study of many trainings, docs/accuracy.md: make accuracy STUDY=seen DATA=DIR EPOCHS=10 [ACCURACY_OPTIONS="--seeds 0"].
+# A study of many trainings, docs/accuracy.md:
+# make accuracy STUDY=seen DATA="DIR DIR ..." EPOCHS=10 [ACCURACY_OPTIONS="--seeds 0"], a folder for each product.
 # Interrupted, the same command goes on. Epochs train alike on every machine; MINUTES=60 bounds the time instead.
 STUDY ?= seen
 ACCURACY_OPTIONS ?=
@@ -69,6 +93,18 @@ tree:
 # The guides and the Python reference as web pages, .build/docs/index.html.
 docs: setup tree
 	$(BIN)/mkdocs build --quiet
+
+# A wheel in .build/wheels, installed into a fresh environment with its base dependencies alone, and tried there.
+# The wheel is built from what setuptools finds in .build/lib*, so that former builds are removed.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' prn_fast/__init__.py)
+wheel: setup
+	rm -rf .build/lib* .build/bdist* .build/temp* .build/wheels .build/wheel-venv
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir .build/wheels .
+	$(PYTHON) -m venv .build/wheel-venv
+	.build/wheel-venv/bin/pip install --quiet $(TORCH)
+	.build/wheel-venv/bin/pip install --quiet .build/wheels/prn_fast-*.whl
+	cd .build && wheel-venv/bin/python ../tests/wheel_smoke.py $(VERSION)
+	@ls .build/wheels/*.whl
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -1,11 +1,13 @@
-"""The README's figures, made from recorded results and from nothing else.
+"""The figures of the README and the guides, made from recorded results alone.
 
-    python -m prn_fast.bench.figures README.md [--results bench/results]
+    python -m prn_fast.bench.figures FILE... [--results bench/results]
 
 What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
 Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those with baselines in baselines/*.json, those
 of prn-eval in evaluations/*.json, runs with line cameras in linescan/*.json, those of training's loader in
-training/*.json. Records of accuracy studies lie in bench/accuracy/results/*.json.
+training/*.json, studies of calibration in calibration/*.json. bench/results/launches.json counts the fused network's
+kernels. Records of accuracy studies lie in
+bench/accuracy/results/*.json.
 """
 
 import argparse
@@ -17,36 +19,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prn_fast.bench import linescan_figures, markdown
 from prn_fast.bench.accuracy import failures, pareto, tables
-from prn_fast.bench.history import read_history
+from prn_fast.bench.accuracy.calibration_splits import split_figures
+from prn_fast.bench.linescan import figures as linescan_figures
 from prn_fast.bench.loader_speed import loader_figures
-from prn_fast.bench.measurement import measured
-from prn_fast.bench.report import Report
-from prn_fast.bench.tables import gpu_figures
+from prn_fast.bench.machine.measurement import measured
+from prn_fast.bench.plant import figures as plant_figures
+from prn_fast.bench.report import markdown
+from prn_fast.bench.report.document import Report
+from prn_fast.bench.report.formatting import hertz, number
+from prn_fast.bench.report.gpu_tables import gpu_figures, launch_figures
+from prn_fast.bench.report.history import BASELINES, PACKAGES, RESULTS, latest_reports, study_records
 from prn_fast.errors import ConfigError, DataError, PRNError
 
-RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES, BASELINES, EVALUATIONS = "packages", "baselines", "evaluations"
+EVALUATIONS, EARLY_EXIT = "evaluations", "early-exit"
 NOTHING = "Not measured yet."
 _MARKED = re.compile(r"(<!-- figures:([\w-]+) -->\n).*?(<!-- /figures:\2 -->)", re.DOTALL)
-
-
-def latest_reports(results: Path, kind: str = PACKAGES) -> list[Report]:
-    """The newest report of each package on each device, whole runs only, ordered by device and package.
-
-    Args:
-        kind: name of the folder below that of the device.
-    """
-    reports: dict[tuple[str, str], Report] = {}
-    for folder in sorted(results.glob(f"*/{kind}")):
-        found, broken = read_history(folder)
-        if broken:
-            raise ConfigError(f"{broken[0]} (in {folder}); record it again or remove it")
-        for report in found:
-            if report["passed"] and not report["interrupted"]:
-                reports[folder.parent.name, report["package"]["name"]] = report
-    return [reports[key] for key in sorted(reports)]
 
 
 def engine_figures(results: Path) -> str:
@@ -57,6 +45,46 @@ def engine_figures(results: Path) -> str:
 def baseline_figures(results: Path) -> str:
     """Closed loops of each report that was made with `--baselines`."""
     return _each(results, "results", markdown.speed_table, BASELINES)
+
+
+def headline_figures(results: Path) -> str:
+    """The README's table: one image at a time beside other ways to run the network, and the line rate that is held."""
+    return "\n\n".join(_headline(report, results) for report in latest_reports(results, BASELINES)) or NOTHING
+
+
+def _headline(report: Report, results: Path) -> str:
+    single = [result for result in report["results"] if result["batch"] == 1]
+    rows = [
+        [
+            f"`{result['engine']}`",
+            *(number(result["latency_ms"][name]) for name in ("p50", "p99")),
+            number(result["images_per_second"]),
+            number(result["speedup"]["ratio"] if result["speedup"] else None),
+        ]
+        for result in sorted(single, key=lambda result: -result["images_per_second"])
+    ]
+    speeds = markdown.table(("engine", "p50 ms", "p99 ms", "images/s", "x eager"), rows)
+    parts = [_title(report), speeds, _held_line_rate(report, results), markdown.provenance(report)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _held_line_rate(report: Report, results: Path) -> str:
+    """A sentence on the highest line rate that an engine of the same package held, on the newest recorded run."""
+    name = report["package"]["name"]
+    entries = [
+        entry
+        for other in latest_reports(results)
+        if other["package"]["name"] == name
+        for entry in other["scenarios"]
+        if entry["scenario"] == "line-camera" and entry["held"] and entry["confirmed"]
+    ]
+    if not entries:
+        return ""
+    best = max(entries, key=lambda entry: entry["held"]["rate"])
+    nearest = max(best["cameras"], key=lambda camera: camera["share"])
+    held = f"`{best['engine']}` keeps up with a line camera of {best['width']} pixels at {hertz(best['held']['rate'])}"
+    share = f"{nearest['share']:.1%} of what the least demanding camera compared, {nearest['name']}, sends at full rate"
+    return f"{held} and loses no line: {share}."
 
 
 def scenario_figures(results: Path) -> str:
@@ -71,6 +99,17 @@ def scenario_figures(results: Path) -> str:
 def camera_figures(results: Path) -> str:
     """Line-camera verdicts of each report."""
     return _each(results, "scenarios", markdown.camera_table)
+
+
+def early_exit_figures(results: Path) -> str:
+    """Each engine with and without early exit, of the reports that measured both."""
+    blocks = [
+        f"{_title(report)}\n\n{markdown.table(markdown.EARLY_EXIT_COLUMNS, rows)}\n\n{markdown.provenance(report)}"
+        for kind in (PACKAGES, EARLY_EXIT)
+        for report in latest_reports(results, kind)
+        if (rows := markdown.early_exit_rows(report))
+    ]
+    return "\n\n".join(blocks) or NOTHING
 
 
 def agreement_figures(results: Path) -> str:
@@ -131,26 +170,26 @@ def speed_figures(results: Path) -> str:
     return pareto.speed_figures(study_records(results), latest_reports(results))
 
 
-def study_records(results: Path) -> Path:
-    """The folder of accuracy studies' records, beside that of all other results."""
-    return results.parent / "accuracy" / "results"
-
-
 def _or_nothing(make: Callable[[Path], str], results: Path) -> str:
     return make(results) or NOTHING
 
 
 FIGURES: dict[str, Callable[[Path], str]] = {
+    "headline": headline_figures,
     "detection": detection_figures,
     "engines": engine_figures,
     "baselines": baseline_figures,
     "scenarios": scenario_figures,
     "line-camera": camera_figures,
+    "early-exit": early_exit_figures,
     "agreement": agreement_figures,
     "gpu": gpu_figures,
+    "launches": launch_figures,
     **{name: partial(_or_nothing, make) for name, make in linescan_figures.FIGURES.items()},
+    **{name: partial(_or_nothing, make) for name, make in plant_figures.FIGURES.items()},
     **{name: partial(study_figures, make) for name, make in tables.FIGURES.items()},
     "loader": partial(_or_nothing, partial(measured, "training/loader-*.json", loader_figures)),
+    "calibration": partial(_or_nothing, split_figures),
     "accuracy-speed": speed_figures,
     "accuracy-failures": lambda results: failures.failure_figures() or NOTHING,
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Run every check and measurement that needs a GPU; see gpu_run.py. Installs nothing.
-#   bench/gpu_run.sh FOLDER [--package PACKAGE.prn] [--pycuda SDIST]
+# Run every check and measurement that needs a GPU; see gpu/run.py. Installs nothing.
+#   bench/gpu_run.sh FOLDER [--data DIR] [--package PACKAGE.prn] [--pycuda SDIST]
+# What `make gpu-kit` has put into .build/gpu-kit is used where it is there.
 set -euo pipefail
 folder=$(realpath -m "${1:?usage: bench/gpu_run.sh FOLDER}")
 shift
@@ -16,5 +17,15 @@ export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}" PRN_FAST_TESTS="$packag
 export PRN_FAST_COMMIT="${PRN_FAST_COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true)}"
 export PRN_FAST_CALLED_FROM="$PWD"
 unset TRITON_INTERPRET
+python=${PYTHON:-python3} kit=${PRN_FAST_GPU_KIT:-$root/.build/gpu-kit} data=()
 cd "$packages"
-timeout 590 "${PYTHON:-python3}" -m prn_fast.bench.gpu_run "$folder" "$@"
+if [ -e "$kit/kit.json" ]; then
+  # Sets the variables below, and none where the kit is for another Python or Triton.
+  eval "$("$python" -m prn_fast.bench.gpu.kit unpack "$kit" "$packages/kit")"
+  export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-} PRN_FAST_BACKBONE_WEIGHTS=${PRN_FAST_BACKBONE_WEIGHTS:-}
+  [ -n "$TRITON_CACHE_DIR" ] || unset TRITON_CACHE_DIR
+  # After the project, before what is installed.
+  [ -z "${KIT_SITE:-}" ] || export PYTHONPATH="$PYTHONPATH:$KIT_SITE"
+  [ -z "${KIT_DATA:-}" ] || data=(--data "$KIT_DATA")
+fi
+timeout 590 "$python" -m prn_fast.bench.gpu.run "$folder" "${data[@]}" "$@"

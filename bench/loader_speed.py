@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prn_fast.bench.measurement import leave_measurement
+from prn_fast.bench.machine.measurement import leave_measurement
 from prn_fast.errors import PRNError
 from prn_fast.model.config import PRESETS
+from prn_fast.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,10 +50,11 @@ def measure(data: Path, preset: str, image_size: int, batches: int, workers: int
     from rich.console import Console
 
     from prn_fast.training.loop import device_name, prepare_run
-    from prn_fast.training.settings import Settings
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(data, Path(folder) / "unused.prn", preset=preset, image_size=image_size, workers=workers)
+        settings = TrainingSettings(
+            data, Path(folder) / "unused.prn", preset=preset, image_size=image_size, workers=workers
+        )
         run, _ = prepare_run(settings, Console(quiet=True))
     run.module.train()
     kept: list[tuple[Tensor, Tensor]] = []
@@ -103,10 +105,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code, or exits with 2 and one line about what was wrong."""
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.loader_speed", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="images of one product, see prn-train")
-    parser.add_argument("--preset", default="lite0", choices=tuple(PRESETS), help="network (default: lite0)")
-    parser.add_argument("--image-size", type=int, default=256, help="side (default: 256)")
-    parser.add_argument("--batches", type=int, default=10, help="timed ones (default: 10)")
-    parser.add_argument("--workers", type=int, default=0, help="processes of the loader (default: 0, none)")
+    parser.add_argument(
+        "--preset", default=TrainingSettings.preset, choices=tuple(PRESETS), help="network (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=TrainingSettings.image_size, help="side (default: %(default)s)"
+    )
+    parser.add_argument("--batches", type=int, default=10, help="timed ones (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes of the loader (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurement, too")
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)

@@ -10,31 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.bench.baselines import open_any
-from prn_fast.bench.ceilings import ceiling_fault, copy_rate, flop_per_image, matrix_rates, traffic_of
-from prn_fast.bench.conditions import read_conditions
-from prn_fast.bench.environment import describe_environment
-from prn_fast.bench.memory import measure_memory
-from prn_fast.bench.network_only import network_milliseconds
-from prn_fast.bench.profile import profile
-from prn_fast.bench.report import BASELINE, Machine, Report, build_report
-from prn_fast.bench.runner import BenchResult, Checked, Progress, Settings, run_bench
-from prn_fast.bench.scenarios import ScenarioRun, ScenarioSettings, images_per_second, run_scenarios
+from prn_fast.bench.engines.baselines import WAYS, open_any
+from prn_fast.bench.engines.memory import measure_memory
+from prn_fast.bench.engines.network_only import network_milliseconds
+from prn_fast.bench.engines.profile import profile
+from prn_fast.bench.engines.runner import BenchResult, Checked, Progress, run_bench
+from prn_fast.bench.machine.ceilings import ceiling_fault, copy_rate, flop_per_image, matrix_rates, traffic_of
+from prn_fast.bench.machine.environment import describe_environment
+from prn_fast.bench.machine.hardware_state import read_hardware_state
+from prn_fast.bench.report.document import BASELINE, Machine, Report, build_report
+from prn_fast.bench.scenarios import ScenarioRun, images_per_second, run_scenarios
+from prn_fast.bench.scenarios.engine_under_test import EngineUnderTest
 from prn_fast.bench.scenarios.line_camera import check_geometry
 from prn_fast.bench.scenarios.loadgen import import_loadgen
-from prn_fast.bench.scenarios.subject import Subject
+from prn_fast.bench.settings import CHECK_IMAGES, ClosedLoopSettings, ScenarioSettings
 from prn_fast.engine import BACKENDS, Engine, open_engine
 from prn_fast.errors import ConfigError, EngineError, PackageError
 from prn_fast.package import Package
-
-CHECK_IMAGES = 64
-DEFAULT_BATCH = 8
 
 
 def bench_package(
     path: Path | str,
     engine_names: Sequence[str] | None = None,
-    settings: Settings | None = None,
+    settings: ClosedLoopSettings | None = None,
     *,
     scenarios: ScenarioSettings | None = None,
     baselines: Sequence[str] = (),
@@ -60,7 +58,7 @@ def bench_package(
         The report; an interruption (ctrl-C) while measuring gives a report of what was measured until then.
     Errors: ConfigError, PackageError, EngineError.
     """
-    settings, scenarios = settings or Settings(), scenarios or ScenarioSettings()
+    settings, scenarios = settings or ClosedLoopSettings(), scenarios or ScenarioSettings()
     if check_images < 2:
         raise ConfigError(f"--check-images must be at least 2, not {check_images}")
     package = Package.open(path)
@@ -77,16 +75,16 @@ def bench_package(
             "always gives the same answer; train with more images"
         )
 
-    conditions = read_conditions()
+    state_before = read_hardware_state()
     with ExitStack() as stack:
         engines, unavailable = _open_engines(package, engine_names, baselines, settings, stack)
-        reference = engines.get(BASELINE) or stack.enter_context(open_engine(package, BASELINE))
+        reference = engines.get(BASELINE) or stack.enter_context(open_engine(package, BASELINE, early_exit=False))
         closed = settings.seconds * max(1, len(engines)) * len(settings.batches)
         timing = dataclasses.replace(settings, seconds=closed)
         result = run_bench(engines, reference, images, labels, timing, on_progress=on_progress)
         run = ScenarioRun()
         if scenarios.names and not result.interrupted:
-            run = _run_scenarios(engines, result, scenarios, settings, on_progress)
+            run = _run_scenarios(engines, labels, result, scenarios, settings, on_progress)
         notes = [f"scenario {name} could not be run: {why}" for name, why in run.failed.items()]
         network_ms, profiles = _look_inside(engines, package, result, images, on_progress, notes)
 
@@ -97,14 +95,18 @@ def bench_package(
         try:
             ceilings = _ceilings()
             if impossible_claims(result, run, flop, ceilings["matrix_rates"]):
-                # The machine may have been busy just then: nobody is refused for that.
+                # The machine may have been busy at that moment; no engine is refused for that.
                 ceilings = _higher(ceilings, _ceilings())
             refuse_impossible(result, run, flop, ceilings["matrix_rates"])
             memory = _measure_memories(package, result, on_progress)
         except KeyboardInterrupt:
             result.interrupted = True
     machine = Machine(
-        **ceilings, conditions=(conditions, read_conditions()), memory=memory, network_ms=network_ms, profiles=profiles
+        **ceilings,
+        hardware_state=(state_before, read_hardware_state()),
+        memory=memory,
+        network_ms=network_ms,
+        profiles=profiles,
     )
 
     training = package.manifest["training"]
@@ -177,15 +179,23 @@ def drop_faulty(result: BenchResult, run: ScenarioRun) -> None:
 
 def _run_scenarios(
     engines: Mapping[str, Engine],
+    labels: NDArray[np.integer],
     result: BenchResult,
     scenarios: ScenarioSettings,
-    settings: Settings,
+    settings: ClosedLoopSettings,
     on_progress: Progress,
 ) -> ScenarioRun:
     """The scenarios with the engines that are sound so far; faults that they find go to the checks."""
     checks = {check.engine: check for check in result.checks if not check.faults}
     subjects = [
-        Subject(name, engines[name], result.known[name], np.random.default_rng([settings.seed, position]))
+        EngineUnderTest(
+            name,
+            engines[name],
+            result.known[name],
+            np.random.default_rng([settings.seed, position]),
+            labels,
+            result.library,
+        )
         for position, name in enumerate(checks)
     ]
     begin = time.monotonic()
@@ -202,13 +212,13 @@ def _open_engines(
     package: Package,
     names: Sequence[str] | None,
     baselines: Sequence[str],
-    settings: Settings,
+    settings: ClosedLoopSettings,
     stack: ExitStack,
 ) -> tuple[dict[str, Engine], dict[str, str]]:
     """Engines by name, and why others cannot be opened. What the user named as an engine must open."""
     engines: dict[str, Engine] = {}
     unavailable: dict[str, str] = {}
-    batch = max((DEFAULT_BATCH, *settings.batches))
+    batch = max((ScenarioSettings.batch, *settings.batches))
     for name in [*(names or usual_engines(package)), *baselines]:
         try:
             engine = open_any(package, name, batch)
@@ -222,8 +232,13 @@ def _open_engines(
 
 
 def usual_engines(package: Package) -> list[str]:
-    """Eager, what the package holds, and backends of which it holds nothing: those are listed with the reason."""
+    """Eager, what the package holds, and backends of which it holds nothing: those are listed with the reason.
+
+    Engines that hold the package's screen are named three times: whole, with early exit, and the screen alone.
+    """
     names = [BASELINE, *package.engines]
+    if package.early_exit is not None:
+        names += [f"{name}/{way}" for name, entry in package.engines.items() if "screen" in entry for way in WAYS]
     held = {name.partition(":")[0] for name in names}
     return names + [backend for backend in BACKENDS if backend not in held]
 

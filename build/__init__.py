@@ -1,8 +1,9 @@
 """From a trained package to engines in it: one builder a backend, and the check that every build must pass."""
 
 import hashlib
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.build.candidate import BuildOptions, Candidate
-from prn_fast.build.verify import verify
+from prn_fast.build.verify import verify, verify_screen
 from prn_fast.engine import Detections, parse_name
 from prn_fast.engine.eager import EagerEngine
+from prn_fast.engine.optimized import OptimizedEngine
+from prn_fast.engine.parity import TOLERANCES
 from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import EngineError
-from prn_fast.package import ENGINES, Package
+from prn_fast.package import Package, ValidationSet
 
 Builder = Callable[[Package, str, Path, BuildOptions], Iterator[Candidate]]
 # Each backend's `builds(package, precision, folder, options)`, which yields candidates, best first.
@@ -28,8 +31,8 @@ BUILDERS = {
 }
 
 
-# A graph that stands in for an engine is run by a slow interpreter, and differs by its rounding alone: so many normal
-# images, and an anomaly of each, tell.
+# A graph that stands in for an engine runs in a slow interpreter and differs by rounding alone: this many normal
+# images, and an anomaly of each, are enough.
 STAND_IN_NORMALS = 16
 
 
@@ -74,13 +77,14 @@ def build_engine(
         backend: key of `BUILDERS`.
         precision: one of the backend's; None takes its first.
         progress: called with a line before each step.
-        options: batch, devices, and who is told of a long step's progress.
+        options: batch, devices, and a function that shows the progress of long steps.
         reference: of this package, shared with other builds of it.
     Returns:
         The engine's entry in the manifest; its "verification" holds parity and metrics, its "verified" whether the
         engine itself was run for them or, where it cannot run, the graph that it is built from.
     Raises:
         EngineError: unknown backend or precision, a missing library, or a failed verification (nothing is kept).
+        PackageError: the package may not be written to, or was replaced meanwhile.
     """
     name = backend if precision is None else f"{backend}:{precision}"
     backend, runner, precision = parse_name(name)
@@ -89,13 +93,12 @@ def build_engine(
     name = f"{backend}:{precision}"
     module, function = BUILDERS[backend].rsplit(".", 1)
     builds: Builder = getattr(import_module(module), function)
-    package.path.joinpath(ENGINES).mkdir(exist_ok=True)
     reference = reference or Reference(package, progress)
     whole = package.validation()
     rejected: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=package.path / ENGINES, prefix=".building-") as folder:
+    with package.building() as folder:
         progress(f"building {name}")
-        for candidate in builds(package, precision, Path(folder), options or BuildOptions()):
+        for candidate in builds(package, precision, folder, options or BuildOptions()):
             validation = whole.fewer(STAND_IN_NORMALS) if candidate.stand_in else whole
             expected = reference(validation.images)
             progress(f"verifying {name}")
@@ -105,6 +108,7 @@ def build_engine(
             with opened() as engine:
                 verification = verify(engine, expected, validation, precision)
             if not verification.faults:
+                screen = _add_screen(package, candidate, name, whole, reference, progress)
                 progress(f"keeping {name}: {candidate.verified}")
                 package.add_engine(
                     name,
@@ -114,6 +118,7 @@ def build_engine(
                         "precision": precision,
                         **candidate.record,
                         **candidate.finish(),
+                        **screen,
                         "verified": candidate.verified,
                         "verification": verification.to_dict(),
                         "rejected": rejected,
@@ -121,8 +126,50 @@ def build_engine(
                         "commit": commit(),
                     },
                 )
+                if package.is_signed:
+                    progress(f"the signature no longer fits, sign again: prn-package sign {package.path} --key KEY")
                 return package.engines[name]
             progress(f"not good enough: {'; '.join(verification.faults)}")
             rejected.append({**candidate.record, "faults": verification.faults})
     faults = "; ".join(rejected[-1]["faults"]) if rejected else "nothing was built"
     raise EngineError(f"{name} failed verification and is not kept: {faults}")
+
+
+def _add_screen(
+    package: Package,
+    candidate: Candidate,
+    name: str,
+    validation: ValidationSet,
+    reference: Reference,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Add the first version of the screen to an engine that lets go what the float32 screen does, and nothing more.
+
+    Returns:
+        What the manifest should say of it; nothing where there is none: the engine then runs whole.
+    """
+    _, backend, precision = parse_name(name)
+    expected: Detections | None = None
+    found: list[str] = []
+    for screen in candidate.screens():
+        if expected is None:
+            with OptimizedEngine(package, screen_only=True) as engine:
+                expected = engine.infer(validation.images)
+        progress(f"verifying the screen of {name}")
+        opened = screen.stand_in or partial(
+            backend.runner(), package, folder=candidate.folder, precision=precision, screen_only=True
+        )
+        with opened() as engine:
+            parity = verify_screen(engine, expected, reference(validation.images), validation)
+        found = parity.faults(TOLERANCES[precision])
+        if not found:
+            return {
+                "screen": package.screen_digest,
+                "early_exit": {**screen.record, **screen.finish(), **asdict(parity)},
+            }
+        progress(f"not good enough: {'; '.join(found)}")
+    if found:
+        for path in candidate.folder.glob("screen*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        progress(f"{name} will run all images whole: no version of its screen passed")
+    return {}

@@ -1,6 +1,6 @@
 """What a builder hands over: an engine to verify, and how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,20 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
+class ScreenCandidate:
+    """A version of the screen that waits for its verification.
+
+    Attributes:
+        record: what the manifest should say of it, JSON-ready.
+        stand_in, finish: as those of a `Candidate`; the stand-in runs the screen alone.
+    """
+
+    record: dict[str, Any]
+    stand_in: Callable[[], Engine] | None = None
+    finish: Callable[[], dict[str, Any]] = dict
+
+
+@dataclass(frozen=True)
 class Candidate:
     """An engine that waits for its verification.
 
@@ -44,12 +58,15 @@ class Candidate:
         stand_in: opens what is verified in the engine's place, where the engine cannot run: the graph that it is
             built from. None if the engine itself is run.
         finish: called once the candidate has passed; completes its folder and adds to the record.
+        screens: yields one version of the screen after the other, best first. Its files lie in the folder, named
+            "screen" and in place of those of the version before.
     """
 
     folder: Path
     record: dict[str, Any]
     stand_in: Callable[[], Engine] | None = None
     finish: Callable[[], dict[str, Any]] = dict
+    screens: Callable[[], Iterator[ScreenCandidate]] = lambda: iter(())
 
     @property
     def verified(self) -> str:

@@ -1,4 +1,4 @@
-"""The engine graph of a PRN as ONNX, in the lean formulation of its operations: plain operators that every host knows.
+"""The engine graph of a PRN as ONNX, in the optimized formulation: plain operators that every host knows.
 
 The 1x1 convolutions of the fusion come before the upsampling, the attention's projections are elementwise products, the
 largest patch size has no query and key, and the nearest prototype is found by one matrix product.
@@ -6,22 +6,25 @@ largest patch size has no query and key, and the nearest prototype is found by o
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prn_fast.kernels import LEAN, Ops
+from prn_fast.kernels import OPTIMIZED, Ops
 from prn_fast.model.config import PRNConfig
-from prn_fast.model.engine_graph import EngineGraph
+from prn_fast.model.engine_graph import EngineGraph, ScreenGraph
 from prn_fast.model.prn import PRN
+from prn_fast.model.screen import Screen
 
 INPUT_NAME = "images"
 OUTPUT_NAMES = ("scores", "maps")
+SCREEN_OUTPUT_NAMES = ("screen_scores", "screen_maps")
 OPSET = 18
 
 
-def export_onnx(model: PRN, path: Path | None = None, ops: Ops = LEAN) -> bytes:
+def export_onnx(model: PRN, path: Path | None = None, ops: Ops = OPTIMIZED) -> bytes:
     """The engine graph of a model as ONNX, with a dynamic batch.
 
     Args:
@@ -37,20 +40,45 @@ def export_onnx(model: PRN, path: Path | None = None, ops: Ops = LEAN) -> bytes:
     return content
 
 
-def serialise(network: nn.Module, config: PRNConfig) -> bytes:
-    """A network of camera bytes to scores and maps as serialised ONNX; names and batch as for `export_onnx`."""
-    example = torch.zeros(2, config.image_size, config.image_size, config.image_channels, dtype=torch.uint8)
+def export_screen(model: PRN, screen: Screen, path: Path | None = None, ops: Ops = OPTIMIZED) -> bytes:
+    """The screen by itself as ONNX, with a dynamic batch: input "images", outputs `SCREEN_OUTPUT_NAMES`.
+
+    Args:
+        model, screen: in eval mode.
+        path: also write it there.
+        ops: the formulation of the operations.
+    """
+    content = serialise(ScreenGraph(EngineGraph(model, ops), screen), model.config, SCREEN_OUTPUT_NAMES)
+    if path is not None:
+        path.write_bytes(content)
+    return content
+
+
+def serialise(network: nn.Module, config: PRNConfig, outputs: Sequence[str] = OUTPUT_NAMES) -> bytes:
+    """A network that takes camera bytes as serialised ONNX; names and batch as for `export_onnx`."""
+    return _serialise(network, (_example(config),), (INPUT_NAME,), outputs)
+
+
+def _example(config: PRNConfig) -> Tensor:
+    return torch.zeros(2, config.image_size, config.image_size, config.image_channels, dtype=torch.uint8)
+
+
+def _serialise(
+    network: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+) -> bytes:
     # It says at each export that torchvision, which nothing here uses, is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         # It calls what PyTorch itself deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*shares the same shape constraints", category=UserWarning)
         program = torch.onnx.export(
             network.eval(),
-            (example,),
-            input_names=[INPUT_NAME],
-            output_names=list(OUTPUT_NAMES),
-            dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch", min=1)}},
+            examples,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in examples),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

@@ -1,21 +1,30 @@
 """Builds OpenVINO engines: the exported graph as it is, or quantised to INT8."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.build.candidate import BuildOptions, Candidate
-from prn_fast.build.export import INPUT_NAME, OUTPUT_NAMES, export_onnx
-from prn_fast.build.quantization import ATTEMPTS, CLIPPED_SHARE, nodes_of
-from prn_fast.engine.openvino import GRAPH_FILE, float_types, import_openvino, state_float_type
-from prn_fast.errors import EngineError
+from prn_fast.build.candidate import BuildOptions, Candidate, ScreenCandidate
+from prn_fast.build.export import INPUT_NAME, OUTPUT_NAMES, export_onnx, export_screen
+from prn_fast.build.quantization import ATTEMPTS, CLIPPED_SHARE, PROTOTYPE_SEARCH, SCREEN_ATTEMPTS, nodes_of
+from prn_fast.engine.openvino_graph import (
+    GRAPH_FILE,
+    SCREEN_FILE,
+    float_types,
+    import_openvino,
+    one_core,
+    state_float_type,
+)
+from prn_fast.errors import StorageError
+from prn_fast.extras import require_extra
 from prn_fast.package import Package
 
-# Of what is quantised, products between two values of the image stay in float.
+# Within the quantised modules, products of two activations stay in floating point.
 FLOAT_OPERATIONS = ("MatMul",)
 
 
@@ -32,9 +41,10 @@ def builds(package: Package, precision: str, folder: Path, options: BuildOptions
     """
     options.refuse("openvino", "batch", "capabilities")
     openvino = import_openvino()
+    require_extra("openvino", "onnx", "onnxscript", "sklearn", *(["nncf"] if precision == "int8" else []))
     onnx_file = folder / "graph.onnx"
     exported = export_onnx(package.model(), onnx_file)
-    graph = openvino.Core().read_model(onnx_file)
+    graph = one_core().read_model(onnx_file)
     record: dict[str, Any] = {
         "versions": {"openvino": openvino.__version__},
         "input": INPUT_NAME,
@@ -43,8 +53,8 @@ def builds(package: Package, precision: str, folder: Path, options: BuildOptions
     if precision != "int8":
         candidate = folder / "float"
         state_float_type(graph, "bf16" if precision == "bf16" else "f32")
-        openvino.save_model(graph, candidate / GRAPH_FILE, compress_to_fp16=False)
-        yield Candidate(candidate, record)
+        _save(graph, candidate / GRAPH_FILE)
+        yield Candidate(candidate, record, screens=partial(screens, package, precision, candidate))
         return
     import onnx
 
@@ -52,11 +62,11 @@ def builds(package: Package, precision: str, folder: Path, options: BuildOptions
     images = package.calibration_images()
     for number, modules in enumerate(ATTEMPTS):
         quantized, version = quantize(graph, images, nodes_of(nodes, modules))
-        # What stays in float, the backbone before all, takes a third of the time: bfloat16 is tried first.
+        # The parts that are not quantised, mainly the backbone, take a third of the time: bfloat16 is tried first.
         for float_type in float_types():
             candidate = folder / f"{number}-{float_type}"
             state_float_type(quantized, float_type)
-            openvino.save_model(quantized, candidate / GRAPH_FILE, compress_to_fp16=False)
+            _save(quantized, candidate / GRAPH_FILE)
             yield Candidate(
                 candidate,
                 {
@@ -66,21 +76,69 @@ def builds(package: Package, precision: str, folder: Path, options: BuildOptions
                     "quantized": list(modules),
                     "float": float_type,
                 },
+                screens=partial(screens, package, precision, candidate),
             )
 
 
-def quantize(graph: Any, images: NDArray[np.uint8], quantizable: set[str]) -> tuple[Any, str]:
+def screens(package: Package, precision: str, folder: Path) -> Iterator[ScreenCandidate]:
+    """Write versions of the screen into an engine's folder, best first; none where the package has no cut."""
+    if package.early_exit is None:
+        return
+    onnx_file = folder.parent / "screen.onnx"
+    exported = export_screen(package.model(), package.screen(), onnx_file)
+    if precision != "int8":
+        graph = one_core().read_model(onnx_file)
+        state_float_type(graph, "bf16" if precision == "bf16" else "f32")
+        _save(graph, folder / SCREEN_FILE)
+        yield ScreenCandidate({})
+        return
+    import onnx
+
+    nodes = onnx.load_from_string(exported).graph.node
+    images = package.calibration_images()
+    for modules in SCREEN_ATTEMPTS:
+        graph = one_core().read_model(onnx_file)
+        if modules:
+            # What is left to compute of constants would hide the prototypes from their quantisation.
+            _fold_constants(graph)
+            float_operations = () if PROTOTYPE_SEARCH in modules else FLOAT_OPERATIONS
+            graph, _ = quantize(graph, images, nodes_of(nodes, modules), float_operations)
+        for float_type in float_types():
+            state_float_type(graph, float_type)
+            _save(graph, folder / SCREEN_FILE)
+            yield ScreenCandidate({"quantized": list(modules), "float": float_type})
+
+
+def _fold_constants(graph: Any) -> None:
+    """Compute what depends on no image, in the graph itself."""
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(graph)
+
+
+def _save(graph: Any, file: Path) -> None:
+    """Write a graph and its weights; a StorageError where the disk does not take them."""
+    try:
+        import_openvino().save_model(graph, file, compress_to_fp16=False)
+    except RuntimeError as error:  # its streams give neither the file nor the reason
+        raise StorageError(f"{file}: cannot be written ({error}); is the disk full?") from None
+
+
+def quantize(
+    graph: Any, images: NDArray[np.uint8], quantizable: set[str], float_operations: Sequence[str] = FLOAT_OPERATIONS
+) -> tuple[Any, str]:
     """Post-training quantisation of convolutions to INT8 by NNCF, calibrated on uint8 images (N, S, S, C).
 
     Args:
-        quantizable: names of ONNX nodes; all others stay as they are, and so do those of `FLOAT_OPERATIONS`.
+        quantizable: names of ONNX nodes; all others stay as they are.
+        float_operations: kinds of nodes that stay as they are, too.
     Returns:
         the quantised graph, and NNCF's version.
     """
-    try:
-        import nncf
-    except ImportError:
-        raise EngineError("NNCF is not installed: pip install 'prn-fast[openvino]'") from None
+    require_extra("openvino", "nncf")
+    import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import (
         AggregatorType,
@@ -104,7 +162,7 @@ def quantize(graph: Any, images: NDArray[np.uint8], quantizable: set[str]) -> tu
         # PRN's activations are not one-sided: biases of the fused maps, residuals.
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(names=kept, types=list(FLOAT_OPERATIONS), validate=False),
+        ignored_scope=nncf.IgnoredScope(names=kept, types=list(float_operations), validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParameters(low, high)
         ),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from prn_fast.engine.base import MAX_BATCH
 from prn_fast.errors import EngineError
 
 
@@ -14,14 +15,15 @@ class BatchProfile:
     largest: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.smallest <= self.usual <= self.largest:
+        if not 1 <= self.smallest <= self.usual <= self.largest <= MAX_BATCH:
             raise EngineError(
-                f"batch {self}: write MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, such as 1:8:32, or one number"
+                f"batch {self}: write MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX <= {MAX_BATCH}, such as 1:8:32, or "
+                "one number"
             )
 
     @classmethod
     def parse(cls, text: str) -> "BatchProfile":
-        """Of "1:8:32", or of "8", which stands for that size alone."""
+        """Of "1:8:32", or of "8", which means that size alone."""
         try:
             numbers = [int(part) for part in text.split(":")]
         except ValueError:

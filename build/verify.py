@@ -5,72 +5,38 @@ from typing import Any
 
 import numpy as np
 
-from prn_fast.engine.base import Detections, Engine
+from prn_fast.engine.base import Detections, Engine, is_defective
+from prn_fast.engine.parity import TOLERANCES, Parity, ScreenParity, compare, faults
 from prn_fast.package import ValidationSet
 from prn_fast.training.calibration import validation_metrics
+from prn_fast.training.metrics import image_metrics
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """How far an engine may be from float32 eager.
+class VerdictParity:
+    """Where an engine's verdicts are those of float32 eager.
 
     Attributes:
-        score: largest difference of an image score, in 0..1.
-        mean_map: mean absolute difference over all pixels of all maps.
-        image_auroc: largest loss of image AUROC on the validation split.
+        band: farther than this from the threshold, in raw scores of float32 eager, no validation image has another
+            verdict: the largest difference of a score. A new image of their kind has a larger one once in `images` + 1
+            times.
+        images: of the validation split.
+        inside: of these, no farther from the threshold.
+        differ: of these, with another verdict.
     """
 
-    score: float
-    mean_map: float
-    image_auroc: float
-
-
-TOLERANCES = {
-    "fp32": Tolerance(score=1e-3, mean_map=1e-4, image_auroc=1e-4),
-    "bf16": Tolerance(score=0.25, mean_map=0.01, image_auroc=0.005),
-    "fp16": Tolerance(score=0.05, mean_map=0.005, image_auroc=0.002),
-    "int8": Tolerance(score=0.35, mean_map=0.02, image_auroc=0.005),
-    "fp8": Tolerance(score=0.35, mean_map=0.02, image_auroc=0.005),
-}
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Differences of an engine's output to the reference's, over the same images.
-
-    Attributes:
-        images: how many.
-        max_score, mean_score: absolute differences of the image scores.
-        max_map, mean_map: absolute differences of the maps' pixels.
-    """
-
+    band: float
     images: int
-    max_score: float
-    mean_score: float
-    max_map: float
-    mean_map: float
+    inside: int
+    differ: int
 
-
-def compare(found: Detections, reference: Detections) -> Parity:
-    """Differences of two engines' detections of the same images."""
-    scores = np.abs(found.scores.astype(np.float64) - reference.scores)
-    return Parity(
-        images=len(scores),
-        max_score=float(scores.max()),
-        mean_score=float(scores.mean()),
-        max_map=float(np.abs(found.maps - reference.maps).max()),
-        mean_map=float(np.abs(found.maps - reference.maps).mean(dtype=np.float64)),
-    )
-
-
-def faults(parity: Parity, auroc_loss: float, tolerance: Tolerance) -> list[str]:
-    """What is beyond tolerance, as sentences; empty if the engine may be used. NaN is beyond any tolerance."""
-    checks = (
-        ("an image score differs by", parity.max_score, tolerance.score),
-        ("the maps differ on average by", parity.mean_map, tolerance.mean_map),
-        ("image AUROC falls by", auroc_loss, tolerance.image_auroc),
-    )
-    return [f"{what} {value:.2g}, more than {limit:g}" for what, value, limit in checks if not value <= limit]
+    @classmethod
+    def of(cls, found: Detections, expected: Detections, threshold: float) -> "VerdictParity":
+        """Of an engine's detections and float32 eager's, of the same images."""
+        distance = np.abs(expected.raw_scores.astype(np.float64) - threshold)
+        band = float(np.abs(found.raw_scores.astype(np.float64) - expected.raw_scores).max())
+        differ = int((found.defective != is_defective(expected.raw_scores, threshold)).sum())
+        return cls(band, len(distance), int((distance <= band).sum()), differ)
 
 
 @dataclass(frozen=True)
@@ -78,6 +44,7 @@ class Verification:
     """The result of verifying an engine; `faults` is empty if it passed."""
 
     parity: Parity
+    verdicts: VerdictParity
     reference_metrics: dict[str, float]
     engine_metrics: dict[str, float]
     faults: list[str]
@@ -104,4 +71,25 @@ def verify(engine: Engine, expected: Detections, validation: ValidationSet, prec
     after = validation_metrics(found, validation)
     parity = compare(found, expected)
     auroc_loss = before["image_auroc"] - after["image_auroc"]
-    return Verification(parity, before, after, faults(parity, auroc_loss, TOLERANCES[precision]))
+    verdicts = VerdictParity.of(found, expected, engine.threshold)
+    return Verification(parity, verdicts, before, after, faults(parity, auroc_loss, TOLERANCES[precision]))
+
+
+def verify_screen(engine: Engine, expected: Detections, whole: Detections, validation: ValidationSet) -> ScreenParity:
+    """Compare an engine's screen with the float32 one on the validation split: which images leave.
+
+    Args:
+        engine: opened with `screen_only`.
+        expected: what the float32 screen, alone, finds in the validation images.
+        whole: what float32 eager finds in them.
+        validation: real images and generated anomalies.
+    Raises:
+        EngineError: an output that is not finite.
+    """
+    return ScreenParity.of(
+        engine.infer(validation.images),
+        expected,
+        whole,
+        validation.labels,
+        lambda found: image_metrics(found.raw_scores, validation.labels).auroc,
+    )

@@ -1,9 +1,10 @@
 """The operations of PRN, one folder each, and the sets of formulations that a network can be built from.
 
-Every folder holds `reference.py`, the published formulation in plain PyTorch and the definition of correct, and,
-where that one is wasteful, `lean.py`: the same function, also in plain PyTorch, without the waste. `PUBLISHED` is
-what a user of the public implementation has today; `LEAN` is what training on the CPU and the exported graph use.
-`FUSED` runs Triton kernels on a GPU (Triton is imported at the first such call) and is `LEAN` on the CPU; its
+`operation.py` in a folder states what the rest of the project needs of it (`OPERATIONS`). Every folder holds
+`reference.py`, the published formulation in plain PyTorch and the definition of correct, and, where that one is
+wasteful, `optimized.py`: the same function, also in plain PyTorch, without the waste. `REFERENCE` is what a user of the
+public implementation has today; `OPTIMIZED` is what training on the CPU and the exported graph use.
+`FUSED` runs Triton kernels on a GPU (Triton is imported at the first such call) and is `OPTIMIZED` on the CPU; its
 operations are registered with PyTorch, so that a compiled or exported graph keeps them whole.
 """
 
@@ -13,19 +14,16 @@ from typing import Self
 
 from torch import Tensor
 
-from prn_fast.kernels import anomaly_score as scoring
-from prn_fast.kernels import multi_scale_fusion as fusion
-from prn_fast.kernels import multi_size_attention as attention
-from prn_fast.kernels import prototype_residual as residual
-from prn_fast.kernels import tile_normalize as normalizing
-from prn_fast.kernels.anomaly_score.reference import anomaly_score
-from prn_fast.kernels.multi_scale_fusion import lean as fusion_lean
-from prn_fast.kernels.multi_scale_fusion import reference as fusion_reference
-from prn_fast.kernels.multi_size_attention import lean as attention_lean
-from prn_fast.kernels.multi_size_attention import reference as attention_reference
-from prn_fast.kernels.prototype_residual import lean as residual_lean
-from prn_fast.kernels.prototype_residual import reference as residual_reference
-from prn_fast.kernels.tile_normalize.reference import normalize_images
+from prn_fast.kernels.anomaly_score.operation import LEARNED_SCORE, STITCHING
+from prn_fast.kernels.anomaly_score.operation import OPERATION as ANOMALY_SCORE
+from prn_fast.kernels.convolution_relu.operation import OPERATION as CONVOLUTION_RELU
+from prn_fast.kernels.logit_head.operation import OPERATION as LOGIT_HEAD
+from prn_fast.kernels.multi_scale_fusion.operation import OPERATION as MULTI_SCALE_FUSION
+from prn_fast.kernels.multi_size_attention.operation import BACKWARD
+from prn_fast.kernels.multi_size_attention.operation import OPERATION as MULTI_SIZE_ATTENTION
+from prn_fast.kernels.operation import Operation
+from prn_fast.kernels.prototype_residual.operation import OPERATION as PROTOTYPE_RESIDUAL
+from prn_fast.kernels.tile_normalize.operation import OPERATION as NORMALIZE_IMAGES
 
 
 @dataclass(frozen=True)
@@ -37,32 +35,30 @@ class Ops:
     multi_size_attention: Callable[..., Tensor]
     normalize_images: Callable[..., Tensor]
     anomaly_score: Callable[[Tensor], tuple[Tensor, Tensor]]
+    convolution_relu: Callable[..., Tensor]
+    logit_head: Callable[..., Tensor]
+    learned_score: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Itself: copies of a network share their formulation, which is constant (and cannot be pickled)."""
         return self
 
 
-PUBLISHED = Ops(
-    prototype_residual=residual_reference.prototype_residual,
-    multi_scale_fusion=fusion_reference.multi_scale_fusion,
-    multi_size_attention=attention_reference.multi_size_attention,
-    normalize_images=normalize_images,
-    anomaly_score=anomaly_score,
+# What a network is built from: the fields of `Ops`.
+NETWORK: tuple[Operation, ...] = (
+    NORMALIZE_IMAGES,
+    PROTOTYPE_RESIDUAL,
+    MULTI_SCALE_FUSION,
+    MULTI_SIZE_ATTENTION,
+    CONVOLUTION_RELU,
+    LOGIT_HEAD,
+    ANOMALY_SCORE,
+    LEARNED_SCORE,
 )
-LEAN = Ops(
-    prototype_residual=residual_lean.prototype_residual,
-    multi_scale_fusion=fusion_lean.multi_scale_fusion,
-    multi_size_attention=attention_lean.multi_size_attention,
-    normalize_images=normalize_images,
-    anomaly_score=anomaly_score,
-)
-FUSED = Ops(
-    prototype_residual=residual.prototype_residual,
-    multi_scale_fusion=fusion.multi_scale_fusion,
-    multi_size_attention=attention.multi_size_attention,
-    normalize_images=normalizing.normalize_images,
-    anomaly_score=scoring.anomaly_score,
-)
+OPERATIONS: tuple[Operation, ...] = (*NETWORK, STITCHING, BACKWARD)
 
-__all__ = ["FUSED", "LEAN", "PUBLISHED", "Ops"]
+REFERENCE = Ops(**{one.name: one.reference for one in NETWORK})
+OPTIMIZED = Ops(**{one.name: one.optimized for one in NETWORK})
+FUSED = Ops(**{one.name: one.fused for one in NETWORK})
+
+__all__ = ["FUSED", "NETWORK", "OPERATIONS", "OPTIMIZED", "REFERENCE", "Ops"]

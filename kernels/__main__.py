@@ -2,93 +2,155 @@
 
     python -m prn_fast.kernels [--capability 9.0 ...] [--dtype float16 ...] [--side 64 ...] [--batch 32] [--training]
         [--json]
+    python -m prn_fast.kernels --pass [--batch 1] [--dtype float16] [--json]
 
-Compiles for each compute capability without a GPU. Ends with 1 if a kernel does not fit a device.
+Compiles for each compute capability without a GPU. Ends with 1 if a kernel does not fit a device. `--pass` counts what
+one run of the real network in the fused engine puts on a GPU: kernels, and the bytes of passes that only add, clamp,
+copy or resample.
 """
 
 import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
+from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from prn_fast.kernels.anomaly_score import traffic as score_traffic
-from prn_fast.kernels.catalogue import GRIDS, IMAGE_SIDE, SCALES, STRIP, Scale, all_launches, coarser, launches
-from prn_fast.kernels.multi_scale_fusion import traffic as fusion_traffic
-from prn_fast.kernels.multi_size_attention import traffic as attention_traffic
-from prn_fast.kernels.prototype_residual import traffic as residual_traffic
+from prn_fast.environment import commit
+from prn_fast.kernels import FUSED, OPERATIONS, OPTIMIZED, Ops
+from prn_fast.kernels.catalogue import all_cases
+from prn_fast.kernels.convolution_relu import cudnn
+from prn_fast.kernels.launch import noted
+from prn_fast.kernels.logit_head.traffic import PART_BYTES
+from prn_fast.kernels.multi_scale_fusion import project_upsample_add, with_raise_to
+from prn_fast.kernels.operation import SCALES, Draw, PyramidLevel, Shapes
 from prn_fast.kernels.resources import DTYPES, resource_rows
-from prn_fast.kernels.tile_normalize import traffic as normalize_traffic
 from prn_fast.kernels.tiles import CAPABILITIES, has_dtype
-from prn_fast.kernels.traffic import Traffic
-
-# Of the grids of programs that the byte counts depend on.
-TRAFFIC_CAPABILITY = (9, 0)
+from prn_fast.kernels.traffic import BytesMoved
+from prn_fast.kernels.uncomputed import CONVOLUTIONS, Uncomputed
+from prn_fast.model.config import PRNConfig
+from prn_fast.model.engine_graph import EngineGraph
+from prn_fast.model.prn import PRN
 
 
 def traffic_rows(
-    batch: int, dtype: torch.dtype, scales: Sequence[Scale] = SCALES
-) -> Iterator[tuple[str, str, Traffic, Traffic]]:
-    """Operation, shape, bytes moved here, and bytes moved as published."""
-    for scale in scales:
-        for op, ours, theirs in scale_traffic(scale, batch, dtype):
-            yield op, f"{scale.side}x{scale.side}", ours, theirs
-    value_bytes = dtype.itemsize
-    pixels = IMAGE_SIDE**2
-    images, strip = f"{IMAGE_SIDE}x{IMAGE_SIDE}", f"{STRIP.lines}x{STRIP.width}"
-    for shape, strip_pixels, tiles, channels in (
-        (images, batch * pixels, batch, 3),
-        (strip, STRIP.lines * STRIP.width, STRIP.tiles, STRIP.channels),
+    batch: int, dtype: torch.dtype, scales: Sequence[PyramidLevel] = SCALES
+) -> Iterator[tuple[str, str, BytesMoved, BytesMoved]]:
+    """Operation, shape, bytes moved here (in the grids of compute capability 9.0), and bytes moved as published."""
+    # Shapes are enough.
+    for case in all_cases(batch, Draw(dtype, torch.device("meta")), Shapes(tuple(scales))):
+        if case.traffic is not None:
+            yield case.op, case.shape, *case.traffic()
+
+
+class Counted(Uncomputed):
+    """Counts PyTorch's kernels.
+
+    Attributes:
+        kernels: by name.
+        moved: bytes of passes beside convolutions and products: all that they read and write.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(one for each in OPERATIONS for one in each.registered)
+        self.kernels: Counter[str] = Counter()
+        self.moved: Counter[str] = Counter()
+
+    def note(self, function: Any, arguments: Any, outputs: Any) -> None:
+        """See `Uncomputed`; cuDNN's convolution leaves its bias to a pass over the result."""
+        name = function.overloadpacket._qualified_op_name.removeprefix("aten::")
+        if function.overloadpacket in CONVOLUTIONS:
+            self.kernels[name] += 1
+            biased = name in ("convolution", "conv2d") and len(arguments) > 2 and arguments[2] is not None
+            if not biased:
+                return
+            name, arguments = "bias of a convolution", outputs
+        elif "empty" in name:
+            return
+        self.kernels[name] += 1
+        self.moved[name] += sum(one.nbytes for one in tree_leaves((arguments, outputs)) if isinstance(one, Tensor))
+
+
+# What follows a convolution, and what comes to a scale, by what does it.
+FORMULATIONS: dict[str, tuple[Ops, bool]] = {
+    "PyTorch, one by one": (
+        replace(
+            FUSED,
+            convolution_relu=OPTIMIZED.convolution_relu,
+            logit_head=OPTIMIZED.logit_head,
+            multi_scale_fusion=partial(with_raise_to, raise_to=project_upsample_add),
+        ),
+        False,
+    ),
+    "Triton, after it": (FUSED, False),
+    "cuDNN, within it": (FUSED, True),
+}
+
+
+def network_pass(batch: int, dtype: torch.dtype, ops: Ops, in_cudnn: bool) -> tuple[Counter[str], Counter[str]]:
+    """Kernels by name, and bytes of element-wise passes by name, of one run of the real network (r18, 256 pixels).
+
+    Args:
+        in_cudnn: whether cuDNN's own epilogues pass their trial.
+    """
+    model = PRN(PRNConfig(), ops).eval()
+    graph = EngineGraph(model, ops, dtype, torch.channels_last)
+    images = torch.empty(batch, 256, 256, 3, dtype=torch.uint8)
+    with (
+        mock.patch.object(cudnn, "is_sound", return_value=in_cudnn),
+        torch.inference_mode(),
+        noted() as launches,
+        Counted() as counted,
     ):
-        yield (
-            "tile_normalize",
-            shape,
-            normalize_traffic.bytes_moved(strip_pixels * channels, tiles * pixels, value_bytes),
-            normalize_traffic.published_bytes_moved(strip_pixels * channels, tiles * pixels, channels, value_bytes),
-        )
-    plans = {name: launch for _, name, launch in all_launches(batch, dtype, TRAFFIC_CAPABILITY, ())}
-    yield (
-        "anomaly_score",
-        images,
-        score_traffic.bytes_moved(batch, pixels, plans["top_pixels"].grid[0], value_bytes),
-        score_traffic.published_bytes_moved(batch, pixels, value_bytes),
-    )
-    tile_pixels, strip_pixels = STRIP.tiles * STRIP.side**2, STRIP.lines * STRIP.width
-    yield (
-        "stitch_tiles",
-        strip,
-        score_traffic.stitch_bytes_moved(tile_pixels, strip_pixels, value_bytes),
-        score_traffic.published_stitch_bytes_moved(tile_pixels, strip_pixels, value_bytes),
-    )
+        graph(images)
+    kernels, moved = counted.kernels, counted.moved
+    for launch in launches:
+        kernels[name := launch.kernel.__name__] += 1
+        if name == "bias_add_relu_kernel":
+            values = launch.constants["SIZE"] * batch * (3 if launch.constants["HAS_RESIDUAL"] else 2)
+            moved[name] += values * dtype.itemsize
+        elif name == "sum_taps_kernel":
+            pixels = launch.constants["H"] * launch.constants["W"] * batch
+            moved[name] += pixels * (launch.constants["TAPS"] * PART_BYTES + dtype.itemsize)
+    return kernels, moved
 
 
-def scale_traffic(scale: Scale, batch: int, dtype: torch.dtype) -> Iterator[tuple[str, Traffic, Traffic]]:
-    """As `traffic_rows`, of the operations on one scale's maps."""
-    value_bytes, side, channels = dtype.itemsize, scale.side, 2 * scale.channels
-    plans = dict(launches(scale, batch, dtype, TRAFFIC_CAPABILITY))
-    yield (
-        "prototype_residual",
-        residual_traffic.bytes_moved(batch, scale.prototypes, scale.size, plans["distance"].grid[0], value_bytes),
-        residual_traffic.published_bytes_moved(batch, scale.prototypes, scale.size, value_bytes),
-    )
-    if scale == SCALES[0]:
-        coarse = [(channels, height * width) for channels, height, width in coarser(scale)]
-        yield (
-            "multi_scale_fusion",
-            fusion_traffic.bytes_moved(batch, scale.channels, side**2, 1, coarse, value_bytes),
-            fusion_traffic.published_bytes_moved(
-                batch, scale.channels, side**2, [channels for channels, _ in coarse], value_bytes
-            ),
-        )
-    yield (
-        "multi_size_attention",
-        attention_traffic.bytes_moved(batch, channels, side, side, GRIDS, plans["logits"].grid[0], value_bytes),
-        attention_traffic.published_bytes_moved(batch, channels, side, side, GRIDS, value_bytes),
-    )
+def pass_report(batch: int, dtype: str) -> dict[str, Any]:
+    """Kernels and bytes of a run, as JSON has them and `print_pass` prints them."""
+    rows = []
+    for name, (ops, in_cudnn) in FORMULATIONS.items():
+        kernels, moved = network_pass(batch, DTYPES[dtype], ops, in_cudnn)
+        megabytes = {kernel: values / batch / 1e6 for kernel, values in sorted(moved.items())}
+        rows.append({"name": name, "kernels": dict(sorted(kernels.items())), "megabytes_an_image": megabytes})
+    command = f"python -m prn_fast.kernels --pass --json --batch {batch} --dtype {dtype}"
+    versions = {"torch": version("torch"), "triton": version("triton"), "commit": commit()}
+    return {"command": command, **versions, "batch": batch, "dtype": dtype, "rows": rows}
+
+
+def print_pass(report: dict[str, Any]) -> None:
+    """Launches and element-wise bytes of the network, for each way to do what follows a convolution."""
+    rows = report["rows"]
+    print(f"one run of the fused network (r18, 256 pixels), batch {report['batch']}, {report['dtype']}")
+    print(f"{'what follows a convolution:':40}" + "".join(f"{row['name']:>22}" for row in rows))
+    print(f"{'kernels':40}" + "".join(f"{sum(row['kernels'].values()):22}" for row in rows))
+    moved = [sum(row["megabytes_an_image"].values()) for row in rows]
+    print(f"{'element-wise passes, MB an image':40}" + "".join(f"{value:22.1f}" for value in moved))
+    for name in sorted({name for row in rows for name in row["kernels"]}):
+        cells = (f"{row['kernels'].get(name, 0)} {_megabytes(row, name)}" for row in rows)
+        print(f"  {name:38}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def _megabytes(row: dict[str, Any], name: str) -> str:
+    return f"({row['megabytes_an_image'][name]:.1f} MB)" if name in row["megabytes_an_image"] else ""
 
 
 def main() -> int:
@@ -102,8 +164,13 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that compile at the same time")
     parser.add_argument("--training", action="store_true", help="the kernels that only training runs instead")
+    parser.add_argument("--pass", dest="network", action="store_true", help="count the kernels of a network's run")
     parser.add_argument("--json", action="store_true", help="version of Triton, and resources as a list of objects")
     options = parser.parse_args()
+    if options.network:
+        report = pass_report(options.batch, options.dtype[0])
+        print(json.dumps(report, indent=1)) if options.json else print_pass(report)
+        return 0
     configurations = [
         (known[capability], dtype)
         for capability in options.capability

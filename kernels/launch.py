@@ -5,18 +5,20 @@ order inputs, int32 sizes, outputs; no float or bool at run time; no scratch mem
 pass 2**31 values; pointers are multiples of 16 bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 # A type is "*fp16" for a pointer, "i32" for a size, and a tuple for several pointers given as one argument.
 Signature = Mapping[str, str | tuple[str, ...]]
 
 # Tensor cores multiply tiles of 16 rows at least.
-LEAST_ROWS = 16
+MIN_ROWS = 16
 
 TRITON_NAMES = {
     torch.float16: "fp16",
@@ -24,6 +26,11 @@ TRITON_NAMES = {
     torch.float32: "fp32",
     torch.uint8: "u8",
 }
+
+
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Whether kernels take maps of a dtype; on a GPU, operations compute the others (float64) in plain PyTorch."""
+    return dtype in TRITON_NAMES
 
 
 def pointer(dtype: torch.dtype) -> str:
@@ -66,8 +73,28 @@ class Launch:
     tile: Tile
 
     def __call__(self, *arguments: Any) -> None:
-        """Run it on the current device; arguments as in `signature`."""
-        self.kernel[self.grid](*arguments, **self.constants, num_warps=self.tile.warps, num_stages=self.tile.stages)
+        """Run it on the device of its tensors, whichever is the current one; arguments as in `signature`."""
+        if _noted is not None:
+            _noted.append(self)
+            return
+        # Triton launches on the current device, and `torch.library.custom_op` does not make the tensors' one current.
+        with torch.cuda.device_of(next(leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))):
+            self.kernel[self.grid](*arguments, **self.constants, num_warps=self.tile.warps, num_stages=self.tile.stages)
+
+
+# Where launches are noted in place of being run.
+_noted: list[Launch] | None = None
+
+
+@contextmanager
+def noted() -> Iterator[list[Launch]]:
+    """Inside, launches go into this list and nothing runs: for counts without a GPU, in one thread."""
+    global _noted
+    _noted = []
+    try:
+        yield _noted
+    finally:
+        _noted = None
 
 
 def capability_of(tensor: Tensor) -> tuple[int, int]:
@@ -102,23 +129,6 @@ def memory_format_of(maps: Tensor) -> torch.memory_format:
     """The dense layout in which a kernel reads a map: channels-last where it is only that, otherwise contiguous."""
     channels_last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def slice_strides(out: Tensor, shape: torch.Size, layout: torch.memory_format) -> tuple[int, int]:
-    """How far apart pixels (if channels-last) and maps lie in an output that may be a slice of the channels of a map.
-
-    Raises:
-        ValueError: another shape, or a layout other than the given one.
-    """
-    _, channels, height, width = shape
-    pixel = out.stride(3) if layout == torch.channels_last else channels
-    last = (1, width * pixel, pixel)
-    expected = last if layout == torch.channels_last else (height * width, width, 1)
-    # The stride of a dimension of one element is any number.
-    same = all(size == 1 or one == two for size, one, two in zip(shape[1:], out.stride()[1:], expected, strict=True))
-    if out.shape != shape or not same:
-        raise ValueError("out must have the shape of the map, and its layout but for more channels")
-    return pixel, out.stride(0)
 
 
 def layout_for(channels_last: bool) -> torch.memory_format:

@@ -8,12 +8,13 @@ from multiprocessing import get_context
 import torch
 
 from prn_fast.kernels.aot import compile_launch
-from prn_fast.kernels.catalogue import KERNELS_OF_OP, TRAINING_KERNELS_OF_OP, Scale, all_launches, training_launches
+from prn_fast.kernels.catalogue import all_launches
+from prn_fast.kernels.operation import PyramidLevel, Shapes
 from prn_fast.kernels.tiles import SHARED_MEMORY, Capability
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 # Of a thread, on every capability listed.
-MOST_REGISTERS = 255
+MAX_REGISTERS = 255
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Row:
     def fits(self) -> bool:
         """Whether a device runs it, without spilling registers and without memory that a host would have to supply."""
         return (
-            self.registers <= MOST_REGISTERS
+            self.registers <= MAX_REGISTERS
             and self.spills == 0
             and self.shared_memory <= self.shared_memory_limit
             and self.global_scratch == 0
@@ -44,7 +45,7 @@ class Row:
 
 def resource_rows(
     configurations: Sequence[tuple[Capability, str]],
-    scales: Sequence[Scale],
+    scales: Sequence[PyramidLevel],
     batch: int,
     processes: int,
     training: bool = False,
@@ -56,15 +57,16 @@ def resource_rows(
         return [row for rows in pool.map(_rows_of, *zip(*wanted, strict=True)) for row in rows]
 
 
-def _rows_of(capability: Capability, dtype: str, scales: Sequence[Scale], batch: int, training: bool) -> list[Row]:
-    kernels_of_op, launches = (TRAINING_KERNELS_OF_OP, training_launches) if training else (KERNELS_OF_OP, all_launches)
-    op_of = {kernel: op for op, kernels in kernels_of_op.items() for kernel in kernels}
+def _rows_of(
+    capability: Capability, dtype: str, scales: Sequence[PyramidLevel], batch: int, training: bool
+) -> list[Row]:
     rows = []
-    for shape, kernel, launch in launches(batch, DTYPES[dtype], capability, scales):
+    shapes = Shapes(tuple(scales))
+    for op, shape, kernel, launch in all_launches(batch, DTYPES[dtype], capability, shapes, training=training):
         compiled = compile_launch(launch, capability)
         rows.append(
             Row(
-                op_of[kernel],
+                op,
                 kernel,
                 shape,
                 dtype,

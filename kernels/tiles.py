@@ -1,7 +1,7 @@
 """Block shapes of every kernel for every compute capability, checked in: nothing is tuned at run time.
 
-One table serves all capabilities whose hardware is alike. The figures come from reckoning and
-from the compiler's resource report, and have not been timed on a GPU yet; `bench/tune.py` searches for better ones.
+One table serves all capabilities whose hardware is alike. The block shapes come from calculation and from the
+compiler's resource report. They have not been timed on a GPU; `bench/gpu/tune.py` searches for better ones.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,9 @@ SHARED_MEMORY = {
 _WARP_GROUP: dict[str, Tile] = {
     "distance": Tile({"BLOCK_B": 8, "BLOCK_K": 8, "BLOCK_D": 128, "STEPS": 16}),
     "residual": Tile({"BLOCK_D": 1024, "STEPS": 8}),
+    "order": Tile({"BLOCK_B": 32, "BLOCK_D": 128, "STEPS": 16}, stages=2),
+    "second_look": Tile({"BLOCK_D": 1024, "STEPS": 8}),
+    "candidate_residual": Tile({"BLOCK_D": 1024, "STEPS": 8}),
     # At 126 registers two blocks of eight warps fit a multiprocessor; 64 values and four warps take 227.
     "logits": Tile({"BLOCK_D": 32, "STEPS": 32}, warps=8, stages=2),
     "softmax": Tile({"BLOCK_ROWS": 4}),
@@ -39,9 +42,14 @@ _WARP_GROUP: dict[str, Tile] = {
     "input_gradient": Tile({"BLOCK_D": 64, "BLOCK_N": 64}),
     "weight_gradient": Tile({"BLOCK_D": 64}, warps=8),
     "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 64}, 8, 3),
+    "bias_add_relu": Tile({"BLOCK": 1024}),
+    "tap_logits": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 64}, 8, 2),
+    "sum_taps": Tile({"BLOCK": 512}),
     "tile_normalize": Tile({"BLOCK": 1024}),
     "top_pixels": Tile({"BLOCK": 2048}, warps=8),
     "score": Tile({"BLOCK": 4096}, warps=8),
+    "top_logits": Tile({"BLOCK": 2048}, warps=8),
+    "learned_score": Tile({"BLOCK": 4096}, warps=8),
     "stitch": Tile({"BLOCK": 512}),
 }
 
@@ -64,6 +72,9 @@ _NARROW: dict[str, Tile] = {
     "input_gradient": Tile({"BLOCK_D": 16, "BLOCK_N": 16}, warps=8),
     "weight_gradient": Tile({"BLOCK_D": 16}, warps=8),
     "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 4, "BLOCK_C": 32, "BLOCK_K": 16}, warps=8),
+    "tap_logits": Tile({"TILE_H": 8, "TILE_W": 8, "BLOCK_C": 32, "BLOCK_K": 16}, warps=8),
+    "learned_score": Tile({"BLOCK": 4096}, warps=16),
+    "order": Tile({"BLOCK_B": 16, "BLOCK_D": 16, "STEPS": 64}, warps=8),
 }
 
 # Triton multiplies on Turing's ordinary cores; bfloat16 came with the same generation as its tensor core support.

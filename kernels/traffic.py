@@ -6,9 +6,11 @@ between kernels and a perfect cache kept it inside one.
 
 from dataclasses import dataclass
 
+FLOAT_BYTES = 4  # of a float32 value
+
 
 @dataclass(frozen=True)
-class Traffic:
+class BytesMoved:
     """Bytes read from and written to device memory."""
 
     read: int

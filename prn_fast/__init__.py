@@ -6,7 +6,7 @@ The names below load on first use, so that a process which only runs an engine n
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME_OF = {
     "PRN": "prn_fast.model",

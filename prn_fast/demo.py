@@ -3,14 +3,16 @@
 Run by `make demo`; every step calls the command that a plant would call.
 """
 
-import argparse
 import json
 import shutil
 import time
 from pathlib import Path
 
+from prn_fast.arguments import positive
 from prn_fast.cli import bench, build_engine, evaluate, train
-from prn_fast.cli.common import command
+from prn_fast.cli.common import Parser, command
+from prn_fast.cli.outputs import try_outputs
+from prn_fast.errors import ConfigError
 
 MATERIALS = ("woven_fabric", "brushed_metal")
 
@@ -18,22 +20,28 @@ MATERIALS = ("woven_fabric", "brushed_metal")
 @command
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m prn_fast.demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to (re)make")
-    parser.add_argument("--minutes", type=float, default=2.5, help="bound of training (default: 2.5)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of the bench, for each engine (default: 6)")
+    parser = Parser(prog="python -m prn_fast.demo", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/demo"), help="folder to make; one of an earlier demo is replaced"
+    )
+    parser.add_argument("--minutes", type=positive, default=2.5, help="bound of training (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=positive, default=6.0, help="of the bench, for each engine (default: %(default)g)"
+    )
     arguments = parser.parse_args(argv)
 
-    from rich.console import Console
-
+    from prn_fast.cli.console import PlainConsole
     from prn_fast.data.synthetic import write_synthetic_surfaces
 
-    console = Console()
+    console = PlainConsole()
     start = time.monotonic()
     folder = arguments.output
+    data, package, evaluation = folder / "surfaces", folder / "surfaces.prn", folder / "evaluation"
+    if folder.is_dir() and any(folder.iterdir()) and not data.is_dir():
+        raise ConfigError(f"{folder}: holds something else than an earlier demo; name another folder")
+    try_outputs(folders=[folder])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    data, package, evaluation = folder / "surfaces", folder / "surfaces.prn", folder / "evaluation"
 
     console.rule("1 of 5: synthetic surfaces")
     write_synthetic_surfaces(data, materials=MATERIALS)
@@ -55,14 +63,14 @@ def main(argv: list[str] | None = None) -> int:
             return code
     report = folder / "report.html"
     write_report(report, evaluation, bench_json)
-    console.print(f"\n{time.monotonic() - start:.0f} s. Open [bold]{report}[/] in a browser.", soft_wrap=True)
+    console.say(f"\n{time.monotonic() - start:.0f} s. Open {report} in a browser.")
     return 0
 
 
 def write_report(report: Path, evaluation: Path, bench_json: Path) -> None:
     """One page: what the network finds, as pictures and figures, and how fast each engine is."""
-    from prn_fast.bench.page import image_section, render_page
-    from prn_fast.bench.sections import bench_sections
+    from prn_fast.bench.report.page import image_section, render_page
+    from prn_fast.bench.report.sections import bench_sections
 
     figures = json.loads((evaluation / "evaluation.json").read_text())
     image, pixel = figures["image"], figures["pixel"]

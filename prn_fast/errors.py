@@ -24,9 +24,33 @@ class PackageError(PRNError):
     """A model package that is damaged, incomplete, altered or too new."""
 
 
+class StorageError(PRNError, OSError):
+    """A file or folder that cannot be written: a full disk, no permission, an input/output error."""
+
+
 class EngineError(PRNError):
     """An engine that cannot be built, found, opened or fed with the given input."""
 
 
+class EngineUnavailableError(EngineError):
+    """An engine that is away for now: the server that runs it cannot be reached, is starting, or is busy; ask again."""
+
+
 class LinescanError(PRNError):
     """A line camera, line ring or inspection that cannot be built, reached or fed with the given lines."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error of another library, for use inside one of ours; see `printable`."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0], 300)
+
+
+def printable(text: str, most: int = 200) -> str:
+    """A text of any origin within one line of a message.
+
+    White space becomes single spaces, other unprintable characters are escaped, and what is longer than `most`
+    characters is cut.
+    """
+    line = " ".join(text.split())
+    line = "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in line)
+    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -2,20 +2,26 @@
 
     NAME.prn/
         manifest.json           what is inside, with the sha256 of every file
+        manifest.sig            the manifest's signature, where somebody has signed it
         model.safetensors       weights and prototypes, float32
+        screen.ID.safetensors   the screen's weights, float32, where the package has one
         samples.safetensors     training images for calibration, and the validation split
-        engines/BACKEND-PRECISION/...
+        engines/BACKEND-PRECISION.ID/...
 
-No file is a pickle or holds code. Nothing here imports torch until a module is asked for, so that a process that only
-runs an engine of another library stays free of it.
+A package is valid at every moment: it is put into place whole, an engine gets a new folder and a screen a new file, the
+manifest that names it replaces the old one at once, and what the manifest no longer names is removed last. Writers of
+one package wait for each other. No file is a pickle or holds code. Nothing here imports torch until a module is asked
+for, so that a process that only runs an engine of another library stays free of it.
 """
 
+import contextlib
+import copy
 import hashlib
-import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,17 +33,48 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 import prn_fast
-from prn_fast.errors import ConfigError, PackageError
+from prn_fast.errors import ConfigError, PackageError, StorageError, WeightsError, one_line, printable
+from prn_fast.files import (
+    locked,
+    place_folder,
+    replace_file,
+    reporting,
+    require_writable,
+    settle,
+    staging_folder,
+    sync,
+    write_file,
+)
+from prn_fast.manifest import (
+    ENGINE_NAME,
+    ENGINES,
+    FORMAT_VERSION,
+    MANIFEST,
+    SAMPLES,
+    SCREEN_FILE,
+    SIGNATURE,
+    WEIGHTS,
+    engine_folder,
+    parse_manifest,
+    read_manifest,
+    serialize_manifest,
+)
 from prn_fast.model.config import PRNConfig
+from prn_fast.signature import configured_key, require_signature, signature_of
 
 if TYPE_CHECKING:
     from prn_fast.kernels import Ops
     from prn_fast.model.prn import PRN
+    from prn_fast.model.screen import Screen
 
-FORMAT_VERSION = 1
 SUFFIX = ".prn"
-MANIFEST, WEIGHTS, SAMPLES, ENGINES = "manifest.json", "model.safetensors", "samples.safetensors", "engines"
-_REQUIRED_FIELDS = ("format", "config", "calibration", "training", "files", "engines", "digest")
+BUILDING_PREFIX = ".building-"
+# Normal training images that a package keeps, to calibrate engines with.
+MAX_CALIBRATION_IMAGES = 128
+# An engine's folder as `add_engine` names it: the manifest says which of them are in use.
+_ENGINE_FOLDER = re.compile(r"[a-z0-9-]+\.[0-9a-f]{8}")
+# So often may a package be changed while it is opened, before that is given up.
+_MAX_READS = 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +92,7 @@ class ValidationSet:
     masks: NDArray[np.bool_]
 
     def fewer(self, each: int) -> "ValidationSet":
-        """So many normal and so many anomalous images, evenly chosen; all of a kind that has no more."""
+        """As many normal as anomalous images, evenly chosen; all of a kind that has too few."""
         kinds = (np.flatnonzero(self.labels == label) for label in (0, 1))
         kept = np.concatenate(
             [kind[np.linspace(0, len(kind) - 1, min(each, len(kind))).round().astype(int)] for kind in kinds]
@@ -63,33 +100,23 @@ class ValidationSet:
         return ValidationSet(self.images[kept], self.labels[kept], self.masks[kept])
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@dataclass(frozen=True)
+class EarlyExit:
+    """When an image leaves after the screen, and what is known of it; from the validation split.
 
+    Attributes:
+        cut: an image leaves where its screen score lies below it.
+        exit_share: share of the normal validation images that leave.
+        flagged: validation anomalies that the whole network calls defective, at the package's threshold.
+        lost: those of them that would leave.
+        loss_bound: upper 95 % bound of the share of such anomalies that leave.
+    """
 
-def serialize_manifest(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest: its JSON, with a digest over everything else in it."""
-    content = {name: value for name, value in manifest.items() if name != "digest"}
-    canonical = json.dumps(content, sort_keys=True, allow_nan=False).encode()
-    content["digest"] = hashlib.sha256(canonical).hexdigest()
-    return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file at once, so that an interruption leaves the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    cut: float
+    exit_share: float
+    flagged: int
+    lost: int
+    loss_bound: float
 
 
 class Package:
@@ -98,29 +125,44 @@ class Package:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
-        self.config = PRNConfig.from_dict(manifest["config"])
+        try:
+            self.config = PRNConfig.from_dict(manifest["config"])
+        except ConfigError as error:
+            raise PackageError(f"{path / MANIFEST}: {printable(str(error))}") from None
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, path: Path | str, verify: bool = True) -> "Package":
-        """Read and check a package.
+    def open(
+        cls, path: Path | str, verify: bool = True, *, check_signature: bool = True, public_key: Path | None = None
+    ) -> "Package":
+        """Read and check a package. Where it is replaced or changed meanwhile, the new one is read.
 
         Args:
             path: the folder NAME.prn.
             verify: also compare the sha256 of every file (about a second for 500 MB).
+            check_signature: where the environment variable PRN_FAST_PUBLIC_KEY names a key, refuse a package that was
+                not signed with it.
+            public_key: the PEM file of a key that it must be signed with, in place of the variable's.
         Raises:
-            PackageError: not a package, too new, incomplete, or any file altered.
+            PackageError: not a package, too new, incomplete, any file altered, or not signed as asked for.
+            ConfigError: the public key cannot be used.
         """
         path = Path(path)
-        manifest = read_manifest(path)
-        try:
-            package = cls(path, manifest)
-        except ConfigError as error:
-            raise PackageError(f"{path / MANIFEST}: {error}") from None
-        if verify:
-            package.verify()
-        return package
+        key = public_key or (configured_key() if check_signature else None)
+        for reads_left in reversed(range(_MAX_READS)):
+            content = read_manifest(path)
+            try:
+                if key is not None:
+                    require_signature(path, content, key)
+                package = cls(path, parse_manifest(content, path / MANIFEST))
+                if verify:
+                    package.verify()
+                return package
+            except PackageError:
+                if not reads_left or read_manifest(path) == content:
+                    raise
+        raise AssertionError("unreachable")
 
     def verify(self) -> None:
         """Compare every file with the manifest; a PackageError names the first that differs."""
@@ -131,7 +173,11 @@ class Package:
         """Folder of a built engine's files, after comparing each with the manifest."""
         for file in self.engines[name]["files"]:
             self.verify_file(file)
-        return self.path / engine_path(name)
+        return self.engine_path(name)
+
+    def engine_path(self, name: str) -> Path:
+        """Where a built engine's files lie, unverified; a folder that does not exist if there is no such engine."""
+        return self.path / engine_folder(self.manifest, name)
 
     def verify_file(self, name: str) -> Path:
         """Path of one file of the package, after comparing it with the manifest."""
@@ -139,14 +185,35 @@ class Package:
         if entry is None:
             raise PackageError(f"{self.path}: the manifest lists no file {name}; build the package again")
         path = self.path / name
-        if not path.is_file():
-            raise PackageError(f"{path}: listed in the manifest but missing; copy the package again, as a whole")
-        if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
-            raise PackageError(
-                f"{path}: differs from what was recorded when it was made (sha256); "
-                "do not use it, copy the package again from its source"
-            )
-        return path
+        try:
+            if path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]:
+                return path
+            fault = "differs from what was recorded when it was made (sha256); do not use it, copy the package again "
+        except FileNotFoundError:
+            fault = "listed in the manifest but missing; copy the package again, as a whole, "
+        except OSError as error:
+            raise PackageError(f"{path}: cannot be read ({error.strerror})") from None
+        self._require_current()
+        raise PackageError(f"{path}: {fault}from its source")
+
+    def _require_current(self) -> None:
+        """A PackageError if the package on disk is no longer the one that was opened."""
+        if read_manifest(self.path) != serialize_manifest(self.manifest):
+            raise PackageError(f"{self.path}: was replaced or changed since it was opened; open it again")
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[Path]:
+        """Path of a file that is the recorded one for as long as the block runs; a PackageError otherwise."""
+        path = self.path / name
+        try:
+            before = path.stat()
+            yield self.verify_file(name)
+            after = path.stat()
+        except (SafetensorError, OSError, ValueError) as error:
+            self._require_current()
+            raise PackageError(f"{path}: cannot be read ({error})") from None
+        if not os.path.samestat(before, after) or before.st_mtime_ns != after.st_mtime_ns:
+            raise PackageError(f"{self.path}: was replaced while it was read; open it again")
 
     @property
     def engines(self) -> dict[str, dict[str, Any]]:
@@ -158,31 +225,40 @@ class Package:
         """sha256 that stands for the whole package: that of the manifest, which holds those of all files."""
         return self.manifest["digest"]
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether a signature lies beside the manifest; it says nothing about whether it fits."""
+        return (self.path / SIGNATURE).is_file()
+
     def calibration(self, name: str) -> float:
         """A figure of the calibration, such as "threshold" or "pixel_threshold"; a PackageError where it is missing."""
         value = self.manifest["calibration"].get(name)
-        if not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise PackageError(f"{self.path}: its calibration has no {name}; train the package again")
         return float(value)
 
-    def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        try:
-            return load_file(self.path / name)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise PackageError(f"{self.path / name}: cannot be read ({error})") from None
-
     def calibration_images(self) -> NDArray[np.uint8]:
         """Normal training images (N, S, S, C), uint8."""
-        return self._arrays(SAMPLES)["calibration_images"]
+        return self._samples("calibration_images")[0]
 
     def validation(self) -> ValidationSet:
         """The validation split that the model was selected on."""
-        arrays = self._arrays(SAMPLES)
-        return ValidationSet(
-            arrays["validation_images"],
-            arrays["validation_labels"].astype(np.int64),
-            arrays["validation_masks"].astype(np.bool_),
-        )
+        images, labels, masks = self._samples("validation_images", "validation_labels", "validation_masks")
+        return ValidationSet(images, labels.astype(np.int64), masks.astype(np.bool_))
+
+    def _samples(self, *names: str) -> list[NDArray[Any]]:
+        """Arrays of the samples, of images, labels or masks that fit the network and each other."""
+        with self._reading(SAMPLES) as path:
+            arrays = load_file(path)
+        side, channels = self.config.image_size, self.config.image_channels
+        inner = {"images": (side, side, channels), "labels": (), "masks": (side, side)}
+        for name in names:
+            shape = inner[name.rsplit("_", 1)[1]]
+            if name not in arrays or arrays[name].ndim != 1 + len(shape) or arrays[name].shape[1:] != shape:
+                raise PackageError(f"{path}: holds no {name} that fit the network; train the package again")
+            if len(arrays[name]) != len(arrays[names[0]]) or (shape and arrays[name].dtype != np.uint8):
+                raise PackageError(f"{path}: its {name} are of another kind or number; train the package again")
+        return [arrays[name] for name in names]
 
     def model(self, ops: "Ops | None" = None) -> "PRN":
         """The network in eval mode, float32, on the CPU; `ops` as for `PRN`.
@@ -193,23 +269,90 @@ class Package:
         import torch
         from safetensors.torch import load_file as load_tensors
 
-        from prn_fast.errors import WeightsError
-        from prn_fast.kernels import PUBLISHED
+        from prn_fast.kernels import REFERENCE
         from prn_fast.model.prn import PRN
-        from prn_fast.model.weights import one_line, require_finite
+        from prn_fast.model.weights import require_finite
 
-        path = self.path / WEIGHTS
         try:
-            state = load_tensors(path)
+            with self._reading(WEIGHTS) as path:
+                state = load_tensors(path)
             require_finite(state, str(path))
             with torch.device("meta"):
-                model = PRN(self.config, PUBLISHED if ops is None else ops)
+                model = PRN(self.config, REFERENCE if ops is None else ops)
             model.load_state_dict(state, assign=True)
         except WeightsError as error:
             raise PackageError(str(error)) from None
-        except (SafetensorError, OSError, RuntimeError) as error:
+        except RuntimeError as error:
             raise PackageError(f"{path}: does not fit the configuration ({one_line(error)})") from None
         return model.eval().requires_grad_(False)
+
+    @property
+    def has_screen(self) -> bool:
+        """Whether the package has a screen; see `screen` and `early_exit`."""
+        return "screen" in self.manifest
+
+    @property
+    def screen_digest(self) -> str | None:
+        """sha256 of the screen's weights, which an engine that runs in two stages is built for; None without one."""
+        return self.manifest["files"][self.manifest["screen"]["file"]]["sha256"] if self.has_screen else None
+
+    @property
+    def early_exit(self) -> EarlyExit | None:
+        """When images leave after the screen; None where all run whole, see `why_whole`."""
+        if self.why_whole is not None:
+            return None
+        entry = self.manifest["screen"]
+        figures = ("exit_share", "flagged", "lost", "loss_bound")
+        if missing := [name for name in figures if name not in entry]:
+            raise PackageError(
+                f"{self.path}: its screen has a cut but no {missing[0]}; add the screen again (prn-train --add-screen)"
+            )
+        return EarlyExit(float(entry["cut"]), *(entry[name] for name in figures))
+
+    @property
+    def why_whole(self) -> str | None:
+        """Why all images run whole; None where those leave early that lie below the screen's cut."""
+        add = f"prn-train --add-screen {self.path}"
+        if not self.has_screen:
+            return f"the package has no screen; add one: {add}"
+        entry = self.manifest["screen"]
+        if entry["cut"] is None:
+            return entry.get("why_whole") or "its screen has no cut, so that no image leaves early"
+        # A cut loses none of what the network flags at a threshold, nor at a higher one.
+        if self.calibration("threshold") < entry.get("threshold", 0.0):
+            return (
+                f"its cut was found for the threshold {entry['threshold']:.3f}, and the package's is lower now, "
+                f"{self.calibration('threshold'):.3f}; find another: {add}"
+            )
+        return None
+
+    def screen(self) -> "Screen":
+        """The screen in eval mode, float32, on the CPU.
+
+        Raises:
+            PackageError: the package has none, or weights that do not fit or are not finite.
+        """
+        import torch
+        from safetensors.torch import load_file as load_tensors
+
+        from prn_fast.model.screen import Screen
+        from prn_fast.model.weights import require_finite
+
+        if not self.has_screen:
+            raise PackageError(f"{self.path}: has no screen; add one: prn-train --add-screen {self.path} --data DIR")
+        entry = self.manifest["screen"]
+        try:
+            with self._reading(entry["file"]) as path:
+                state = load_tensors(path)
+            require_finite(state, str(path))
+            with torch.device("meta"):
+                screen = Screen(self.config, entry["width"], entry["blocks"])
+            screen.load_state_dict(state, assign=True)
+        except WeightsError as error:
+            raise PackageError(str(error)) from None
+        except RuntimeError as error:
+            raise PackageError(f"{path}: does not fit the configuration ({one_line(error)})") from None
+        return screen.eval().requires_grad_(False)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -238,7 +381,6 @@ class Package:
         """
         from safetensors.torch import save_file as save_tensors
 
-        from prn_fast.errors import WeightsError
         from prn_fast.model.weights import require_finite
 
         path = Path(path)
@@ -248,106 +390,331 @@ class Package:
             require_finite(state, "trained weights")
         except WeightsError as error:
             raise PackageError(str(error)) from None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            save_tensors(state, folder / WEIGHTS)
-            save_file(
-                {
-                    "calibration_images": np.ascontiguousarray(calibration_images),
-                    "validation_images": np.ascontiguousarray(validation.images),
-                    "validation_labels": validation.labels.astype(np.int64),
-                    "validation_masks": validation.masks.astype(np.uint8),
-                },
-                folder / SAMPLES,
-            )
-            manifest = {
-                "format": FORMAT_VERSION,
-                "prn_fast": prn_fast.__version__,
-                "created": now(),
-                "config": model.config.to_dict(),
-                "calibration": dict(calibration),
-                "training": dict(training),
-                "files": {name: describe(folder / name) for name in (WEIGHTS, SAMPLES)},
-                "engines": {},
-            }
-            (folder / MANIFEST).write_bytes(serialize_manifest(manifest))
-            folder.chmod(0o755)
-            if path.exists():
-                shutil.rmtree(path)
-            folder.rename(path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return cls.open(path)
+        samples: dict[str, NDArray[Any]] = {
+            "calibration_images": np.ascontiguousarray(calibration_images),
+            "validation_images": np.ascontiguousarray(validation.images),
+            "validation_labels": validation.labels.astype(np.int64),
+            "validation_masks": validation.masks.astype(np.uint8),
+        }
+        manifest = {
+            "format": FORMAT_VERSION,
+            "prn_fast": prn_fast.__version__,
+            "created": now(),
+            "config": model.config.to_dict(),
+            "calibration": dict(calibration),
+            "training": dict(training),
+            "engines": {},
+        }
+        target = Path(os.path.realpath(path))
+        with reporting(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with staging_folder(target.parent) as staging:
+                folder = staging / target.name
+                folder.mkdir()
+                try:
+                    save_tensors(state, folder / WEIGHTS)
+                    save_file(samples, folder / SAMPLES)
+                except SafetensorError as error:
+                    raise StorageError(f"{path}: cannot be written ({error}); is the disk full?") from None
+                manifest["files"] = {name: describe(folder / name) for name in (WEIGHTS, SAMPLES)}
+                write_file(folder / MANIFEST, _checked(manifest, path / MANIFEST))
+                settle(staging)
+                # Nobody adds an engine to the package that is being replaced.
+                with locked(target / MANIFEST) if target.exists() else contextlib.nullcontext():
+                    place_folder(folder, target)
+        return cls.open(path, check_signature=False)
+
+    def give_way(self, successor: Path) -> None:
+        """Put another package into the place of this one, at once.
+
+        Args:
+            successor: folder of a whole package on the same file system. The files of this package may lie there
+                afterwards, for the caller to remove.
+        Raises:
+            PackageError: this package was changed since it was opened.
+            StorageError: it cannot be replaced; it is as it was.
+        """
+        target = Path(os.path.realpath(self.path))
+        with reporting(self.path), locked(target / MANIFEST):
+            self._require_current()
+            settle(successor)
+            place_folder(successor, target)
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[Path]:
+        """An empty folder inside the package to build an engine in; removed at the end with all that is still in it.
+
+        Raises:
+            PackageError: the package may not be written to.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                with staging_folder(self.path):  # where the manifest is replaced
+                    pass
+                (self.path / ENGINES).mkdir(exist_ok=True)
+                folder = stack.enter_context(staging_folder(self.path / ENGINES, BUILDING_PREFIX))
+            except OSError as error:
+                raise PackageError(
+                    f"{self.path}: engines are built inside their package, and this one may not be written to "
+                    f"({error.strerror or error}); copy it to a folder of your own and build there"
+                ) from None
+            yield folder
 
     def add_engine(self, name: str, built: Path, description: Mapping[str, Any]) -> None:
         """Move a folder of engine files into the package and record it, replacing an engine of the same name.
 
+        Engines that other processes have added since the package was opened are kept. A signature of the package no
+        longer fits afterwards.
+
         Args:
             name: such as "openvino:int8".
-            built: folder with the engine's files; it is moved.
+            built: folder with the engine's files; it is moved, and gone if this fails.
             description: JSON-ready; backend, precision, versions, verification.
+        Raises:
+            PackageError: the package was replaced since it was opened, or the description makes no sense.
+            StorageError: it cannot be written; the package is as it was.
         """
-        folder = engine_path(name)
-        target = self.path / folder
-        target.parent.mkdir(exist_ok=True)
-        files = {
-            f"{folder}/{file.relative_to(built).as_posix()}": describe(file)
-            for file in sorted(built.rglob("*"))
-            if file.is_file()
-        }
-        manifest = json.loads(json.dumps(self.manifest))
-        manifest["files"] = {
-            known: entry for known, entry in manifest["files"].items() if not known.startswith(f"{folder}/")
-        } | files
-        manifest["engines"][name] = {**description, "files": sorted(files), "created": now()}
-        if target.exists():
-            shutil.rmtree(target)
-        shutil.move(built, target)
-        target.chmod(0o755)
-        write_atomically(self.path / MANIFEST, serialize_manifest(manifest))
-        self.manifest = read_manifest(self.path)
+        if not ENGINE_NAME.fullmatch(name):
+            raise PackageError(f"{name}: engines are named BACKEND:PRECISION, such as openvino:int8")
+        folder = f"{ENGINES}/{name.replace(':', '-')}.{secrets.token_hex(4)}"
+        with self.building() as staging, reporting(self.path):
+            moved = staging / "engine"
+            shutil.move(built, moved)
+            settle(staging)
+            files = {
+                f"{folder}/{file.relative_to(moved).as_posix()}": describe(file)
+                for file in sorted(moved.rglob("*"))
+                if file.is_file()
+            }
+            read_manifest(self.path)
+            with locked(self.path / MANIFEST):
+                manifest = self._manifest_of_now()
+                self._remove_unused_folders(manifest)
+                replaced = manifest["engines"].get(name, {"files": []})["files"]
+                folder_before = self.path / engine_folder(manifest, name)
+                manifest["format"] = FORMAT_VERSION
+                manifest["files"] = {
+                    file: entry for file, entry in manifest["files"].items() if file not in replaced
+                } | files
+                manifest["engines"][name] = {
+                    **description,
+                    "folder": folder,
+                    "files": sorted(files),
+                    "created": now(),
+                }
+                content = _checked(manifest, self.path / MANIFEST)
+                os.rename(moved, self.path / folder)
+                try:
+                    sync(self.path / ENGINES)
+                    replace_file(self.path / MANIFEST, content)
+                except BaseException:
+                    # Files of the failed attempt may be in place, too.
+                    if read_manifest(self.path) != content:
+                        os.rename(self.path / folder, moved)
+                    raise
+                # From here on others may write. What cannot be removed now is left for them.
+                shutil.rmtree(folder_before, ignore_errors=True)
+        self.manifest = parse_manifest(content, self.path / MANIFEST)
+
+    def add_screen(self, screen: "Screen", description: Mapping[str, Any]) -> list[str]:
+        """Put a screen into the package, in place of the one that it may have.
+
+        Built engines stay, except those that hold another screen. A signature of the package no longer fits
+        afterwards.
+
+        Args:
+            screen: trained on the features and residuals of this package's network.
+            description: JSON-ready: "cut" (None: all images run whole), and what else `MANIFEST_SHAPE` names.
+        Returns:
+            The names of engines that held another screen and were removed: they are to be built again.
+        Raises:
+            PackageError: weights that are not finite, a package that was replaced since it was opened, or a
+                description that makes no sense.
+            StorageError: it cannot be written; the package is as it was.
+        """
+        from safetensors.torch import save as serialize_tensors
+
+        from prn_fast.model.weights import require_finite
+
+        state = {name: value.detach().cpu().contiguous() for name, value in screen.state_dict().items()}
+        try:
+            require_finite(state, "the screen's weights")
+        except WeightsError as error:
+            raise PackageError(str(error)) from None
+        weights = serialize_tensors(state)
+        file = f"screen.{secrets.token_hex(4)}.safetensors"
+        digest = hashlib.sha256(weights).hexdigest()
+        read_manifest(self.path)
+        with reporting(self.path), locked(self.path / MANIFEST):
+            manifest = self._manifest_of_now("screen was trained for; train it")
+            self._remove_unused_screens(manifest)
+            engines = manifest["engines"]
+            stale = [name for name, entry in engines.items() if entry.get("screen", digest) != digest]
+            folders = [self.path / engine_folder(manifest, name) for name in stale]
+            unused = {one for name in stale for one in engines[name]["files"]}
+            if "screen" in manifest:
+                unused.add(manifest["screen"]["file"])
+            manifest["files"] = {name: entry for name, entry in manifest["files"].items() if name not in unused}
+            manifest["files"][file] = {"sha256": digest, "bytes": len(weights)}
+            manifest["engines"] = {name: entry for name, entry in engines.items() if name not in stale}
+            manifest["screen"] = {
+                **description,
+                "file": file,
+                "width": screen.width,
+                "blocks": len(screen.blocks),
+                "created": now(),
+            }
+            content = _checked(manifest, self.path / MANIFEST)
+            try:
+                replace_file(self.path / file, weights)
+                replace_file(self.path / MANIFEST, content)
+            except BaseException:
+                # Files of the failed attempt may be in place, too.
+                if read_manifest(self.path) != content:
+                    (self.path / file).unlink(missing_ok=True)
+                raise
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            self._remove_unused_screens(manifest)
+        self.manifest = parse_manifest(content, self.path / MANIFEST)
+        return stale
+
+    def recalibrate(self, calibration: Mapping[str, Any]) -> bool:
+        """Put another calibration in force; the one before is kept, for `undo_calibration`. Engines stay as they are.
+
+        A signature of the package no longer fits afterwards. Engines that are open keep the former thresholds.
+
+        Args:
+            calibration: JSON-ready; see `calibration_entry`.
+        Returns:
+            Whether early exit was switched off: its cut spares what the whole network flags at the former threshold,
+            and a lower threshold flags more.
+        Raises:
+            PackageError: the package was changed since it was opened, or the calibration makes no sense.
+            StorageError: it cannot be written; the package is as it was.
+        """
+
+        def change(manifest: dict[str, Any]) -> None:
+            screen = manifest.get("screen", {})
+            before = {"calibration": manifest["calibration"]} | ({"screen_cut": screen["cut"]} if screen else {})
+            manifest["former_calibrations"] = [*manifest.get("former_calibrations", []), before]
+            lower = calibration["threshold"] < manifest["calibration"]["threshold"]
+            manifest["calibration"] = dict(calibration)
+            if lower and screen.get("cut") is not None:
+                screen["cut"] = None
+                screen["why_whole"] = "the threshold was lowered by a calibration"
+
+        cut = self.manifest.get("screen", {}).get("cut")
+        self._rewrite(change)
+        return cut is not None and self.manifest["screen"]["cut"] is None
+
+    def undo_calibration(self) -> None:
+        """Put the calibration before this one back in force, with the cut of early exit that belonged to it.
+
+        Raises:
+            PackageError: there is none, or the package was changed since it was opened.
+            StorageError: it cannot be written; the package is as it was.
+        """
+        if not self.manifest.get("former_calibrations"):
+            raise PackageError(f"{self.path}: has no calibration before this one; there is nothing to undo")
+
+        def change(manifest: dict[str, Any]) -> None:
+            before = manifest["former_calibrations"].pop()
+            manifest["calibration"] = before["calibration"]
+            if "screen" in manifest and "screen_cut" in before:
+                manifest["screen"]["cut"] = before["screen_cut"]
+                if before["screen_cut"] is not None:
+                    manifest["screen"].pop("why_whole", None)
+
+        self._rewrite(change)
+
+    def _rewrite(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Replace the manifest by a changed one, unless the package was changed since it was opened."""
+        with reporting(self.path), locked(self.path / MANIFEST):
+            self._require_current()
+            manifest = copy.deepcopy(self.manifest)
+            change(manifest)
+            content = _checked(manifest, self.path / MANIFEST)
+            replace_file(self.path / MANIFEST, content)
+        self.manifest = parse_manifest(content, self.path / MANIFEST)
+
+    def sign(self, key: Path, ask: Callable[[], bytes] | None = None) -> None:
+        """Sign the package as it was opened, with the Ed25519 private key of a PEM file.
+
+        Args:
+            key: the file.
+            ask: gives the passphrase of a key that is encrypted.
+        Raises:
+            ConfigError: the key cannot be used.
+            PackageError: the package was changed since it was opened.
+            StorageError: the signature cannot be written.
+        """
+        signature = signature_of(serialize_manifest(self.manifest), key, ask)
+        with reporting(self.path), locked(self.path / MANIFEST):
+            self._require_current()
+            replace_file(self.path / SIGNATURE, signature)
+
+    def _manifest_of_now(self, made: str = "engine was built for; build it") -> dict[str, Any]:
+        """The manifest on disk, of the same model as the one that was opened; `made` is what was made for that one."""
+        manifest = parse_manifest(read_manifest(self.path), self.path / MANIFEST)
+        for part in ("created", "config", "calibration"):
+            if manifest.get(part) != self.manifest.get(part):
+                break
+        else:
+            if all(manifest["files"][name] == self.manifest["files"][name] for name in (WEIGHTS, SAMPLES)):
+                return manifest
+        raise PackageError(f"{self.path}: is another package now than the one that the {made} again")
+
+    def _remove_unused_screens(self, manifest: dict[str, Any]) -> None:
+        """Remove files of screens that the manifest does not name; only under its lock."""
+        used = manifest["screen"]["file"] if "screen" in manifest else None
+        for entry in list(self.path.iterdir()):
+            if SCREEN_FILE.fullmatch(entry.name) and entry.name != used:
+                entry.unlink(missing_ok=True)
+
+    def _remove_unused_folders(self, manifest: dict[str, Any]) -> None:
+        """Remove folders of engines that the manifest does not name, as writers leave that were killed.
+
+        Only under the lock of that manifest, before it is replaced.
+        """
+        used = {engine_folder(manifest, name) for name in manifest["engines"]}
+        replaced = {engine_folder({"engines": {}}, name) for name in manifest["engines"]}
+        for entry in list((self.path / ENGINES).iterdir()):
+            place = f"{ENGINES}/{entry.name}"
+            if place not in used and (place in replaced or _ENGINE_FOLDER.fullmatch(entry.name)):
+                shutil.rmtree(entry, ignore_errors=True)
 
 
-def engine_path(name: str) -> str:
-    """Folder of an engine inside its package: "openvino:int8" lies in engines/openvino-int8."""
-    return f"{ENGINES}/{name.replace(':', '-')}"
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Parse and check the manifest of the package folder `path`."""
-    if not path.is_dir():
-        raise PackageError(f"{path}: no such package folder; prn-train makes one")
-    file = path / MANIFEST
-    if not file.is_file():
-        raise PackageError(f"{path}: not a model package, {MANIFEST} is missing")
-    content = file.read_bytes()
-    try:
-        manifest = json.loads(content)
-    except ValueError:
-        raise PackageError(f"{file}: is not valid JSON; copy the package again from its source") from None
-    version = manifest.get("format") if isinstance(manifest, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise PackageError(
-            f"{path}: has format {version}, this prn_fast reads up to {FORMAT_VERSION}; upgrade prn_fast"
-        )
-    if version != FORMAT_VERSION or any(field not in manifest for field in _REQUIRED_FIELDS):
-        raise PackageError(f"{file}: is not a manifest of a model package")
-    if serialize_manifest(manifest) != content:
-        raise PackageError(f"{file}: was altered after it was written; copy the package again from its source")
-    for name in manifest["files"]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise PackageError(f"{file}: names a file outside the package: {name}")
-    return manifest
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a target that is not named like a package or would overwrite something else."""
+    """Refuse a target that is not named like a package, would overwrite something else, or cannot be written.
+
+    A symlink is followed: what it leads to is written.
+    """
     if path.suffix != SUFFIX:
         raise PackageError(f"{path}: a package's name ends in {SUFFIX}")
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise PackageError(f"{path}: exists and is not a model package; choose another name or remove it")
+    with reporting(path):
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise PackageError(f"{path}: is a symlink that leads to itself; choose another name or remove it")
+        if target.exists() and not (target / MANIFEST).is_file():
+            raise PackageError(f"{path}: exists and is not a model package; choose another name or remove it")
+    require_writable(target.parent)
+
+
+def _checked(manifest: Mapping[str, Any], source: Path) -> bytes:
+    """The bytes of a manifest, which can be read again; a PackageError for one that could not."""
+    try:
+        content = serialize_manifest(manifest)
+    except ValueError:
+        raise PackageError(f"{source}: not written, a figure in it is NaN or infinite") from None
+    parse_manifest(content, source)
+    return content
 
 
 def describe(file: Path) -> dict[str, Any]:

@@ -1,18 +1,24 @@
 """Small real packages for tests: the lite0 network at 64 pixels, seeded."""
 
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from prn_fast.bench import seeded
+from prn_fast.bench.engines import seeded
 from prn_fast.engine.base import Detections
-from prn_fast.kernels import LEAN
+from prn_fast.kernels import OPTIMIZED
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
+from prn_fast.model.screen import Screen, screen_score
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.package import Package, ValidationSet
 from prn_fast.training.calibration import calibrate
+from tests.built_once import built_once
 
 SIDE = 64
 
@@ -40,15 +46,69 @@ def small_model(config: PRNConfig, seed: int = 0) -> PRN:
     Batch norms take their statistics from images, so that the output depends on the image as a trained network's does.
     """
     torch.manual_seed(seed)
-    model = PRN(config, LEAN)
+    model = PRN(config, OPTIMIZED)
     if config.backbone == "efficientnet_lite0":
         load_backbone_weights(model.backbone, pretrained_state(config.backbone), "published weights")
     images = textured_images(max(8, *config.prototypes), config.image_channels, seed, config.image_size)
     return seeded.settle(model, torch.from_numpy(images))
 
 
-def write_package(path: Path, channels: int = 1, seed: int = 0) -> Package:
-    """A package of a small model; the validation images are those that it scores lowest (good) and highest (bad)."""
+@torch.no_grad()
+def small_screen(model: PRN, seed: int = 0) -> Screen:
+    """A screen with random weights whose scores depend on the image and lie well inside 0..1."""
+    torch.manual_seed(seed)
+    screen = Screen(model.config, width=8)
+    images = torch.from_numpy(textured_images(16, model.config.image_channels, seed + 3, model.config.image_size))
+    features = model.backbone.scales(model.normalize(images))
+    inputs = screen.inputs(features, model.residuals(features))
+    screen.take_units([maps.std((0, 2, 3)).clamp_min(1e-3) for maps in inputs])
+    for module in screen.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    logits = screen.train().logits_of_inputs(inputs)
+    largest = logits.flatten(1).max(1).values
+    screen.out.weight.div_(largest.std())
+    screen.out.bias.sub_(largest.mean()).div_(largest.std())
+    return screen.eval().requires_grad_(False)
+
+
+def add_small_screen(package: Package, seed: int = 0) -> Screen:
+    """Give a package a `small_screen` whose cut lets half of all images go; its figures are made up."""
+    model = package.model(OPTIMIZED)
+    screen = small_screen(model, seed)
+    images = torch.from_numpy(textured_images(32, package.config.image_channels, seed + 4, package.config.image_size))
+    with torch.no_grad():
+        features = model.backbone.scales(model.normalize(images))
+        scores, _ = screen_score(screen(features, model.residuals(features)))
+    figures = {"exit_share": 0.5, "flagged": 12, "flagged_seen": 0, "lost": 0, "loss_bound": 0.221, "normals": 12}
+    threshold = package.calibration("threshold")
+    package.add_screen(screen, {"cut": float(scores.median()), "margin": 0.0, "threshold": threshold, **figures})
+    return screen
+
+
+def write_package(
+    path: Path,
+    channels: int = 1,
+    seed: int = 0,
+    training: Mapping[str, object] | None = None,
+    *,
+    screen: bool = False,
+) -> Package:
+    """A package of a small model; the validation images are those that it scores lowest (good) and highest (bad).
+
+    Args:
+        training: for the manifest, over what is there.
+        screen: it brings one of `small_screen`, whose cut lets about half of `textured_images` go.
+    """
+    told = json.dumps([channels, seed, dict(training or {}), screen], sort_keys=True)
+    name = f"written/{hashlib.sha256(told.encode()).hexdigest()[:16]}.prn"
+    made = built_once(name, lambda path: _write_package(path, channels, seed, training or {}, screen))
+    # A package may stand there, as when it is written anew.
+    shutil.rmtree(path, ignore_errors=True)
+    return Package.open(shutil.copytree(made, path))
+
+
+def _write_package(path: Path, channels: int, seed: int, training: Mapping[str, object], screen: bool) -> None:
     model = small_model(small_config(channels), seed)
     images = textured_images(96, channels, seed + 1)
     with torch.no_grad():
@@ -59,11 +119,20 @@ def write_package(path: Path, channels: int = 1, seed: int = 0) -> Package:
     masks = (maps[chosen] >= np.quantile(maps, 0.9)) & (labels[:, None, None] == 1)
     masks[labels == 1, :4, :4] = True
     validation = ValidationSet(images[chosen], labels, masks)
-    return Package.create(
+    package = Package.create(
         path,
         model,
         calibration_images=textured_images(32, channels, seed + 2),
         validation=validation,
-        calibration=calibrate(Detections(scores[chosen], maps[chosen]), validation),
-        training={"data": "", "seen": [], "preset": "lite0", "seed": seed, "validation": {"image_auroc": 1.0}},
+        calibration=calibrate(Detections.of(scores[chosen], maps[chosen]), validation),
+        training={
+            "data": "",
+            "seen": [],
+            "preset": "lite0",
+            "seed": seed,
+            "validation": {"image_auroc": 1.0},
+            **training,
+        },
     )
+    if screen:
+        add_small_screen(package, seed)

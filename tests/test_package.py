@@ -6,7 +6,14 @@ import torch
 
 from prn_fast.errors import PackageError
 from prn_fast.package import FORMAT_VERSION, Package, ValidationSet, serialize_manifest
-from tests.small_package import SIDE, small_config, small_model, textured_images, write_package
+from tests.small_package import SIDE, small_config, small_model, textured_images
+from tests.stub_package import write_stub
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A fresh package, whose weights are those of no network."""
+    return write_stub(tmp_path / "fresh.prn")
 
 
 def rewrite_manifest(package, change):
@@ -71,8 +78,8 @@ def test_a_newer_format_says_upgrade(package):
         (lambda m: m.pop("calibration"), "not a manifest"),
         (lambda m: m.update(format="one"), "not a manifest"),
         (lambda m: m["config"].update(backbone="vgg"), "unknown backbone"),
-        (lambda m: m["files"].update({"../outside": {"sha256": "", "bytes": 0}}), "outside the package"),
-        (lambda m: m["config"].update(attention_layers=2), "does not fit the configuration"),
+        (lambda m: m["files"].update({"../outside": {"sha256": "0" * 64, "bytes": 0}}), "outside the package"),
+        (lambda m: None, "does not fit the configuration"),
     ],
     ids=["missing-field", "format", "config", "path", "weights"],
 )
@@ -107,14 +114,14 @@ def test_only_packages_are_overwritten(tmp_path):
     (tmp_path / "mine.prn").mkdir()
     (tmp_path / "mine.prn" / "thesis.txt").write_text("years of work")
     with pytest.raises(PackageError, match="is not a model package"):
-        write_package(tmp_path / "mine.prn")
+        write_stub(tmp_path / "mine.prn")
     with pytest.raises(PackageError, match=r"ends in \.prn"):
-        write_package(tmp_path / "mine")
+        write_stub(tmp_path / "mine")
     assert (tmp_path / "mine.prn" / "thesis.txt").read_text() == "years of work"
 
 
 def test_an_existing_package_is_replaced_and_nothing_else_is_left(package):
-    write_package(package.path, seed=7)
+    write_stub(package.path, seed=7)
     assert Package.open(package.path).manifest["training"]["seed"] == 7
     assert [path.name for path in package.path.parent.iterdir()] == [package.path.name]
 
@@ -126,9 +133,11 @@ def test_engines_are_recorded_verified_and_replaced(package, tmp_path):
         (built / "model.bin").write_bytes(content)
         package.add_engine("openvino:fp32", built, {"precision": "fp32"})
     read = Package.open(package.path)
-    assert read.engines["openvino:fp32"]["files"] == ["engines/openvino-fp32/model.bin"]
+    folder = read.engine_path("openvino:fp32")
+    assert folder.parent == package.path / "engines"
+    assert read.engines["openvino:fp32"]["files"] == [f"engines/{folder.name}/model.bin"]
     assert (read.engine_folder("openvino:fp32") / "model.bin").read_bytes() == b"second"
-    (package.path / "engines/openvino-fp32/model.bin").write_bytes(b"Second")
+    (folder / "model.bin").write_bytes(b"Second")
     with pytest.raises(PackageError, match=r"model\.bin"):
         read.engine_folder("openvino:fp32")
 

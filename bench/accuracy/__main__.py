@@ -1,10 +1,12 @@
-"""Run studies, and make pictures of their results; see `python -m prn_fast.bench.accuracy --help`."""
+"""Run studies and their yardstick, and make pictures of results; see `python -m prn_fast.bench.accuracy --help`."""
 
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
+from prn_fast.arguments import whole
 from prn_fast.bench.accuracy.studies import STUDIES
 from prn_fast.errors import PRNError
 
@@ -12,7 +14,7 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Arguments: list, run, plot, failures."""
+    """Arguments: list, run, screens, nearest-patch, scores, plot, failures."""
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.accuracy", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -20,13 +22,42 @@ def make_parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="train and evaluate what is not recorded yet")
     run.add_argument("study", metavar="STUDY", help=", ".join(STUDIES))
-    run.add_argument("--data", type=Path, required=True, metavar="DIR", help="images of one product, as for prn-train")
+    run.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="images of one product each, as for prn-train",
+    )
     run.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the record and all that is made")
-    run.add_argument("--seeds", type=_integers, default=(0, 1, 2), metavar="A,B", help="default: 0,1,2")
+    run.add_argument("--seeds", type=_integers, default="0,1,2", metavar="A,B", help="default: %(default)s")
     run.add_argument("--minutes", type=float, help="bound of each training (default: all epochs of the recipe)")
     run.add_argument("--only", type=_names, metavar="A,B", help="variants (default: all)")
     run.add_argument("--allow-dirty", action="store_true", help="record from a changed checkout, and mark the record")
+    run.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on a Ray cluster whose machines have this checkout and see DIR and FOLDER under the same paths; "
+        '"local" starts one on this machine',
+    )
+    run.add_argument(
+        "--threads",
+        type=whole(1, 1024),
+        default=1,
+        metavar="N",
+        help="processors of each run on Ray (default: %(default)s)",
+    )
     run.epilog = "What follows after -- goes to every prn-train."
+
+    # Their arguments are their own, see `main`.
+    commands.add_parser("nearest-patch", help="measure a memory of normal patches, the yardstick", add_help=False)
+    commands.add_parser("scores", help="what image scores find on the maps of trained packages", add_help=False)
+
+    screens = commands.add_parser(
+        "screens", help="add the figures of screens alone to a record, from the packages kept beside it"
+    )
+    screens.add_argument("record", type=Path, metavar="FILE", help="DATA-STUDY.json, in the folder of the study")
 
     plot = commands.add_parser("plot", help="accuracy against speed, as SVG")
     plot.add_argument("file", type=Path, nargs="?", help="default: docs/accuracy-speed.svg")
@@ -41,7 +72,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """1 if runs failed, 2 on an error, 130 and 143 when interrupted."""
-    own, options = _split(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["nearest-patch"]:
+        from prn_fast.bench.accuracy import nearest_patch
+
+        return nearest_patch.main(argv[1:])
+    if argv[:1] == ["scores"]:
+        from prn_fast.bench.accuracy import scores
+
+        return scores.main(argv[1:])
+    own, options = _split(argv)
     parser = make_parser()
     arguments = parser.parse_args(own)
     if options and arguments.command != "run":
@@ -53,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; run the same command to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -66,33 +106,48 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from prn_fast.bench.accuracy.run import Settings, run_study
+    from prn_fast.bench.accuracy.run import StudySettings, run_on_ray, run_study
 
-    settings = Settings(
-        study=arguments.study,
-        data=arguments.data,
-        folder=arguments.output,
-        seeds=arguments.seeds,
-        minutes=arguments.minutes,
-        only=arguments.only,
-        options=tuple(arguments.options),
-        allow_dirty=arguments.allow_dirty,
-    )
+    products = [
+        StudySettings(
+            study=arguments.study,
+            data=data,
+            folder=arguments.output,
+            seeds=arguments.seeds,
+            minutes=arguments.minutes,
+            only=arguments.only,
+            options=tuple(arguments.options),
+            allow_dirty=arguments.allow_dirty,
+        )
+        for data in arguments.data
+    ]
     # Ends the training with it: an orphan would train on beside the run that goes on.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
-        failures = run_study(settings, say=lambda line: print(line, flush=True))
+        if arguments.ray is None:
+            failed = [run_study(each, partial(_say_of, each.data.resolve().name)) for each in products]
+        else:
+            failed = run_on_ray(products, partial(print, flush=True), arguments.ray, arguments.threads)
     finally:
         signal.signal(signal.SIGTERM, before)
-    return EXIT_FAILED if failures else 0
+    return EXIT_FAILED if any(failed) else 0
+
+
+def _screens(arguments: argparse.Namespace) -> int:
+    from prn_fast.bench.accuracy.run import add_screens
+
+    return EXIT_FAILED if add_screens(arguments.record, partial(print, flush=True)) else 0
+
+
+def _say_of(product: str, line: str) -> None:
+    print(f"{product}: {line}", flush=True)
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from prn_fast.bench import figures
     from prn_fast.bench.accuracy.pareto import write_plot
+    from prn_fast.bench.report.history import RESULTS, latest_reports, study_records
 
-    results = figures.RESULTS
-    print(write_plot(figures.study_records(results), figures.latest_reports(results), arguments.file))
+    print(write_plot(study_records(RESULTS), latest_reports(RESULTS), arguments.file))
     return 0
 
 
@@ -117,7 +172,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-COMMANDS = {"list": _list, "run": _run, "plot": _plot, "failures": _failures}
+COMMANDS = {"list": _list, "run": _run, "screens": _screens, "plot": _plot, "failures": _failures}
 
 if __name__ == "__main__":
     sys.exit(main())

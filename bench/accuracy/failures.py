@@ -14,14 +14,15 @@ from prn_fast.data.samples import GOOD, Sample, load_samples
 from prn_fast.engine import open_engine
 from prn_fast.errors import ConfigError, DataError
 from prn_fast.package import Package
-from prn_fast.training.evaluation import ScoredImage, shown_path
+from prn_fast.paths import shown_path
+from prn_fast.training.evaluation import ScoredImage
 from prn_fast.training.sheet import Picture, Shown, draw_sheet, show_image
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "accuracy-failures.jpg"
 PER_KIND, CANDIDATES = 3, 24
 # The engine is run again on the images that are shown; a score that has changed by more comes from something else.
 SCORE_TOLERANCE = 1e-3
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 QUALITIES = (90, 80, 70, 60, 50, 40)
 
 
@@ -37,7 +38,7 @@ def write_failures(package: Path, evaluation: Path, data: Path, path: Path | Non
         package: that was evaluated.
         evaluation: evaluation.json of prn-eval.
         data: the images that were evaluated.
-        path: a JPEG, at most `MOST_BYTES` large.
+        path: a JPEG, at most `MAX_BYTES` large.
     Raises:
         DataError: a file that cannot be read, or images that are not there. ConfigError: the evaluation is of another
         package, or its scores cannot be had again.
@@ -86,7 +87,7 @@ def _worst(result: dict[str, Any], kind: str, samples: dict[str, Sample]) -> lis
     """Of the worst images those of different parts, so that one part does not fill the row; the others where there are
     no more."""
     images = [image for image in result["images"] if image["kind"] == kind]
-    images.sort(key=lambda image: image["score"] if image["label"] else -image["score"])
+    images.sort(key=lambda image: _raw_score(image) if image["label"] else -_raw_score(image))
     images = images[:CANDIDATES]
     found = [samples[image["path"]] for image in images]
     alike = likeness(found, found) >= NEAR
@@ -102,26 +103,31 @@ def _show(
     package: Package, result: dict[str, Any], chosen: list[dict[str, Any]], samples: dict[str, Sample]
 ) -> dict[str, Shown]:
     """Maps of the chosen images, from the same engine, by path."""
-    with open_engine(package, result["engine"]) as engine:
+    with open_engine(package, result["engine"], early_exit=False) as engine:
         images, masks = load_samples(
             [samples[image["path"]] for image in chosen], engine.image_size, engine.image_channels
         )
         detections = engine.infer(images)
-    recorded = np.array([image["score"] for image in chosen], np.float32)
-    if (change := float(np.abs(detections.scores - recorded).max())) > SCORE_TOLERANCE:
+    recorded = np.array([_raw_score(image) for image in chosen], np.float32)
+    if (change := float(np.abs(detections.raw_scores - recorded).max())) > SCORE_TOLERANCE:
         raise ConfigError(
             f"{package.path}: {result['engine']} now gives scores that differ from the evaluation's by {change:.3f}; "
             "the pictures would show something else: run prn-eval here, without other options"
         )
     return {
         image["path"]: show_image(
-            ScoredImage(samples[image["path"]].path, image["label"], image["kind"], image["score"], image["defect"]),
+            ScoredImage.of(samples[image["path"]], _raw_score(image), result["threshold"]),
             anomaly_map,
             result["pixel_threshold"],
             mask,
         )
         for image, anomaly_map, mask in zip(chosen, detections.maps, masks, strict=True)
     }
+
+
+def _raw_score(image: dict[str, Any]) -> float:
+    """The network's own score, which results of format 1 call "score"."""
+    return image.get("raw_score", image["score"])
 
 
 def _above(result: dict[str, Any], kind: str) -> str:
@@ -142,10 +148,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 
 def _write_jpeg(picture: Picture, path: Path) -> None:
-    """The best quality that stays below `MOST_BYTES`, or the lowest."""
+    """The best quality that stays below `MAX_BYTES`, or the lowest."""
     for quality in QUALITIES:
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "JPEG", quality=quality, optimize=True)
-        if buffer.tell() <= MOST_BYTES:
+        if buffer.tell() <= MAX_BYTES:
             break
     path.write_bytes(buffer.getvalue())

@@ -9,11 +9,11 @@ import numpy as np
 
 from prn_fast.bench.accuracy.record import figure, read_records
 from prn_fast.bench.accuracy.studies import STUDIES
-from prn_fast.bench.markdown import table
-from prn_fast.bench.page import render
-from prn_fast.bench.plots import WIDTH, Series, accuracy_against_speed
-from prn_fast.bench.report import Report
-from prn_fast.bench.wording import number
+from prn_fast.bench.report.document import Report
+from prn_fast.bench.report.formatting import number
+from prn_fast.bench.report.markdown import table
+from prn_fast.bench.report.page import render
+from prn_fast.bench.report.plots import WIDTH, Series, accuracy_against_speed
 from prn_fast.errors import ConfigError
 
 STUDY, NOT_MEASURED = "presets", "not measured"

@@ -4,15 +4,17 @@ It names no path of a machine: data is named by its folder's name, and commands 
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from prn_fast.errors import ConfigError, DataError
+from prn_fast.files import replace_file
+from prn_fast.json_text import json_text
 
 SCHEMA, SCHEMA_VERSION = "prn-accuracy", 1
 SCHEMA_PATH = Path(__file__).with_name("record_schema.json")
+SCORES_FILE = "scores.json"  # of `scores.py`; it lies among the records and is none
 
 Record = dict[str, Any]
 Run = dict[str, Any]
@@ -39,7 +41,7 @@ def read_record(path: Path) -> Record:
 
 def read_records(folder: Path, study: str) -> dict[str, Record]:
     """All records of one study in a folder, by file name. Errors: as for `read_record`, for any of them."""
-    records = {path.name: read_record(path) for path in sorted(folder.glob("*.json"))}
+    records = {path.name: read_record(path) for path in sorted(folder.glob("*.json")) if path.name != SCORES_FILE}
     return {name: record for name, record in records.items() if record["study"] == study}
 
 
@@ -47,13 +49,11 @@ def write_record(record: Record, path: Path) -> None:
     """Write a record; an interruption leaves the one before. Errors: DataError for a record that would not be read."""
     if fault := _first_fault(record):
         raise DataError(f"{path}: not written, it would be no record of an accuracy study ({fault})")
-    partial = path.with_suffix(".partial")
     try:
-        text = json.dumps(record, indent=1, allow_nan=False)
+        text = json_text(record)
     except ValueError as error:
         raise DataError(f"{path}: not written: {error}") from None
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, (text + "\n").encode())
 
 
 def find_run(record: Record, variant: str, seed: int) -> Run | None:

@@ -4,14 +4,15 @@ A variant states what it changes; everything else is as in `BASE`, which leaves 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prn_fast.errors import ConfigError
 
 # Options of a command: several values stand with a space between them, None is a switch without a value.
 Options = Mapping[str, str | None]
 
-BASE: Options = {"--preset": "lite0", "--seen": "10"}
+# The screen changes nothing of the network: only the study of early exit trains one.
+BASE: Options = {"--preset": "lite0", "--seen": "10", "--no-screen": None}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Variant:
         evaluate: options of prn-eval.
         own_validation: it generates the anomalies of its validation split in another way than the first variant, so
             that the two cannot be compared by their validation figures.
+        yardstick: no network is trained; the memory of normal patches is measured (`nearest_patch.py`), to which
+            `train` goes.
     """
 
     name: str
@@ -32,15 +35,22 @@ class Variant:
     train: Options = field(default_factory=dict)
     evaluate: Options = field(default_factory=dict)
     own_validation: bool = False
+    yardstick: bool = False
 
     def train_options(self) -> dict[str, str | None]:
-        """All options of prn-train that the study sets, but for the data, the seed and the time."""
-        return {**BASE, **self.train}
+        """All options of prn-train, or of the yardstick, that the study sets, except data, seed and time.
+
+        A yardstick has no screen that it could leave out.
+        """
+        options = {**BASE, **self.train}
+        if self.yardstick or "--screen" in self.train:
+            del options["--no-screen"]
+        return options
 
 
 @dataclass(frozen=True)
 class Study:
-    """Variants that answer one question; the first is what the others are held against."""
+    """Variants that answer one question; the others are compared with the first."""
 
     question: str
     variants: tuple[Variant, ...]
@@ -57,6 +67,16 @@ def _seen(count: int) -> Variant:
     return Variant(f"{count} seen", f"training sees {count} anomalies", {"--seen": str(count)})
 
 
+def _remembered(count: int) -> Variant:
+    change = f"no training; the validation split is made with {count} seen anomalies"
+    return Variant(f"{count} seen", change, {"--seen": str(count)}, yardstick=True)
+
+
+def _with(options: Options, *variants: Variant) -> tuple[Variant, ...]:
+    """Variants that share options, unless one sets its own."""
+    return tuple(replace(variant, train={**options, **variant.train}) for variant in variants)
+
+
 _AS_PUBLISHED = Variant("base", "as published, with the preset's recipe")
 _ABSOLUTE_RESIDUAL = Variant("absolute residual", "|F - P| instead of its square", {"--residual": "absolute"})
 
@@ -64,6 +84,10 @@ STUDIES: dict[str, Study] = {
     "seen": Study(
         "How many defects must training have seen?",
         (_seen(10), _seen(5), _seen(1), _seen(0)),
+    ),
+    "nearest-patch": Study(
+        "What does a memory of normal patches find, without any training?",
+        (_remembered(10), _remembered(0)),
     ),
     "recipe": Study(
         "What is each part of the recipe worth?",
@@ -97,7 +121,9 @@ STUDIES: dict[str, Study] = {
     ),
     "beyond": Study(
         "What do changes to the published method bring?",
-        (
+        # Of each normal image one anomaly, as the recipe had it when this was asked.
+        _with(
+            {"--anomaly-ratio": "1"},
             _AS_PUBLISHED,
             Variant("projections", "1x1 convolutions and 1/sqrt(D) in the attention", {"--projection": "pointwise"}),
             _ABSOLUTE_RESIDUAL,
@@ -118,7 +144,7 @@ STUDIES: dict[str, Study] = {
     "resolution": Study(
         "At which size does the network see an image best?",
         (
-            Variant("256", "resized to 256 x 256"),
+            Variant("256", "resized to 256 x 256", {"--image-size": "256"}),
             Variant("320", "resized to 320 x 320", {"--image-size": "320"}, own_validation=True),
             Variant(
                 "tiles",
@@ -126,6 +152,13 @@ STUDIES: dict[str, Study] = {
                 {"--tiles": None},
                 own_validation=True,
             ),
+        ),
+    ),
+    "exit": Study(
+        "How many good images leave early, and is a detected defect lost?",
+        (
+            Variant("lost 0.01", "299 flagged anomalies bound the loss at 1 %", {"--screen": None}),
+            Variant("lost 0.03", "99 bound it at 3 %", {"--screen": None, "--lost": "0.03"}),
         ),
     ),
     "presets": Study(

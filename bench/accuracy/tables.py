@@ -1,11 +1,12 @@
 """Tables of the studies, from their records and from nothing else; bench/figures.py puts them where they belong.
 
 A cell is the mean over seeds with the smallest and the largest, as in 0.953 (0.948 to 0.958). A change is taken seed
-by seed against the study's first variant, since runs of one seed see the same split, before its mean is taken.
+by seed against the study's first variant, since runs of one seed see the same split, before its mean is taken. Over
+several products, the mean of the products' means is what counts: a large set weighs no more than a small one.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from prn_fast.bench.accuracy.record import Record, Run, figure, find_run, read_records
+from prn_fast.bench.accuracy.scores import predictors_table, scores_table
 from prn_fast.bench.accuracy.studies import STUDIES, Variant
-from prn_fast.bench.markdown import table
-from prn_fast.bench.wording import ABSENT
+from prn_fast.bench.report.formatting import ABSENT
+from prn_fast.bench.report.markdown import table
 
 # Heading, and where the figure stands in a run.
 Column = tuple[str, tuple[str, ...]]
@@ -32,6 +34,8 @@ TEST: tuple[Column, ...] = (
     ("PRO", ("test", "pixel", "pro")),
 )
 CHANGES: tuple[Column, ...] = (*VALIDATION, TEST[0], TEST[3], TEST[5])
+PRODUCT_FIGURES = (TEST[0][1], TEST[3][1], TEST[5][1])
+YARDSTICK = "nearest-patch"
 KIND_FIGURES = ("image_auroc", "pixel_auroc", "pro")
 
 
@@ -60,17 +64,144 @@ def resolution_figures(folder: Path) -> str:
     return _blocks(folder, "resolution", _tables(changes_table, test_table, training_table, each_kind_table))
 
 
-def test_table(record: Record) -> str:
-    """One row a variant: figures on test images that training has not seen."""
+def exit_figures(folder: Path) -> str:
+    """How many images leave early, what is lost by it and what packages had promised; and what screens find alone."""
+    return _blocks(folder, "exit", _tables(exit_table, screen_table))
+
+
+def exit_table(record: Record) -> str:
+    """One row for each variant and seed: the package's own figures from validation, then those of the test images."""
+    rows = []
+    for variant, runs in _variants(record):
+        for run in runs:
+            rows.append([variant.name, str(run["seed"]), *_exit_cells(run["screen"], run["test"].get("early_exit"))])
+    headings = (
+        "held-out normals leave", "flagged anomalies", "loss at most", "good test images leave", "detected defects",
+        "lost", "false alarms fewer",
+    )  # fmt: skip
+    return table(("variant", "seed", *headings), rows)
+
+
+def screen_table(record: Record) -> str:
+    """Two rows a variant and seed: what the network finds, and what its screen finds alone; "" where none was taken."""
+    rows = []
+    for variant, runs in _variants(record):
+        for run in runs:
+            if alone := run["test"].get("screen_alone"):
+                title = f"{variant.name}, seed {run['seed']}"
+                rows += [[title, *_found_cells("network", run["test"])], ["", *_found_cells("screen alone", alone)]]
+    headings = ("", "image AUROC", "pixel AUROC", "PRO", "detected", "false alarms")
+    return table(("variant", *headings), rows) if rows else ""
+
+
+def _found_cells(by: str, figures: dict[str, Any]) -> list[str]:
+    counts = figures["confusion"]
+    return [
+        by,
+        *(f"{value:.3f}" for value in (figures["image"]["auroc"], figures["pixel"]["auroc"], figures["pixel"]["pro"])),
+        f"{counts['detected']} of {counts['detected'] + counts['missed']}",
+        f"{counts['false_alarms']} of {counts['false_alarms'] + counts['passed']}",
+    ]
+
+
+def _exit_cells(screen: dict[str, Any], effect: dict[str, Any] | None) -> list[str]:
+    known = [
+        f"{screen['exit_share']:.0%} of {screen['normals']}" if "exit_share" in screen else ABSENT,
+        str(screen.get("flagged", ABSENT)),
+        f"{screen['loss_bound']:.1%}" if "loss_bound" in screen else ABSENT,
+    ]
+    if effect is None:
+        return [*known, f"none: {screen.get('why_whole', 'runs whole')}", ABSENT, ABSENT, ABSENT]
+    return [
+        *known,
+        f"{effect['good_exited'] / effect['good']:.0%} of {effect['good']}",
+        str(effect["detected"]),
+        str(effect["lost"]),
+        str(effect["alarms_avoided"]),
+    ]
+
+
+def product_figures(folder: Path) -> str:
+    """What PRN and the yardstick find of each product, and on average."""
+    records = read_records(folder, "seen")
+    return products_table(records, read_records(folder, YARDSTICK))
+
+
+def yardstick_figures(folder: Path) -> str:
+    """What the yardstick finds for each product. Its memory does not depend on the seen defects; the test images do."""
+    return _blocks(folder, YARDSTICK, _tables(test_table, training_table))
+
+
+def products_table(records: Mapping[str, Record], yardsticks: Mapping[str, Record]) -> str:
+    """One row for each variant: image AUROC / pixel AUROC / PRO of each product, and their means over all products.
+
+    Each is the mean over seeds. A variant that misses a product has no mean.
+    """
+    columns = sorted({record["data"] for record in (*records.values(), *yardsticks.values())})
+    if not columns:
+        return ""
+    rows = []
+    for prefix, group in (("", records), ("nearest patch, ", yardsticks)):
+        found: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        for record in group.values():
+            for variant, runs in _variants(record):
+                means = [float(np.mean([figure(run, name) for run in runs])) for name in PRODUCT_FIGURES]
+                found[variant.name][record["data"]] = means
+        for name, of_product in found.items():
+            whole = len(of_product) == len(columns)
+            means = [float(np.mean(values)) for values in zip(*of_product.values(), strict=True)]
+            rows.append(
+                [
+                    f"{prefix}{name}",
+                    *(_slashed(of_product[data]) if data in of_product else ABSENT for data in columns),
+                    _slashed(means) if whole else ABSENT,
+                ]
+            )
+    return table(("image AUROC / pixel AUROC / PRO", *columns, "mean"), rows)
+
+
+def mean_changes_table(records: Sequence[Record]) -> str:
+    """One row for each variant after the first: its change against the first, averaged over seeds, then over products.
+
+    The spread is that of the products.
+    """
+    changes: dict[str, list[list[float]]] = defaultdict(list)
+    for record in records:
+        first = STUDIES[record["study"]].variants[0]
+        for variant, runs in _variants(record):
+            pairs = [(run, base) for run in runs if (base := find_run(record, first.name, run["seed"]))]
+            if variant != first and pairs:
+                changes[variant.name].append(
+                    [float(np.mean([figure(a, name) - figure(b, name) for a, b in pairs])) for _, name in CHANGES]
+                )
     rows = [
-        [variant.name, str(len(runs)), *(_spread([figure(run, name) for run in runs]) for _, name in TEST)]
-        for variant, runs in _variants(record)
+        [name, str(len(found)), *(_spread(values, "{:+.3f}") for values in zip(*found, strict=True))]
+        for name, found in changes.items()
+    ]
+    return table(("mean over products", "products", *(heading for heading, _ in CHANGES)), rows) if rows else ""
+
+
+def test_table(record: Record, yardstick: Record | None) -> str:
+    """One row for each variant: figures on test images that training has not seen; below them those of the yardstick.
+
+    The yardstick's rows are those that see as many anomalies as the study's variants do.
+    """
+    variants = _variants(record)
+    seen = {variant.train_options()["--seen"] for variant, _ in variants}
+    beside = [] if yardstick is None else _variants(yardstick)
+    named = [
+        *((variant.name, runs) for variant, runs in variants),
+        *((f"nearest patch, {one.name}", runs) for one, runs in beside if one.train_options()["--seen"] in seen),
+    ]
+    rows = [
+        [name, str(len(runs)), *(_spread([figure(run, path) for run in runs]) for _, path in TEST)]
+        for name, runs in named
     ]
     return table(("variant", "seeds", *(heading for heading, _ in TEST)), rows)
 
 
 def training_table(record: Record) -> str:
-    """One row a variant: how long it was trained, what it validates at, false alarms, images left out of the test."""
+    """One row for each variant: training time, validation figures, false alarms, images left out of the test."""
     rows = []
     for variant, runs in _variants(record):
         counts = [run["test"]["confusion"] for run in runs]
@@ -83,7 +214,7 @@ def training_table(record: Record) -> str:
                 *(_spread([figure(run, name) for run in runs]) for _, name in VALIDATION),
                 _spread(alarms, "{:.1f} %"),
                 _spread([_left_out(run) for run in runs], "{:.0f}"),
-                _strangers(runs),
+                _unseen_parts(runs),
             ]
         )
     headings = [heading for heading, _ in VALIDATION]
@@ -96,16 +227,18 @@ def _left_out(run: Run) -> int:
     return run["test"]["seen"]["left_out"] + run["test"]["seen"]["near_duplicates"]
 
 
-def _strangers(runs: Sequence[Run]) -> str:
+def _unseen_parts(runs: Sequence[Run]) -> str:
     """Image AUROC with those good images alone that show no part of the training images, and how many these are."""
-    found = [run["test"]["strangers"] for run in runs]
-    known = [strangers["image_auroc"] for strangers in found if strangers["image_auroc"] is not None]
-    count = _spread([strangers["good"] for strangers in found], "{:.0f}")
+    found = [run["test"]["unseen_parts"] for run in runs]
+    if any(unseen_parts["good"] is None for unseen_parts in found):
+        return ABSENT
+    known = [unseen_parts["image_auroc"] for unseen_parts in found if unseen_parts["image_auroc"] is not None]
+    count = _spread([unseen_parts["good"] for unseen_parts in found], "{:.0f}")
     return f"{_spread(known)}, {count} good" if len(known) == len(found) else ABSENT
 
 
 def changes_table(record: Record) -> str:
-    """One row a variant after the first: its figures less the first one's, at the seeds that both have."""
+    """One row for each variant after the first: its figures less the first one's, at the seeds that both have."""
     first = STUDIES[record["study"]].variants[0]
     rows = []
     for variant, runs in _variants(record):
@@ -125,7 +258,7 @@ def changes_table(record: Record) -> str:
 
 
 def kinds_table(record: Record) -> str:
-    """One row a kind of defect, of the study's first variant."""
+    """One row for each kind of defect, of the study's first variant."""
     first = STUDIES[record["study"]].variants[0]
     runs = [run for run in record["runs"] if run["variant"] == first.name]
     if not runs:
@@ -147,7 +280,7 @@ def kinds_table(record: Record) -> str:
 
 
 def each_kind_table(record: Record) -> str:
-    """One row a variant: image AUROC of each kind of defect against all good images."""
+    """One row for each variant: image AUROC of each kind of defect against all good images."""
     names = sorted({kind["kind"] for run in record["runs"] for kind in run["test"]["kinds"]})
     rows = []
     for variant, runs in _variants(record):
@@ -167,13 +300,13 @@ def provenance(record: Record, name: str) -> str:
     cores = _distinct(str(run["environment"]["machine"]["usable_cores"]) for run in runs)
     threads = _distinct(str(run["environment"]["threads"]) for run in runs)
     parts = [
-        f"{record['data']}: `{first['commands']['train']}`, then `{first['commands']['evaluate']}`, and so on for each "
+        f"{record['data']}: `{'`, then `'.join(first['commands'].values())}`, and so on for each "
         f"row and seed (all commands stand in `bench/accuracy/results/{name}`), on "
         f"{_distinct(run['training']['device'] for run in runs)}, {threads} of {cores} cores, {versions}, commit "
         f"{_distinct(run['commit'] for run in runs)}, {_distinct(run['date'][:10] for run in runs)}."
     ]
     if resumed := sum(run["resumed"] for run in runs):
-        parts.append(f"{resumed} of {len(runs)} trainings were interrupted and went on.")
+        parts.append(f"{resumed} of {len(runs)} trainings were interrupted and continued.")
     if changed := sum(not run["clean"] for run in runs):
         parts.append(f"**{changed} of {len(runs)} runs come from a checkout with changes that are in no commit.**")
     if len({(run["commit"], run["training"]["device"]) for run in runs}) > 1:
@@ -181,17 +314,25 @@ def provenance(record: Record, name: str) -> str:
     return " ".join(parts)
 
 
-def _tables(*makers: Callable[[Record], str]) -> Callable[[Record], str]:
-    return lambda record: "\n\n".join(make(record) for make in makers)
-
-
-def _blocks(folder: Path, study: str, make: Callable[[Record], str]) -> str:
-    """Tables and provenance of each record of a study; nothing where there is none."""
-    return "\n\n".join(
-        f"{make(record)}\n\n{provenance(record, name)}"
-        for name, record in read_records(folder, study).items()
-        if record["runs"]
+def _tables(*makers: Callable[..., str]) -> Callable[[Record, Record | None], str]:
+    return lambda record, yardstick: "\n\n".join(
+        filter(None, (make(record, yardstick) if make is test_table else make(record) for make in makers))
     )
+
+
+def _blocks(folder: Path, study: str, make: Callable[[Record, Record | None], str]) -> str:
+    """Tables and provenance of each record of a study, after the means over all of them; nothing without one."""
+    records = {name: record for name, record in read_records(folder, study).items() if record["runs"]}
+    beside = {} if study == YARDSTICK else read_records(folder, YARDSTICK)
+    yardsticks = {record["data"]: record for record in beside.values()}
+    whole = [products_table(records, {}), mean_changes_table(list(records.values()))]
+    if len(records) == 1 or study == YARDSTICK:
+        whole = []
+    blocks = [
+        f"{make(record, yardsticks.get(record['data']))}\n\n{provenance(record, name)}"
+        for name, record in records.items()
+    ]
+    return "\n\n".join(filter(None, [*whole, *blocks]))
 
 
 def _variants(record: Record) -> list[tuple[Variant, list[Run]]]:
@@ -204,6 +345,10 @@ def _variants(record: Record) -> list[tuple[Variant, list[Run]]]:
         for name, variant in (declared | gone).items()
         if name in recorded
     ]
+
+
+def _slashed(values: Sequence[float]) -> str:
+    return " / ".join(f"{value:.3f}" for value in values)
 
 
 def _spread(values: Sequence[float], form: str = "{:.3f}") -> str:
@@ -220,6 +365,11 @@ def _distinct(values: Iterable[str]) -> str:
 FIGURES: dict[str, Callable[[Path], str]] = {
     **{f"accuracy-{study}": partial(change_figures, study) for study in STUDIES},
     "accuracy": summary_figures,
+    "accuracy-exit": exit_figures,
+    "accuracy-products": product_figures,
+    "accuracy-nearest-patch": yardstick_figures,
+    "accuracy-scores": scores_table,
+    "accuracy-predictors": predictors_table,
     "accuracy-seen": seen_figures,
     "accuracy-presets": preset_figures,
     "accuracy-resolution": resolution_figures,

@@ -12,36 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prn_fast.bench.cameras import Tiling
-from prn_fast.bench.load import LoadMeter
+from prn_fast.bench.machine.load import LoadMeter
+from prn_fast.bench.scenarios.cameras import Tiling
+from prn_fast.bench.scenarios.engine_under_test import EngineUnderTest, Mix
 from prn_fast.bench.scenarios.line_camera import LineCameraResult, LineCameraScenario
 from prn_fast.bench.scenarios.offline import OfflineResult, OfflineScenario
 from prn_fast.bench.scenarios.server import ServerResult, ServerScenario
-from prn_fast.bench.scenarios.subject import Subject
-
-CLOSED_LOOPS = ("single-stream", "multi-stream")
-OPEN_LOOPS = ("offline", "server", "line-camera")
-SCENARIOS = CLOSED_LOOPS + OPEN_LOOPS
+from prn_fast.bench.settings import SCENARIOS, ScenarioSettings
 
 ScenarioResult = OfflineResult | ServerResult | LineCameraResult
-
-
-@dataclass(frozen=True)
-class ScenarioSettings:
-    """What to run beyond the closed loops.
-
-    Attributes:
-        names: of `OPEN_LOOPS`.
-        batch: most images in one call, offline and server.
-        p99_ms: the bound of the server scenario.
-        camera_width, overlap: pixels, of the line camera and of neighbouring tiles.
-    """
-
-    names: tuple[str, ...] = ()
-    batch: int = 8
-    p99_ms: float = 100.0
-    camera_width: int = 4096
-    overlap: int = 32
 
 
 @dataclass
@@ -51,11 +30,13 @@ class ScenarioRun:
     Attributes:
         results: of the engines that stayed sound.
         others_share: share (0..1) of the machine that others used, by scenario.
+        mixes: what each engine was fed, by (engine, scenario).
         failed: scenarios that could not be run, and why; they have no results.
     """
 
     results: list[ScenarioResult] = field(default_factory=list)
     others_share: dict[str, float] = field(default_factory=dict)
+    mixes: dict[tuple[str, str], Mix] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -63,7 +44,7 @@ class ScenarioRun:
 class _Steps(Protocol):
     """A scenario of one engine, a run at a time."""
 
-    subject: Subject
+    subject: EngineUnderTest
 
     @property
     def result(self) -> Any: ...
@@ -72,7 +53,7 @@ class _Steps(Protocol):
 
 
 def run_scenarios(
-    subjects: Sequence[Subject],
+    subjects: Sequence[EngineUnderTest],
     settings: ScenarioSettings,
     seconds: float,
     *,
@@ -109,7 +90,7 @@ def run_scenarios(
 
 def _run_one(
     name: str,
-    subjects: Sequence[Subject],
+    subjects: Sequence[EngineUnderTest],
     settings: ScenarioSettings,
     seconds: float,
     seed: int,
@@ -127,11 +108,12 @@ def _run_one(
 
     steps: list[_Steps] = []
     for subject in sound:
+        subject.mix = outcome.mixes[subject.name, name] = Mix()
         report(f"{subject.name}, first calls")
         try:
             steps.append(_prepare(name, subject, settings, seconds))
         except Exception as error:
-            # Whatever a backend raises is its fault, and must not cost the figures of the others.
+            # Whatever a backend raises is its fault; the figures of the others must not be lost.
             subject.faults.append(f"raised {type(error).__name__} in scenario {name}: {error}")
     everything = list(steps)
     # Each engine has its own budget, spent in turns, so that drift of the machine hits all alike.
@@ -153,7 +135,7 @@ def _run_one(
         outcome.results += [result for result in found if not (isinstance(result, OfflineResult) and not result.rates)]
 
 
-def _prepare(name: str, subject: Subject, settings: ScenarioSettings, seconds: float) -> _Steps:
+def _prepare(name: str, subject: EngineUnderTest, settings: ScenarioSettings, seconds: float) -> _Steps:
     if name == "offline":
         return OfflineScenario(subject, settings.batch)
     if name == "server":
@@ -163,11 +145,13 @@ def _prepare(name: str, subject: Subject, settings: ScenarioSettings, seconds: f
 
 
 def images_per_second(result: ScenarioResult) -> float | None:
-    """The rate that a result claims; None where none was held."""
+    """The rate that a result claims; None where none was sustained."""
     if isinstance(result, OfflineResult):
         return float(np.median(result.rates))
-    if result.held is None:
+    if result.sustained is None:
         return None
     return (
-        result.tiling.tiles_per_second(result.held.rate) if isinstance(result, LineCameraResult) else result.held.rate
+        result.tiling.tiles_per_second(result.sustained.rate)
+        if isinstance(result, LineCameraResult)
+        else result.sustained.rate
     )

@@ -9,14 +9,15 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prn_fast.bench.known import SpotChecks
-from prn_fast.bench.scenarios.subject import Subject
+from prn_fast.bench.engines.output_checks import SpotChecks
+from prn_fast.bench.scenarios.engine_under_test import EngineUnderTest
 from prn_fast.bench.stats import MINIMUM_SAMPLES
 from prn_fast.errors import ConfigError
 
@@ -59,7 +60,7 @@ def import_loadgen() -> Any:
     return mlperf_loadgen
 
 
-def offline(subject: Subject, batch: int, queries: int) -> LoadGenRun:
+def offline(subject: EngineUnderTest, batch: int, queries: int) -> LoadGenRun:
     """All images are there at once; the engine takes them `batch` at a time."""
     loadgen = import_loadgen()
     settings = loadgen.TestSettings()
@@ -68,10 +69,12 @@ def offline(subject: Subject, batch: int, queries: int) -> LoadGenRun:
     settings.offline_expected_qps = (queries + 0.5) / 1.1
     settings.min_duration_ms = 1000
     settings.min_query_count = 1
-    return _run(loadgen, settings, subject, batch)
+    return _run(loadgen, settings, subject, batch, stream=True)
 
 
-def server(subject: Subject, batch: int, rate: float, seconds: float, queries: int, bound_ms: float) -> LoadGenRun:
+def server(
+    subject: EngineUnderTest, batch: int, rate: float, seconds: float, queries: int, bound_ms: float
+) -> LoadGenRun:
     """Queries of one image arrive at random (Poisson); the engine takes all that wait, up to `batch`, at a time."""
     loadgen = import_loadgen()
     settings = loadgen.TestSettings()
@@ -83,11 +86,13 @@ def server(subject: Subject, batch: int, rate: float, seconds: float, queries: i
     return _run(loadgen, settings, subject, batch)
 
 
-def _run(loadgen: Any, settings: Any, subject: Subject, batch: int) -> LoadGenRun:
+def _run(loadgen: Any, settings: Any, subject: EngineUnderTest, batch: int, stream: bool = False) -> LoadGenRun:
     settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.sample_index_rng_seed = settings.schedule_rng_seed = settings.qsl_rng_seed = SEED
-    worker = _Worker(loadgen, subject, batch)
-    count = len(subject.images)
+    settings.sample_index_rng_seed = settings.schedule_rng_seed = settings.qsl_rng_seed = SEED + subject.draws
+    subject.draws += 1
+    worker = _Worker(loadgen, subject, batch, stream)
+    assert subject.library is not None
+    count = len(subject.library)
     sut = loadgen.ConstructSUT(worker.issue, lambda: None)
     library = loadgen.ConstructQSL(count, count, lambda indices: None, lambda indices: None)
     with tempfile.TemporaryDirectory(prefix="prn-bench-") as folder:
@@ -146,10 +151,10 @@ def _logged(path: Path) -> dict[str, Any]:
 
 
 class _Worker:
-    """Answers queued queries in a thread of its own, all that wait up to a batch at a time."""
+    """Answers queued queries in a thread of its own: a batch of those that wait at a time, or a stream of batches."""
 
-    def __init__(self, loadgen: Any, subject: Subject, batch: int) -> None:
-        self._loadgen, self._subject, self._batch = loadgen, subject, batch
+    def __init__(self, loadgen: Any, subject: EngineUnderTest, batch: int, stream: bool) -> None:
+        self._loadgen, self._subject, self._batch, self._stream = loadgen, subject, batch, stream
         self._queue: deque[tuple[int, int]] = deque()
         self._wake = threading.Condition()
         self._ended = self._skipping = False
@@ -185,19 +190,43 @@ class _Worker:
                     self._wake.wait()
                 if not self._queue:
                     return
-                taken = [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
-            if not self._skipping:
-                self._answer(np.array([index for _, index in taken]))
-            self.answered += len(taken)
-            # The response's data is checked here and not by LoadGen, so it gets none.
-            self._loadgen.QuerySamplesComplete([self._loadgen.QuerySampleResponse(query, 0, 0) for query, _ in taken])
+            self._answer_waiting()
 
-    def _answer(self, indices: np.ndarray) -> None:
+    def _answer_waiting(self) -> None:
+        """Answer a batch of what waits, or, as a stream, all of it."""
         start = time.monotonic()
+        taken: deque[list[tuple[int, int]]] = deque()
+
+        def batches() -> Iterator[np.ndarray]:
+            while self._queue and not self._skipping:
+                taken.append(self._take())
+                yield np.array([index for _, index in taken[-1]])
+                if not self._stream:
+                    return
+
         try:
-            self._subject.answer(indices, self.checks)
+            if self._stream:
+                for _ in self._subject.answer_many(batches(), self.checks):
+                    self._complete(taken.popleft())
+            else:
+                for places in batches():
+                    self._subject.answer(places, self.checks)
         except Exception as error:
-            # Whatever a backend raises is its fault, and must not cost the figures of the others.
-            self.faults.append(f"raised {type(error).__name__} at batch {len(indices)}: {error}")
+            # Whatever a backend raises is its fault; the figures of the others must not be lost.
+            self.faults.append(f"raised {type(error).__name__} at batch {self._batch}: {error}")
             self._skipping = True
         self.busy_seconds += time.monotonic() - start
+        for batch in taken:
+            self._complete(batch)
+        if self._skipping:
+            while self._queue:
+                self._complete(self._take())
+
+    def _take(self) -> list[tuple[int, int]]:
+        with self._wake:
+            return [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
+
+    def _complete(self, taken: list[tuple[int, int]]) -> None:
+        self.answered += len(taken)
+        # The response's data is checked here and not by LoadGen, so it gets none.
+        self._loadgen.QuerySamplesComplete([self._loadgen.QuerySampleResponse(query, 0, 0) for query, _ in taken])

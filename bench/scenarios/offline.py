@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from prn_fast.bench.scenarios import loadgen
-from prn_fast.bench.scenarios.subject import Subject
+from prn_fast.bench.scenarios.engine_under_test import EngineUnderTest
 
 ROUND_SECONDS = 1.0
-MOST_QUERIES = 8192  # answers are kept until they are checked
+MAX_QUERIES = 8192  # answers are kept until they are checked
 
 
 @dataclass
@@ -25,12 +25,12 @@ class OfflineResult:
 class OfflineScenario:
     """Short runs of one engine; the caller alternates them with those of others."""
 
-    def __init__(self, subject: Subject, batch: int) -> None:
+    def __init__(self, subject: EngineUnderTest, batch: int) -> None:
         self.subject = subject
         self.result = OfflineResult(subject.name, batch)
         call = subject.seconds_per_call(batch)
         # Whole batches, so that no run ends with a smaller one.
-        self._queries = batch * max(1, round(min(ROUND_SECONDS / call, MOST_QUERIES / batch)))
+        self._queries = batch * max(1, round(min(ROUND_SECONDS / call, MAX_QUERIES / batch)))
         self.run_seconds = self._queries / batch * call
 
     def step(self, seconds_left: float) -> bool:

@@ -1,18 +1,18 @@
-"""The highest rate that is held, found by runs at rates that are chosen from the outcomes before."""
+"""The highest rate that is sustained, found by runs at rates that are chosen from the outcomes before."""
 
 import math
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 STEP = 1.3  # to the next rate while only one side is known; wider with each failure
-PRECISION = 0.04  # relative distance of the highest held and the lowest failed rate at the end
+PRECISION = 0.04  # relative distance of the highest sustained and the lowest failed rate at the end
 RETREAT = 0.95  # after a confirming run that failed
 CONFIRM_TIMES = 2  # a confirming run is that many times longer than a search run
-NEAR_ESTIMATE = 0.97  # of the rate that a run itself says could be held
+NEAR_ESTIMATE = 0.97  # of the rate that a run itself says could be sustained
 FIRST_RUN_TIMES = 3  # the first run of a slow engine may take that many times the time that is left
 
 
-class Run(Protocol):
+class RateRun(Protocol):
     """One run at one rate."""
 
     @property
@@ -20,31 +20,32 @@ class Run(Protocol):
         """Events a second."""
 
     @property
-    def held(self) -> bool:
-        """Whether the rate was held."""
+    def sustained(self) -> bool:
+        """Whether the rate was sustained."""
 
 
-SomeRun = TypeVar("SomeRun", bound=Run)
+SomeRun = TypeVar("SomeRun", bound=RateRun)
 
 
 class RateSearch(Generic[SomeRun]):
-    """Steps up or down until one rate is held and one is not, then halving between them on a logarithmic scale.
+    """Steps up or down until one rate is sustained and one is not, then halving between them on a logarithmic scale.
 
-    Where runs say which rate could be held, the next is near that one instead. The highest held rate is run once more,
-    for longer, and lowered until that run holds it too.
+    Where runs say which rate could be sustained, the next is near that one instead. The highest sustained rate is run
+    once more, for longer, and lowered until that run sustains it too.
 
     Args:
         first: the rate to begin with.
-        run_seconds, events: a run takes so long, or until so many events have come.
-        run: one run at a rate for so many seconds; None if the engine was found faulty.
+        run_seconds, events: a run ends after this time, or after this many events.
+        run: one run at a rate for a number of seconds; None if the engine was found faulty.
         most: no higher rate is tried; a short run far over an engine's capacity could still seem to hold.
-        estimate: the highest rate that could be held, judged by one run; None where a run says only whether it held.
+        estimate: the highest rate that could be sustained, judged by one run; None where a run says only whether it
+            sustained its own.
 
     Attributes:
         runs: all that were made.
-        held: the confirming run; where time ran out before it, the best run of the search under every rate that failed
-            (`confirmed` is False).
-        reason: why no rate was shown to be held.
+        sustained: the confirming run; where time ran out before it, the best run of the search under every rate that
+            failed (`confirmed` is False).
+        reason: why no rate was shown to be sustained.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class RateSearch(Generic[SomeRun]):
         estimate: Callable[[SomeRun], float] | None = None,
     ) -> None:
         self.runs: list[SomeRun] = []
-        self.held: SomeRun | None = None
+        self.sustained: SomeRun | None = None
         self.confirmed = False
         self.reason: str | None = None
         self._first, self._run_seconds, self._events, self._run = min(first, most), run_seconds, events, run
@@ -69,7 +70,7 @@ class RateSearch(Generic[SomeRun]):
 
     def step(self, seconds_left: float) -> bool:
         """One run; False when the search is over."""
-        if self.reason or self.held:
+        if self.reason or self.sustained:
             return False
         if self._confirm_at is None:
             rate = self._next()
@@ -87,11 +88,11 @@ class RateSearch(Generic[SomeRun]):
         if run is None:
             return False
         self.runs.append(run)
-        if confirming and run.held:
-            self.held, self.confirmed = run, True
+        if confirming and run.sustained:
+            self.sustained, self.confirmed = run, True
         elif confirming:
             self._failed, self._confirm_at = rate, RETREAT * rate
-        elif run.held:
+        elif run.sustained:
             self._best = run
         else:
             self._failed = rate
@@ -119,7 +120,7 @@ class RateSearch(Generic[SomeRun]):
         return times * max(self._run_seconds, self._events / rate)
 
     def _give_up(self, needed: float) -> None:
-        under = [run for run in self.runs if run.held and run.rate < self._failed]
-        self.held = max(under, key=lambda run: run.rate, default=None)
-        if self.held is None:
+        under = [run for run in self.runs if run.sustained and run.rate < self._failed]
+        self.sustained = max(under, key=lambda run: run.rate, default=None)
+        if self.sustained is None:
             self.reason = f"the next run needs {needed:.3g} s and the time was up; raise --seconds"

@@ -7,25 +7,25 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from prn_fast.bench.scenarios import loadgen
+from prn_fast.bench.scenarios.engine_under_test import EngineUnderTest
 from prn_fast.bench.scenarios.queueing import rate_within
 from prn_fast.bench.scenarios.rate_search import RateSearch
-from prn_fast.bench.scenarios.subject import Subject
 from prn_fast.bench.stats import MINIMUM_SAMPLES
 
 # Of the rate that the bound allows by calculation, with service times that never vary.
 FIRST_SHARE_OF_ESTIMATE = 0.8
 RUNS_IN_TIME = 8
-MOST_TRIAL_CALLS = 64
+MAX_TRIAL_CALLS = 64
 
 
 @dataclass(frozen=True)
 class ServerRun:
-    """One run: images a second that were asked for, queries, latency, and whether p99 held the bound."""
+    """One run: images a second that were asked for, queries, latency, and whether p99 kept the bound."""
 
     rate: float
     queries: int
     latency_ms: dict[str, float | None]
-    held: bool
+    sustained: bool
 
 
 @dataclass
@@ -34,8 +34,8 @@ class ServerResult:
 
     Attributes:
         bound_ms: of p99.
-        held: the run at the highest rate that was held; None if there is none, and `reason` says why.
-        confirmed: `held` is a run of its own after the search.
+        sustained: the run at the highest rate that was sustained; None if there is none, and `reason` says why.
+        confirmed: `sustained` is a run of its own after the search.
     """
 
     scenario: ClassVar[str] = "server"
@@ -44,7 +44,7 @@ class ServerResult:
     batch: int
     bound_ms: float
     runs: list[ServerRun] = field(default_factory=list)
-    held: ServerRun | None = None
+    sustained: ServerRun | None = None
     confirmed: bool = False
     reason: str | None = None
 
@@ -52,14 +52,14 @@ class ServerResult:
 class ServerScenario:
     """The search with one engine, a run at a time; the caller alternates it with those of others."""
 
-    def __init__(self, subject: Subject, batch: int, bound_ms: float, seconds: float) -> None:
+    def __init__(self, subject: EngineUnderTest, batch: int, bound_ms: float, seconds: float) -> None:
         self.subject = subject
         self._batch, self._bound_ms = batch, bound_ms
         single = subject.seconds_per_call(1)
         # What the engine answers at most, with the driver's own work.
         call = subject.seconds_per_call(batch)
         trial = loadgen.offline(
-            subject, batch, batch * max(1, min(MOST_TRIAL_CALLS, round(seconds / RUNS_IN_TIME / call)))
+            subject, batch, batch * max(1, min(MAX_TRIAL_CALLS, round(seconds / RUNS_IN_TIME / call)))
         )
         subject.faults += trial.faults
         allowed = rate_within(bound_ms / 1000, single, batch, batch / trial.samples_per_second)
@@ -78,7 +78,7 @@ class ServerScenario:
         """What was found so far."""
         found = self._search
         return ServerResult(
-            self.subject.name, self._batch, self._bound_ms, found.runs, found.held, found.confirmed, found.reason
+            self.subject.name, self._batch, self._bound_ms, found.runs, found.sustained, found.confirmed, found.reason
         )
 
     def step(self, seconds_left: float) -> bool:

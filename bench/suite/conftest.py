@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from prn_fast.model.config import PRNConfig, preset
 from prn_fast.package import Package
 
 
@@ -13,12 +12,6 @@ from prn_fast.package import Package
 def device() -> torch.device:
     """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.fixture(scope="session")
-def config() -> PRNConfig:
-    """The network that the operations are benchmarked in: lite0 at 256 pixels."""
-    return preset("lite0")
 
 
 @pytest.fixture(autouse=True)

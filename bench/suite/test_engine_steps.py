@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from prn_fast.bench.cameras import Tiling
+from prn_fast.bench.scenarios.cameras import Tiling
 from prn_fast.bench.scenarios.line_camera import Surface
 from prn_fast.engine import open_engine
 from prn_fast.package import Package
@@ -42,6 +42,6 @@ def test_check_images(benchmark: BenchmarkFixture, small_package: Package) -> No
 def test_cut_tiles(benchmark: BenchmarkFixture) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 256, 256, 1), dtype=np.uint8)
-    surface = Surface(images, Tiling(4096, 256, 32), rng)
+    surface = Surface(images, np.zeros(8, int), np.arange(8), Tiling(4096, 256, 32), rng)
     tiles = benchmark(surface.tiles, 0)
-    assert np.array_equal(tiles[1], surface.rows[0][:, 224:480])
+    assert np.array_equal(tiles[1], surface.strip[:256, 224:480])

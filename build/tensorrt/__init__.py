@@ -4,13 +4,13 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prn_fast.build import quantization as eight_bits
-from prn_fast.build.candidate import BuildOptions, Candidate
+from prn_fast.build.candidate import BuildOptions, Candidate, ScreenCandidate
 from prn_fast.build.graph_engine import graph_engine
 from prn_fast.build.profiles import DEFAULT_PROFILE, BatchProfile
 from prn_fast.build.tensorrt.compile import Share, compile_graph
@@ -19,13 +19,15 @@ from prn_fast.build.tensorrt.lowering import lowered
 from prn_fast.build.tensorrt.quantization import activation_ranges, quantizable, quantize
 from prn_fast.build.tensorrt.report import parse_listing, summary, to_json
 from prn_fast.engine.tensorrt import device_capability
-from prn_fast.engine.tensorrt_file import ENGINE_FILE, LAYERS_FILE, LOG_FILE, Description
+from prn_fast.engine.tensorrt_file import ENGINE_FILE, LAYERS_FILE, LOG_FILE, SCREEN_FOLDER, Description
 from prn_fast.engine.tensorrt_flavours import FLAVOURS, LOWEST_CAPABILITY, PORTABLE_USUAL, Flavour, parse_capability
 from prn_fast.errors import EngineError
-from prn_fast.package import Package, engine_path
+from prn_fast.extras import require_extra
+from prn_fast.model.screen import Screen
+from prn_fast.package import Package
 
 GRAPH_FILE, TIMING_CACHE = "graph.onnx", "timing.cache"
-# Ranges of activations are measured on so many calibration images.
+# Calibration images on which the ranges of activations are measured.
 MEASURED_IMAGES = 8
 
 
@@ -37,8 +39,8 @@ class Attempt:
     float32: tuple[str, ...] = ()
 
 
-# Boldest first; the first that passes verification is kept. Half a backbone is the first thing to go: a residual is a
-# small difference of large values.
+# The most aggressive first; the first that passes verification is kept. The backbone is the first to return to float32:
+# a residual is a small difference of large values.
 HALF_ATTEMPTS = (Attempt(), Attempt(float32=("model.backbone",)))
 EIGHT_BIT_ATTEMPTS = tuple(Attempt(modules, ("model.backbone",)) for modules in eight_bits.ATTEMPTS)
 ATTEMPTS = {
@@ -48,6 +50,9 @@ ATTEMPTS = {
     "int8": EIGHT_BIT_ATTEMPTS,
     "fp8": EIGHT_BIT_ATTEMPTS,
 }
+# The same for the screen, of which only verdicts count: its backbone is quantised, too.
+SCREEN_EIGHT_BIT_ATTEMPTS = (*map(Attempt, (("model.backbone", "screen"), ("model.backbone",))), *HALF_ATTEMPTS)
+SCREEN_ATTEMPTS = {**ATTEMPTS, "int8": SCREEN_EIGHT_BIT_ATTEMPTS, "fp8": SCREEN_EIGHT_BIT_ATTEMPTS}
 
 
 def builds_flavour(
@@ -67,18 +72,12 @@ def builds_flavour(
         EngineError: a library or a GPU is missing, or the flavour cannot do what is asked for.
     """
     library = flavour.load()
+    require_extra("tensorrt", "onnx", "onnxscript", "onnxruntime", "sklearn")
     name = f"{flavour.name}:{precision}"
     profile = options.batch or DEFAULT_PROFILE
     here = device_capability()
     capabilities = targets(flavour, library, precision, options.capabilities, here)
     runs_here = here in capabilities
-    exported, lowerings = lowered(package, flavour, precision, capabilities, profile)
-    graph = parse_graph(exported)
-    balance_attention(graph)
-    images = package.calibration_images()[:MEASURED_IMAGES]
-    # Plugins hold their sums in float32, and no CPU runs them.
-    measurable = precision not in ("fp32", "bf16") and "plugin" not in lowerings.values()
-    wide = wide_nodes(graph, peaks(graph, images, folder)) if measurable else set()
     target = Target(
         flavour,
         library,
@@ -86,37 +85,93 @@ def builds_flavour(
         profile,
         capabilities,
         options.on_share,
-        package.path / engine_path(name) / TIMING_CACHE,
+        package.engine_path(name) / TIMING_CACHE,
     )
+    subject = Subject(package, target, folder)
     for number, attempt in enumerate(ATTEMPTS[precision]):
-        typed = graph
-        if attempt.quantized:
-            convolutions = quantizable(graph, attempt.quantized)
-            ranges = activation_ranges(graph, convolutions, images, folder)
-            typed = quantize(graph, convolutions, ranges, precision)
-        if precision != "fp32":
-            typed = to_half(typed, "bf16" if precision == "bf16" else "fp16", attempt.float32, wide)
-        content = typed.SerializeToString()
+        typed = subject.typed(attempt)
         candidate = folder / str(number)
         candidate.mkdir()
         graph_file = folder / f"{number}-{GRAPH_FILE}"
-        graph_file.write_bytes(content)
+        graph_file.write_bytes(typed.SerializeToString())
         record = {
             "versions": versions(flavour, library),
             "capabilities": list(capabilities),
             "batch": str(profile),
-            "quantized": list(attempt.quantized),
-            "float32_modules": list(attempt.float32),
-            "float32_nodes": sorted(wide),
-            "calibration_images": len(images) if measurable else 0,
-            "lowerings": lowerings,
-            "graph_sha256": hashlib.sha256(content).hexdigest(),
+            **subject.record(attempt, typed),
         }
         complete = partial(target.build_into, candidate, typed)
+        of_screen = partial(screens, package, target, candidate, runs_here)
         if runs_here:
-            yield Candidate(candidate, record | complete())
+            yield Candidate(candidate, record | complete(), screens=of_screen)
         else:
-            yield Candidate(candidate, record, partial(graph_engine, package, graph_file, precision), complete)
+            stand_in = partial(graph_engine, package, graph_file, precision)
+            yield Candidate(candidate, record, stand_in, complete, of_screen)
+
+
+def screens(package: Package, target: "Target", folder: Path, runs_here: bool) -> Iterator[ScreenCandidate]:
+    """Versions of the screen for an engine's folder, best first; none where the package has no cut."""
+    if package.early_exit is None:
+        return
+    of_screen = folder / SCREEN_FOLDER
+    before = target.timing_cache.parent / SCREEN_FOLDER / TIMING_CACHE
+    target = replace(target, timing_cache=before)
+    subject = Subject(package, target, folder.parent, package.screen())
+    for number, attempt in enumerate(SCREEN_ATTEMPTS[target.precision]):
+        typed = subject.typed(attempt)
+        record, complete = subject.record(attempt, typed), partial(target.build_into, of_screen, typed)
+        if runs_here:
+            yield ScreenCandidate(record | complete())
+        else:
+            graph_file = folder.parent / f"screen-{number}-{GRAPH_FILE}"
+            graph_file.write_bytes(typed.SerializeToString())
+            stand_in = partial(graph_engine, package, graph_file, target.precision, screen=True)
+            yield ScreenCandidate(record, stand_in, complete)
+
+
+class Subject:
+    """The exported network of a package, or its screen, to be given the types of one attempt or another.
+
+    Args:
+        target: what it is built for.
+        folder: for temporary files.
+        screen: None for the network.
+    """
+
+    def __init__(self, package: Package, target: "Target", folder: Path, screen: Screen | None = None) -> None:
+        self._precision, self._folder = target.precision, folder
+        exported, self._lowerings = lowered(
+            package, target.flavour, target.precision, target.capabilities, target.profile, screen
+        )
+        self._graph = parse_graph(exported)
+        balance_attention(self._graph)
+        self._images = package.calibration_images()[:MEASURED_IMAGES]
+        # Plugins hold their sums in float32, and no CPU runs them.
+        self._measurable = target.precision not in ("fp32", "bf16") and "plugin" not in self._lowerings.values()
+        self._wide = wide_nodes(self._graph, peaks(self._graph, self._images, folder)) if self._measurable else set()
+
+    def typed(self, attempt: Attempt) -> Any:
+        """The onnx.ModelProto in the types of an attempt."""
+        typed = self._graph
+        if attempt.quantized:
+            convolutions = quantizable(typed, attempt.quantized)
+            ranges = activation_ranges(typed, convolutions, self._images, self._folder)
+            typed = quantize(typed, convolutions, ranges, self._precision)
+        if self._precision != "fp32":
+            half = "bf16" if self._precision == "bf16" else "fp16"
+            typed = to_half(typed, half, attempt.float32, self._wide)
+        return typed
+
+    def record(self, attempt: Attempt, typed: Any) -> dict[str, Any]:
+        """What the manifest should say of what `typed` gave."""
+        return {
+            "quantized": list(attempt.quantized),
+            "float32_modules": list(attempt.float32),
+            "float32_nodes": sorted(self._wide),
+            "calibration_images": len(self._images) if self._measurable else 0,
+            "lowerings": self._lowerings,
+            "graph_sha256": hashlib.sha256(typed.SerializeToString()).hexdigest(),
+        }
 
 
 @dataclass(frozen=True)
@@ -134,6 +189,7 @@ class Target:
     def build_into(self, folder: Path, typed: Any) -> dict[str, Any]:
         """Compile a typed onnx.ModelProto into an engine's folder; returns what the manifest should record of it."""
         before = time.perf_counter()
+        folder.mkdir(exist_ok=True)
         known = folder / TIMING_CACHE
         if self.timing_cache.is_file():
             known.write_bytes(self.timing_cache.read_bytes())

@@ -9,7 +9,7 @@ from prn_fast.build.export import INPUT_NAME
 from prn_fast.build.profiles import BatchProfile
 from prn_fast.build.tensorrt.report import LISTING
 from prn_fast.engine.tensorrt_flavours import Flavour
-from prn_fast.errors import EngineError
+from prn_fast.errors import EngineError, printable
 
 Share = Callable[[str, float], None]
 
@@ -57,7 +57,7 @@ def compile_graph(
     parser = library.OnnxParser(network, logger)
     if not parser.parse(graph):
         first = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise EngineError(f"{flavour.title} cannot read the graph: {one_line(first)}")
+        raise EngineError(f"{flavour.title} cannot read the graph: {printable(first, 1000)}")
     config = builder.create_builder_config()
     # What is float32 in the graph is so because it has to be.
     config.clear_flag(library.BuilderFlag.TF32)
@@ -77,11 +77,6 @@ def compile_graph(
     if flavour.timing_cache and timing_cache is not None:
         timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     return Compiled(bytes(plan), "\n".join(logger.kept) + "\n", logger.listing)
-
-
-def one_line(text: str) -> str:
-    """A message of several lines as one."""
-    return " ".join(text.split())
 
 
 def _make_builder(flavour: Flavour, library: Any, logger: Any) -> Any:
@@ -125,7 +120,7 @@ def _make_logger(library: Any) -> Any:
                     self.errors.append(message)
 
         def first_error(self) -> str:
-            return one_line(self.errors[0]) if self.errors else "no reason given"
+            return printable(self.errors[0], 1000) if self.errors else "no reason given"
 
     return Logger()
 

@@ -4,6 +4,7 @@ is written in the graph, as the type of its tensors, with casts where the type c
 Half precision (float16 or bfloat16) is everywhere but in
 - what stands between the network's modules: normalising, and prototype residuals, small differences of large values;
 - softmax, sigmoid and image scores: small tensors, and sums of exponentials;
+- the root of squared residuals, which is what the screen reads;
 - modules, and single nodes, that the caller keeps in float32.
 
 For float16, whose largest number is 65504, every change of type clips to that range, so that a large squared residual
@@ -26,8 +27,8 @@ OPSET = 19
 FLOAT16_MAX = 65504.0
 # Nodes whose values on the calibration images come this close to float16's largest number stay in float32.
 HEADROOM = 8.0
-MODULES = ("model.backbone", "model.fusion1", "model.attention", "model.fusion2", "model.decoder")
-FLOAT32_OPERATIONS = ("Softmax", "Sigmoid", "TopK", "ReduceMean", "ArgMin")
+MODULES = ("model.backbone", "model.fusion1", "model.attention", "model.fusion2", "model.decoder", "screen")
+FLOAT32_OPERATIONS = ("Softmax", "Sigmoid", "TopK", "ReduceMean", "ArgMin", "Sqrt")
 # Outputs of these lie in 0..1 and need no clipping.
 BOUNDED_OPERATIONS = ("Softmax", "Sigmoid")
 # How the names of nodes end that clip to float16's range.

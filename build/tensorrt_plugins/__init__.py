@@ -9,10 +9,11 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
-from prn_fast.build.tensorrt_plugins.formulation import PluginFormulation, supports
-from prn_fast.build.tensorrt_plugins.plugins import NAMESPACE, PLUGINS, Kind
+from prn_fast.build.tensorrt_plugins.formulation import NAMESPACE, PLUGINS, PluginGraph
 from prn_fast.build.tensorrt_plugins.registration import register_plugins
-from prn_fast.kernels import LEAN, PUBLISHED, Ops, fusion
+from prn_fast.kernels import NETWORK, OPTIMIZED, REFERENCE, Ops
+from prn_fast.kernels.multi_size_attention.plugin import supports
+from prn_fast.kernels.plugin import Kind
 from prn_fast.kernels.tiles import Capability
 from prn_fast.model.config import PRNConfig
 
@@ -23,20 +24,15 @@ class Lowering(Enum):
     """What an operation becomes in an engine."""
 
     PLUGIN = "a plugin for each of its Triton kernels"
-    NATIVE = "the flavour's own layers, from the lean formulation"
+    NATIVE = "the flavour's own layers, from the optimized formulation"
     DIRECT = "the flavour's own layers, from the published formulation, which has no matrix product"
 
 
-# By operation (a field of `Ops`) and flavour.
+# By operation (a field of `Ops`) and flavour. TensorRT lets no plugin read bytes, so that normalising has none.
 LOWERINGS: dict[str, dict[str, Lowering]] = {
-    # TensorRT lets no plugin read bytes.
-    "normalize_images": {"tensorrt": Lowering.NATIVE, "tensorrt-rtx": Lowering.NATIVE},
-    "prototype_residual": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
-    "multi_scale_fusion": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
-    "multi_size_attention": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
-    "anomaly_score": {"tensorrt": Lowering.PLUGIN, "tensorrt-rtx": Lowering.NATIVE},
+    one.name: {"tensorrt": Lowering.PLUGIN if one.plugins else Lowering.NATIVE, "tensorrt-rtx": Lowering.NATIVE}
+    for one in NETWORK
 }
-
 
 # Below it TensorRT-RTX compiles no float32 matrix product. What it makes of the published distances is one kernel that
 # writes nothing but the distances; it reads each map as often as there are prototypes.
@@ -44,14 +40,18 @@ FLOAT32_PRODUCTS: Capability = (8, 0)
 
 
 def lowerings_for(flavour: str, config: PRNConfig, capability: Capability) -> dict[str, Lowering]:
-    """What each operation of a network becomes: the table, but for attention over grids that no plugin takes, and
+    """What each operation of a network becomes: the table, except for attention over grids that no plugin takes, and
     for distances on a device (the lowest of those that the engine is for) that lacks float32 matrix products."""
     chosen = {name: lowering[flavour] for name, lowering in LOWERINGS.items()}
+    if config.score != "learned":
+        del chosen["learned_score"]
     if capability < FLOAT32_PRODUCTS and chosen["prototype_residual"] == Lowering.NATIVE:
         chosen["prototype_residual"] = Lowering.DIRECT
-    elementwise = config.projection == "elementwise"
-    if not elementwise or not all(supports(config.attention_grids(side)) for side in config.sides):
-        chosen["multi_size_attention"] = Lowering.NATIVE
+    # The kernels, and with them Triton, are asked only where there would be plugins of them.
+    if chosen["multi_size_attention"] == Lowering.PLUGIN:
+        elementwise = config.projection == "elementwise"
+        if not elementwise or not all(supports(config.attention_grids(side)) for side in config.sides):
+            chosen["multi_size_attention"] = Lowering.NATIVE
     return chosen
 
 
@@ -64,17 +64,15 @@ def ops_for(flavour: str, config: PRNConfig, capability: Capability, batch: int)
         capability: compute capability of the device that the engine is for; the lowest where it is for several.
         batch: that the engine is to be fastest at, the optimum of its profile; every other batch of the profile runs.
     """
-    plugins = PluginFormulation(capability, batch)
-    formulations: dict[str, Any] = {
-        "prototype_residual": plugins.prototype_residual,
-        "multi_scale_fusion": partial(fusion.multi_scale_fusion, raise_to=plugins.project_upsample_add),
-        "multi_size_attention": plugins.multi_size_attention,
-        "anomaly_score": plugins.anomaly_score,
-    }
+    graph = PluginGraph(capability, batch)
     chosen = lowerings_for(flavour, config, capability)
-    plugged = {name: formulations[name] for name in formulations if chosen[name] == Lowering.PLUGIN}
-    direct = {name: getattr(PUBLISHED, name) for name in chosen if chosen[name] == Lowering.DIRECT}
-    return replace(LEAN, **plugged, **direct)
+    plugged = {
+        one.name: partial(one.plugged, graph)
+        for one in NETWORK
+        if one.plugged is not None and chosen[one.name] == Lowering.PLUGIN
+    }
+    direct = {name: getattr(REFERENCE, name) for name in chosen if chosen[name] == Lowering.DIRECT}
+    return replace(OPTIMIZED, **plugged, **direct)
 
 
 def retype(node: Any, element_type: int) -> tuple[list[int], list[int]]:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from prn_fast.build.tensorrt_plugins.formulation import maps_dtype
-from prn_fast.build.tensorrt_plugins.plugins import NAMESPACE, PLUGINS, Kind, Plugin, Shape, Use
+from prn_fast.build.tensorrt_plugins.formulation import NAMESPACE, PLUGINS, maps_dtype
 from prn_fast.build.tensorrt_plugins.ptx import compile_for_plugin
 from prn_fast.errors import EngineError
+from prn_fast.kernels.plugin import Kind, Plugin, Shape, Use
 
 # TensorRT's channels-last layouts. That of the 16-bit types pads the channels, and is dense where it need not.
 CHANNELS_LAST = {torch.float32: "HWC", torch.float16: "HWC8", torch.bfloat16: "HWC8"}

@@ -1,13 +1,16 @@
-"""Anomaly map and image score, the one definition of both, and the stitching of a strip's maps.
+"""Anomaly map and image scores, the one definition of each, and the stitching of a strip's maps.
 
     map = sigmoid(logits)
     score = mean of the 100 largest pixels of the map
+    learned score = sigmoid(o + sum over j of w_j x_j),  x = `map_statistics`(logits), o what else speaks for a defect
     strip[y, x] = sum over tiles n of w(y - top_n) w(x - left_n) map_n[y - top_n, x - left_n] / sum of these weights
 
 w(i) = min(i + 1, side - i) is a triangle over a tile: where two tiles overlap, one fades into the other in a straight
 line, and where a pixel lies in one tile only, it is that tile's. The weights of every strip pixel sum to one.
 
-Source of map and score: PRN.md, step 8.
+Source of map and score: Zhang et al., CVPR 2023. The learned score is this project's: a small defect shows in the
+largest pixel, a large one in many, and how high good images rise differs between products. So the weights are fitted to
+a validation split (`prn_fast.training.image_score`).
 """
 
 import torch
@@ -17,6 +20,11 @@ from prn_fast.errors import ConfigError
 from prn_fast.kernels.tile_normalize.reference import tile_positions
 
 TOP_PIXELS = 100
+# The learned score: means of these numbers of largest logits, then the mean and the spread of all.
+LARGEST = (1, 10, TOP_PIXELS)
+STATISTICS = (*(f"largest {count}" for count in LARGEST), "mean", "spread")
+# Logits are cut to this: beyond it a map in float32 says little more, and no single pixel decides everything.
+LOGIT_LIMIT = 10.0
 
 
 def anomaly_score(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,8 +45,47 @@ def anomaly_score(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def image_scores(maps: Tensor) -> Tensor:
     """The mean of the 100 largest pixels of each map, (B, H, W) to (B,); NaN where a map holds NaN."""
-    # topk takes NaN for the largest.
+    # topk treats NaN as the largest value.
     return torch.topk(maps.flatten(1), TOP_PIXELS, dim=1).values.mean(dim=1)
+
+
+def learned_score(logits: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """Score images from statistics of their logit maps.
+
+    Args:
+        logits: (B, 1, H, W), floating point, H * W at least 100.
+        weights: (J,), one for each of `STATISTICS`.
+        offsets: (B,), what each image's decision starts from.
+    Returns:
+        scores (B,) in 0..1, float32 or the logits' dtype if that is longer; NaN where an image's logits hold NaN.
+    Raises:
+        ConfigError: another shape.
+    """
+    check_logits(logits)
+    check_weights(weights)
+    statistics = map_statistics(logits)
+    return torch.sigmoid((statistics * weights.to(statistics.dtype)).sum(1) + offsets.to(statistics.dtype))
+
+
+def map_statistics(logits: Tensor) -> Tensor:
+    """Statistics (B, J) of logit maps (B, 1, H, W), in the order of `STATISTICS`; float32 at least.
+
+    Logits are cut to -10..10. "largest k" is the mean of the k largest; the spread is the standard deviation.
+    """
+    values = logits.flatten(1).to(torch.promote_types(logits.dtype, torch.float32)).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+    largest = torch.topk(values, TOP_PIXELS, dim=1).values
+    means = [largest[:, :count].mean(1) for count in LARGEST]
+    mean = values.mean(1)
+    spread = (values - mean[:, None]).square().mean(1).sqrt()
+    return torch.stack([*means, mean, spread], dim=1)
+
+
+def check_weights(weights: Tensor) -> None:
+    """Refuse weights that are not one for each statistic."""
+    if weights.shape != (len(STATISTICS),):
+        raise ConfigError(
+            f"a learned score has {len(STATISTICS)} weights ({', '.join(STATISTICS)}), not {tuple(weights.shape)}"
+        )
 
 
 def check_logits(logits: Tensor) -> None:

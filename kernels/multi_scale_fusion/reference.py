@@ -4,15 +4,19 @@
     out_2 = x_2 + down2(x_1) + up2(x_3)
     out_3 = x_3 + down4(x_1) + down2(x_2)
 
-up = bilinear (align_corners) then 1x1 convolution; down = convolution with one group a source channel, 3x3 stride 2
-or 5x5 stride 4. Source: PRN.md, step 3.
+up = bilinear (align_corners) then 1x1 convolution; down = convolution with one group for each source channel, 3x3
+stride 2 or 5x5 stride 4. Source: Zhang et al., CVPR 2023.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+Maps = Tensor | Sequence[Tensor]
+Maps3 = tuple[Tensor, Tensor, Tensor]
 
 
 class Projection(NamedTuple):
@@ -60,13 +64,23 @@ def fuse(
     return out1, out2, out3
 
 
-def multi_scale_fusion(x1: Tensor, x2: Tensor, x3: Tensor, weights: FusionWeights) -> tuple[Tensor, Tensor, Tensor]:
-    """Fuse three maps.
+def set_by_set(fusion: Callable[..., Maps3], x1: Maps, x2: Maps, x3: Maps, *rest: object) -> Maps3:
+    """A fusion of one set of maps, for several: their results side by side in the channels."""
+    if isinstance(x1, Tensor):
+        return fusion(x1, x2, x3, *rest)
+    each = [fusion(*maps, *rest) for maps in zip(x1, x2, x3, strict=True)]
+    out1, out2, out3 = (torch.cat(results, dim=1) for results in zip(*each, strict=True))
+    return out1, out2, out3
+
+
+def multi_scale_fusion(x1: Maps, x2: Maps, x3: Maps, weights: FusionWeights) -> Maps3:
+    """Fuse three maps, or several sets of three with the same weights.
 
     Args:
-        x1: (B, C1, h, w); x2: (B, C2, h/2, w/2); x3: (B, C3, h/4, w/4), floating point.
+        x1: (B, C1, h, w); x2: (B, C2, h/2, w/2); x3: (B, C3, h/4, w/4), floating point; or of each as many as there are
+            sets.
         weights: the six convolutions.
     Returns:
-        Three maps of the shapes of x1, x2 and x3.
+        Three maps of the shapes of x1, x2 and x3; of several sets, the results side by side in the channels.
     """
-    return fuse(x1, x2, x3, weights, upsample_then_project)
+    return set_by_set(fuse, x1, x2, x3, weights, upsample_then_project)

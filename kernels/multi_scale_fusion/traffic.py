@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from prn_fast.kernels.traffic import Traffic
+from prn_fast.kernels.traffic import BytesMoved
 
 
 def bytes_moved(
     batch: int, channels: int, pixels: int, full: int, coarse: Sequence[tuple[int, int]], value_bytes: int
-) -> Traffic:
+) -> BytesMoved:
     """The kernel of `fused.py`: every map, weight and bias in once, the result out.
 
     Args:
@@ -18,16 +18,16 @@ def bytes_moved(
     maps = channels * pixels
     values = batch * (full * maps + sum(width * size for width, size in coarse))
     weights = sum(channels * width + channels for width, _ in coarse)
-    return Traffic((values + weights) * value_bytes, batch * maps * value_bytes)
+    return BytesMoved((values + weights) * value_bytes, batch * maps * value_bytes)
 
 
 def published_bytes_moved(
     batch: int, channels: int, pixels: int, coarse_channels: Sequence[int], value_bytes: int
-) -> Traffic:
-    """The published formulation of x + sum of projected upsamplings, one kernel an operation.
+) -> BytesMoved:
+    """The published formulation of x + sum of projected upsamplings, one kernel for each operation.
 
     For each coarse map, of so many channels: upsampled at its own width (its read is left out, written 1), projected
     (1 read; one map written), added (2 read, 1 written).
     """
     maps = (sum(coarse_channels) + 2 * len(coarse_channels) * channels) * batch * pixels * value_bytes
-    return Traffic(maps, maps)
+    return BytesMoved(maps, maps)

@@ -6,8 +6,8 @@ D = C (H/g) (W/g) values. Query, key and value are a scale and a bias for each o
     A = softmax(q k^T / D)   over the g^2 tokens (1/D, not 1/sqrt(D))
     out_g = A v              folded back to a map
 
-The maps of all grids are concatenated along the channels. Source: PRN.md, step 5. The public implementation states
-the projection as a 1x1 convolution with D groups, and so does this file.
+The maps of all grids are concatenated along the channels. Source: Zhang et al., CVPR 2023. The public implementation
+writes the projection as a 1x1 convolution with D groups, and so does this file.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def multi_size_attention(
 
     Args:
         maps: (B, C, H, W), floating point; every grid divides H and W.
-        grids: patches along a side, one entry an output, such as (1, 2, 4, 8).
+        grids: patches along a side, one entry for each output, such as (1, 2, 4, 8).
         query_key: for each grid larger than one, in order: (4, C, H/g, W/g), the query's scale and bias, then
             the key's. A grid of one has a single token, which attends only to itself: no query and no key.
         value: for each grid: (2, C, H/g, W/g), scale and bias.

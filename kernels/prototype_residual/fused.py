@@ -7,10 +7,10 @@
    At 8 by 8, 32 maps of 0.5 MB and 20 prototypes take 92 MB from the L2 cache; at 4 by 4 they would take 168 MB. Two
    operations for each of B K D pairs take 11 microseconds at an H100's float32 peak, beside 9 for 27 MB at 3 TB/s: from
    about K = 16 on, arithmetic bounds this pass.
-2. `residual_kernel`: adds up the splits, takes the nearest prototype (the lowest index on a tie) and writes (f - p)^2,
-   if asked straight into a slice of a map with more channels.
+2. `residual_kernel`: adds up the splits, takes the nearest prototype (the lowest index on a tie) and writes (f - p)^2.
 
-Both see a map as D values in memory order: any dense layout, the same for features and prototypes.
+For many maps and prototypes in half precision, `candidates.py` takes their place. All see a map as D values in memory
+order: any dense layout, the same for features and prototypes.
 """
 
 import torch
@@ -26,12 +26,15 @@ from prn_fast.kernels.launch import (
     memory_format_of,
     pointer,
     power_of_two,
-    slice_strides,
     steps_for,
 )
 from prn_fast.kernels.prototype_residual.reference import DISTANCE_EPSILON
-from prn_fast.kernels.tiles import tile_for
+from prn_fast.kernels.tiles import Capability, tile_for
 
+# Operations on each pair of values that take as long as reading one value; see `candidates.py`.
+PAIRS_PER_VALUE = 11
+FEWEST_PROTOTYPES, MOST_PROTOTYPES = 8, 256
+FIRST_WITH_TENSOR_CORES = (8, 0)
 # Partial sums that a program holds in registers while it adds up splits.
 PARTIALS_AT_ONCE = 4096
 
@@ -70,25 +73,11 @@ def distance_kernel(
     tl.store(partials + row * splits + split, tl.sum(squares, axis=2, keep_dims=True), mask=inside)
 
 
-@triton.jit(do_not_specialize=["batch"])
-def residual_kernel(
-    features,  # (batch, D)
-    prototypes,  # (K, D)
-    partials,  # (batch, K, SPLITS) float32
-    batch,
-    output,  # runs of RUN values, RUN_STRIDE apart; maps BATCH_STRIDE apart
-    K: tl.constexpr,
-    D: tl.constexpr,
-    SPLITS: tl.constexpr,
-    RUN: tl.constexpr,
-    RUN_STRIDE: tl.constexpr,
-    BATCH_STRIDE: tl.constexpr,
-    PADDED_K: tl.constexpr,
-    BLOCK_SPLITS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    STEPS: tl.constexpr,
+@triton.jit
+def sum_of_splits(
+    partials, b, K: tl.constexpr, SPLITS: tl.constexpr, PADDED_K: tl.constexpr, BLOCK_SPLITS: tl.constexpr
 ):
-    b = tl.program_id(1).to(tl.int64)
+    """(PADDED_K,): a map's partial sums (K, SPLITS), added up."""
     k = tl.arange(0, PADDED_K)
     parts = tl.zeros([PADDED_K, BLOCK_SPLITS], tl.float32)
     for start in range(0, SPLITS, BLOCK_SPLITS):
@@ -98,20 +87,51 @@ def residual_kernel(
             mask=(k < K)[:, None] & (split < SPLITS)[None, :],
             other=0.0,
         )
-    distances = tl.where(k < K, tl.sum(parts, axis=1), float("inf"))
-    # A map of NaN compares with nothing; its residual is NaN whichever prototype is taken.
-    nearest = tl.minimum(tl.argmin(distances, axis=0), K - 1).to(tl.int64)
+    return tl.sum(parts, axis=1)
+
+
+@triton.jit
+def store_residual(features, prototype, output, D: tl.constexpr, BLOCK_D: tl.constexpr, STEPS: tl.constexpr):
+    """Write a program's part of (f - p)^2."""
     for step in range(STEPS):
         d = (tl.program_id(0) * STEPS + step) * BLOCK_D + tl.arange(0, BLOCK_D)
-        f = tl.load(features + b * D + d, mask=d < D).to(tl.float32)
-        p = tl.load(prototypes + nearest * D + d, mask=d < D).to(tl.float32)
+        f = tl.load(features + d, mask=d < D).to(tl.float32)
+        p = tl.load(prototype + d, mask=d < D).to(tl.float32)
         difference = f - p
-        place = d if RUN == D else (d // RUN) * RUN_STRIDE + d % RUN
-        tl.store(
-            output + b * BATCH_STRIDE + place,
-            (difference * difference).to(output.dtype.element_ty),
-            mask=d < D,
-        )
+        tl.store(output + d, (difference * difference).to(output.dtype.element_ty), mask=d < D)
+
+
+@triton.jit(do_not_specialize=["batch"])
+def residual_kernel(
+    features,  # (batch, D)
+    prototypes,  # (K, D)
+    partials,  # (batch, K, SPLITS) float32
+    batch,
+    output,  # (batch, D)
+    K: tl.constexpr,
+    D: tl.constexpr,
+    SPLITS: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    STEPS: tl.constexpr,
+):
+    b = tl.program_id(1).to(tl.int64)
+    found = sum_of_splits(partials, b, K, SPLITS, PADDED_K, BLOCK_SPLITS)
+    distances = tl.where(tl.arange(0, PADDED_K) < K, found, float("inf"))
+    # A map of NaN compares with nothing; its residual is NaN whichever prototype is taken.
+    nearest = tl.minimum(tl.argmin(distances, axis=0), K - 1).to(tl.int64)
+    store_residual(features + b * D, prototypes + nearest * D, output + b * D, D, BLOCK_D, STEPS)
+
+
+def pays(batch: int, count: int, dtype: torch.dtype, capability: Capability) -> bool:
+    """Whether the kernels of `candidates.py` are to be taken for so many maps and prototypes."""
+    return (
+        dtype != torch.float32
+        and capability >= FIRST_WITH_TENSOR_CORES
+        and FEWEST_PROTOTYPES <= count <= MOST_PROTOTYPES
+        and batch * count > PAIRS_PER_VALUE * (batch + count)
+    )
 
 
 def plan_distance(batch: int, count: int, size: int, dtype: torch.dtype, tile: Tile) -> Launch:
@@ -134,18 +154,8 @@ def plan_distance(batch: int, count: int, size: int, dtype: torch.dtype, tile: T
     )
 
 
-def plan_residual(
-    batch: int,
-    count: int,
-    size: int,
-    splits: int,
-    dtype: torch.dtype,
-    tile: Tile,
-    run: tuple[int, int] | None = None,
-    batch_stride: int | None = None,
-) -> Launch:
-    """Launch of `residual_kernel`; `run` (length, stride) and `batch_stride` place the output, dense by default."""
-    run_length, run_stride = run or (size, size)
+def plan_residual(batch: int, count: int, size: int, splits: int, dtype: torch.dtype, tile: Tile) -> Launch:
+    """Launch of `residual_kernel` on the partial distances of all splits."""
     padded_count = power_of_two(count)
     blocks = dict(tile.blocks)
     blocks["STEPS"] = steps_for(blocks["STEPS"], batch * ceil_div(size, blocks["BLOCK_D"]))
@@ -162,9 +172,6 @@ def plan_residual(
             "K": count,
             "D": size,
             "SPLITS": splits,
-            "RUN": run_length,
-            "RUN_STRIDE": run_stride,
-            "BATCH_STRIDE": batch_stride or size,
             "PADDED_K": padded_count,
             "BLOCK_SPLITS": min(power_of_two(splits), max(1, PARTIALS_AT_ONCE // padded_count)),
             **blocks,
@@ -177,7 +184,6 @@ def plan_residual(
 def prototype_residual(
     features: Tensor,
     prototypes: Tensor,
-    out: Tensor | None = None,
     tiles: tuple[Tile, Tile] | None = None,
 ) -> Tensor:
     """The function that `reference.prototype_residual` defines, on a GPU (or the CPU in Triton's interpreter).
@@ -185,30 +191,44 @@ def prototype_residual(
     Args:
         features: (B, C, h, w), float16, bfloat16 or float32, contiguous or channels-last.
         prototypes: (K, C, h, w), same dtype; in another layout than the features they are copied.
-        out: (B, C, h, w) to write into, such as the second half of the channels of a map, in the features' layout.
         tiles: of the two kernels; by default the device's.
     Returns:
-        (B, C, h, w) in the features' layout: `out` if given.
+        (B, C, h, w) in the features' layout.
     """
     layout = memory_format_of(features)
     features = features.contiguous(memory_format=layout)
     prototypes = prototypes.contiguous(memory_format=layout)
-    batch, channels, height, width = features.shape
-    count, size = prototypes.shape[0], channels * height * width
-    capability = capability_of(features)
-    distance_tile, residual_tile = tiles or (
-        tile_for("distance", capability, features.dtype),
-        tile_for("residual", capability, features.dtype),
-    )
-    if out is None:
-        out = torch.empty_like(features, memory_format=layout)
-    pixel_stride, batch_stride = slice_strides(out, features.shape, layout)
-    run = (channels, pixel_stride) if layout == torch.channels_last else (size, size)
+    count, size = prototypes.shape[0], features[0].numel()
+    capability, output = capability_of(features), torch.empty_like(features, memory_format=layout)
+    if tiles is None and pays(len(features), count, features.dtype, capability):
+        from prn_fast.kernels.prototype_residual import candidates
 
-    distance = plan_distance(batch, count, size, features.dtype, distance_tile)
-    splits = distance.grid[0]
-    partials = torch.empty(batch, count, splits, dtype=torch.float32, device=features.device)
-    residual = plan_residual(batch, count, size, splits, features.dtype, residual_tile, run, batch_stride)
+        candidates.write_residual(features, prototypes, output, capability)
+        return output
+    distance_tile, residual_tile = tiles or (None, tile_for("residual", capability, features.dtype))
+    partials = partial_distances(features, prototypes, distance_tile)
+    residual = plan_residual(len(features), count, size, partials.shape[2], features.dtype, residual_tile)
+    residual(features, prototypes, partials, len(features), output)
+    return output
+
+
+def partial_distances(features: Tensor, prototypes: Tensor, tile: Tile | None = None) -> Tensor:
+    """(B, K, splits) float32, which add up to the squared distances; both arguments in one dense layout."""
+    batch, count = features.shape[0], prototypes.shape[0]
+    tile = tile or tile_for("distance", capability_of(features), features.dtype)
+    distance = plan_distance(batch, count, features[0].numel(), features.dtype, tile)
+    partials = torch.empty(batch, count, distance.grid[0], dtype=torch.float32, device=features.device)
     distance(features, prototypes, batch, partials)
-    residual(features, prototypes, partials, batch, out)
-    return out
+    return partials
+
+
+def nearest_prototype(features: Tensor, prototypes: Tensor, tile: Tile | None = None) -> Tensor:
+    """(B,) int64: which prototype `prototype_residual` takes for each map, by the same distances."""
+    layout, capability = memory_format_of(features), capability_of(features)
+    features, prototypes = (one.contiguous(memory_format=layout) for one in (features, prototypes))
+    if tile is None and pays(len(features), len(prototypes), features.dtype, capability):
+        from prn_fast.kernels.prototype_residual import candidates
+
+        return candidates.nearest_prototype(features, prototypes, capability)
+    partials = partial_distances(features, prototypes, tile)
+    return partials.sum(dim=2).argmin(dim=1)

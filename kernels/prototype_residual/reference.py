@@ -4,7 +4,7 @@
     k*_b = argmin_k d_bk                  the lowest index on a tie
     R_b  = (F_b - P_k*)^2                 elementwise
 
-Source: PRN.md, step 2; the public implementation expands both operands to (B K, C, h, w).
+Source: Zhang et al., CVPR 2023; the public implementation expands both operands to (B K, C, h, w).
 """
 
 import torch

@@ -9,11 +9,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prn_fast.kernels.launch import layout_for
+from prn_fast.kernels.launch import has_kernels, layout_for
 from prn_fast.kernels.tile_normalize import reference
 from prn_fast.kernels.tile_normalize.reference import NETWORK_CHANNELS, tile_positions, tile_starts
 
 __all__ = ["normalize_images", "tile_normalize", "tile_positions", "tile_starts"]
+
+
+def _plain_tiles(
+    ring: Tensor,
+    start: int,
+    lines: int,
+    side: int,
+    overlap: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    tiles = reference.tile_normalize(ring, start, lines, side, overlap, mean, std, dtype)
+    return tiles.contiguous(memory_format=layout_for(channels_last))
+
+
+def _plain_images(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    normalized = reference.normalize_images(images, mean, std, dtype)
+    return normalized.contiguous(memory_format=layout_for(channels_last))
 
 
 @torch.library.custom_op("prn_fast::tile_normalize", mutates_args=())
@@ -29,8 +51,7 @@ def tile_normalize(
     channels_last: bool = True,
 ) -> Tensor:
     """The function that `reference.tile_normalize` defines; the result channels-last or contiguous."""
-    tiles = reference.tile_normalize(ring, start, lines, side, overlap, mean, std, dtype)
-    return tiles.contiguous(memory_format=layout_for(channels_last))
+    return _plain_tiles(ring, start, lines, side, overlap, mean, std, dtype, channels_last)
 
 
 @tile_normalize.register_kernel("cuda")
@@ -47,7 +68,8 @@ def _(
 ) -> Tensor:
     from prn_fast.kernels.tile_normalize import fused
 
-    return fused.tile_normalize(ring, start, lines, side, overlap, mean, std, dtype, channels_last)
+    formulation = fused.tile_normalize if has_kernels(dtype) else _plain_tiles
+    return formulation(ring, start, lines, side, overlap, mean, std, dtype, channels_last)
 
 
 @tile_normalize.register_fake
@@ -71,8 +93,7 @@ def normalize_images(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, channels_last: bool = True
 ) -> Tensor:
     """The function that `reference.normalize_images` defines for uint8 images (N, S, S, C); layout as asked for."""
-    normalized = reference.normalize_images(images, mean, std, dtype)
-    return normalized.contiguous(memory_format=layout_for(channels_last))
+    return _plain_images(images, mean, std, dtype, channels_last)
 
 
 @normalize_images.register_kernel("cuda")
@@ -81,7 +102,8 @@ def _(
 ) -> Tensor:
     from prn_fast.kernels.tile_normalize import fused
 
-    return fused.normalize_images(images, mean, std, dtype, channels_last)
+    formulation = fused.normalize_images if has_kernels(dtype) else _plain_images
+    return formulation(images, mean, std, dtype, channels_last)
 
 
 @normalize_images.register_fake

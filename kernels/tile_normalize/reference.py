@@ -20,7 +20,7 @@ NETWORK_CHANNELS = 3
 
 
 def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """One multiply and one add a pixel: (p / 255 - m) / s = p * 1 / (255 s) - m / s.
+    """One multiply and one add for each pixel: (p / 255 - m) / s = p * 1 / (255 s) - m / s.
 
     Args:
         mean, std: three values each, for pixels in 0..1.

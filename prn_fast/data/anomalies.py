@@ -12,7 +12,7 @@ from prn_fast.errors import ConfigError
 
 
 class AnomalyGenerator:
-    """Turns a normal image into an anomalous one with its mask, as training of PRN asks for (PRN.md, Training).
+    """Turns a normal image into an anomalous one with its mask, for the training of PRN.
 
     Extended anomalies are regions of seen anomalous images, pasted elsewhere (`extended`); simulated ones are made
     from noise, textures and the image itself (`simulated`). Both lie inside the image's foreground, unless told not to.

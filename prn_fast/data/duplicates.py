@@ -21,11 +21,25 @@ from prn_fast.data.samples import Sample
 # Of the magnetic tiles' pairs at or above this, 97 in 100 lie close together in the order in which they were taken, as
 # the exposures of one tile do; of all pairs, one in 100 does.
 NEAR = 0.9
+# Fewer images than these do not show how alike the parts of a product are.
+MIN_IMAGES = 20
+# Enough to know how alike the parts are; all pairs of more would take long.
+_MAX_IMAGES = 1024
+# More near pairs than these, among images of different parts for the most part, are no pictures of the same parts.
+_MAX_NEAR_PAIRS = 0.2
+# Of the near pairs, no more than this share may come from different parts, by an estimate from above. In the sets that
+# we know it is 0 to 0.2 where several pictures show a part (magnetic tiles), and above 1.5 where all parts look alike.
+_MAX_BY_CHANCE = 0.5
+# Where nothing lies in the bands that the estimate rests on, so many near pairs are a group of their own; fewer may be
+# the only parts of many alike that were taken in one pose.
+_GROUP = 8
+# Width of the bands below `NEAR` in which the estimate counts pairs, on the scale of Fisher's z.
+_BAND = 0.2
 _SIDE = 48
 _BLUR = _SIDE / 6
 _SHIFT = 2
 _WINDOW = _SIDE - 2 * _SHIFT
-_LEAST_NORM = 1e-3
+_MIN_NORM = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,58 +71,99 @@ class Fingerprint:
         return cls(values["sha256"], pixels.reshape(_SIDE, _SIDE))
 
 
-def near_duplicates(
-    candidates: Sequence[Sample], of: Sequence[Sample | Fingerprint], others: Sequence[Sample] = ()
-) -> tuple[Sample, ...]:
-    """Candidates that show the same part as one of `of`.
+def tells_parts_apart(images: Sequence[Sample | Fingerprint]) -> bool:
+    """Whether a likeness of `NEAR` or above means the same part, rather than the same kind of part.
 
-    Two images are near duplicates where their likeness is `NEAR` or above, and above that to any of `others`: where a
-    product's parts all look alike, as those of one mould do, likeness alone says nothing. A copy of the file is one in
-    any case. Renamed, encoded again, in other light, or in a crop that differs by a few hundredths of the side, a part
-    is found; mirrored, turned, or in a crop that differs by more, it is not.
+    Where several pictures show a part, their likeness stands apart from that of different parts: it lies above `NEAR`,
+    with few pairs just below. Where all parts look alike, as screws in one pose do, the likeness of different parts
+    reaches beyond `NEAR`. How many pairs it brings there is estimated from the two bands below, of n1 pairs and, below
+    these, n2: on the scale of Fisher's z, where correlations spread like a normal distribution, the tail falls from
+    band to band by n1 / n2 or faster, which leaves at most n1 r / (1 - r) beyond, with r = n1 / n2. As counts
+    vary by chance, one and a standard deviation are added to n1.
 
     Args:
-        candidates: images to choose from.
-        of: images that they may be duplicates of, or what was kept of them.
-        others: images of other parts of the product.
+        images: of the product's parts, most of different ones; normal images do best, since all are taken alike.
     Returns:
-        Those found, in the order of `candidates`.
+        False also for fewer than `MIN_IMAGES` images.
+    Raises:
+        DataError: an unreadable image.
+    """
+    # Of files that are copies of each other, one: they say nothing of likeness.
+    prints = list({one.sha256: one for one in fingerprints(images)}.values())
+    if len(prints) < MIN_IMAGES:
+        return False
+    if len(prints) > _MAX_IMAGES:
+        # Drawn at random: every n-th image would leave no two pictures of a part that were taken in a row.
+        chosen = np.sort(np.random.default_rng(0).choice(len(prints), _MAX_IMAGES, replace=False))
+        prints = [prints[index] for index in chosen.tolist()]
+    pairs = likeness(prints, prints)[np.triu_indices(len(prints), 1)].astype(np.float64)
+    z = np.arctanh(np.clip(pairs, -1 + 1e-7, 1 - 1e-7))
+    edges = np.arctanh(NEAR) - _BAND * np.array([2, 1, 0])
+    below, just_below = np.histogram(z, edges)[0].tolist()
+    near = int((pairs >= NEAR).sum())
+    if near > _MAX_NEAR_PAIRS * len(pairs):
+        return False
+    if near == 0 or below == 0:
+        return just_below == 0 and (near == 0 or near >= _GROUP)
+    count = just_below + 1 + just_below**0.5
+    return below > count and count**2 / (below - count) <= _MAX_BY_CHANCE * near
+
+
+def near_duplicates(
+    candidates: Sequence[Sample | Fingerprint],
+    of: Sequence[Sample | Fingerprint],
+    others: Sequence[Sample | Fingerprint] = (),
+    *,
+    copies_only: bool = False,
+) -> NDArray[np.bool_]:
+    """Which candidates show the same part as one of `of`.
+
+    Two images are near duplicates where their likeness is `NEAR` or above, and above that to any of `others`. A copy of
+    the file is one in any case. Renamed, encoded again, in other light, or in a crop that differs by a few hundredths
+    of the side, a part is found; mirrored, turned, or in a crop that differs by more, it is not.
+
+    Args:
+        candidates: N images, or what was kept of them.
+        of: images that they may be duplicates of.
+        others: images of other parts of the product.
+        copies_only: count nothing but copies of the file: for a product of which `tells_parts_apart` is false.
+    Returns:
+        bool (N,).
     Raises:
         DataError: an unreadable image.
     """
     if not candidates or not of:
-        return ()
-    known = _fingerprints(of)
-    usual = likeness(others, known).max(axis=0) if others else np.full(len(of), -1.0, np.float32)
-    prints = _fingerprints(candidates)
-    found = likeness(prints, known)
+        return np.zeros(len(candidates), np.bool_)
+    known, prints = fingerprints(of), fingerprints(candidates)
     copies = np.isin([one.sha256 for one in prints], [one.sha256 for one in known])
-    near = np.flatnonzero(copies | ((found >= NEAR) & (found > usual)).any(axis=1))
-    return tuple(candidates[index] for index in near.tolist())
+    if copies_only:
+        return copies
+    usual = likeness(others, known).max(axis=0) if others else np.full(len(of), -1.0, np.float32)
+    found = likeness(prints, known)
+    return np.asarray(copies | ((found >= NEAR) & (found > usual)).any(axis=1), np.bool_)
 
 
-def group_parts(samples: Sequence[Sample], largest_share: float) -> NDArray[np.intp]:
+def group_parts(images: Sequence[Sample | Fingerprint], largest_share: float) -> NDArray[np.intp] | None:
     """Which images show one and the same part: those that a chain of near duplicates joins.
 
-    Where a product's parts all look alike, likeness would join them all and says nothing: if a group holds more than
-    `largest_share` of the images, each image counts as a part of its own.
-
     Args:
-        samples: N images.
-        largest_share: of the images that a part may have, above 0.
+        images: N images, most of different parts.
+        largest_share: of the images that a part may have, above 0: if a chain joins more, it may join different parts,
+            and each image counts as a part of its own.
     Returns:
-        (N,), the number of each image's part, 0 to their number less one.
+        (N,), the number of each image's part, 0 to their number less one; None where likeness cannot tell, see
+        `tells_parts_apart`.
     Raises:
         DataError: an unreadable image.
     """
     from scipy.sparse.csgraph import connected_components
 
-    alone = np.arange(len(samples))
-    if not samples:
-        return alone
-    prints = _fingerprints(samples)
+    prints = fingerprints(images)
+    if not tells_parts_apart(prints):
+        return None
     _, parts = connected_components(likeness(prints, prints) >= NEAR, directed=False)
-    return parts.astype(np.intp) if np.bincount(parts).max() <= max(1.0, largest_share * len(samples)) else alone
+    alone = np.arange(len(prints))
+    return parts.astype(np.intp) if np.bincount(parts).max() <= max(1.0, largest_share * len(prints)) else alone
 
 
 def likeness(images: Sequence[Sample | Fingerprint], of: Sequence[Sample | Fingerprint]) -> NDArray[np.float32]:
@@ -133,13 +188,14 @@ def likeness(images: Sequence[Sample | Fingerprint], of: Sequence[Sample | Finge
     )
 
 
-def _fingerprints(images: Sequence[Sample | Fingerprint]) -> list[Fingerprint]:
+def fingerprints(images: Sequence[Sample | Fingerprint]) -> list[Fingerprint]:
+    """Of each image; those that are fingerprints stay as they are. A DataError for an unreadable image."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda one: one if isinstance(one, Fingerprint) else Fingerprint.of(one), images))
 
 
 def _details(images: Sequence[Sample | Fingerprint]) -> NDArray[np.float32]:
-    pictures = (one.picture.astype(np.float32) for one in _fingerprints(images))
+    pictures = (one.picture.astype(np.float32) for one in fingerprints(images))
     return np.stack([picture - cv2.GaussianBlur(picture, (0, 0), _BLUR) for picture in pictures])
 
 
@@ -148,4 +204,4 @@ def _unit(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     flat = windows.reshape(len(windows), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.where(norms > _LEAST_NORM, flat / np.maximum(norms, _LEAST_NORM), 0).astype(np.float32)
+    return np.where(norms > _MIN_NORM, flat / np.maximum(norms, _MIN_NORM), 0).astype(np.float32)

@@ -11,7 +11,7 @@ from prn_fast.data.augmentation import CutOut, bend, retouch, warp
 from prn_fast.data.foreground import random_pixel
 from prn_fast.errors import ConfigError
 
-_LEAST_PIXELS = 4
+_MIN_PIXELS = 4
 _PLACES_TRIED = 6
 
 
@@ -166,7 +166,7 @@ def _pasted(
     inside = foreground[target]
     marked = (region.mask[source] > 0.5) & inside
     count = int(np.count_nonzero(marked))
-    if count < max(_LEAST_PIXELS, 0.6 * np.count_nonzero(region.mask > 0.5)):
+    if count < max(_MIN_PIXELS, 0.6 * np.count_nonzero(region.mask > 0.5)):
         return None
     alpha = region.alpha[source] * inside
     if count < np.count_nonzero(region.mask > 0.5):

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 # Outlines need no full resolution; this side keeps the work near 0.1 ms.
 _WORKING_SIDE = 128
 _BORDER = 3
-_LEAST_SHARE, _LARGEST_SHARE = 0.03, 0.92
-_LEAST_CONTRAST = 18  # grey levels between object and background
-_LEAST_SEPARATION = 0.6  # between-class variance over total variance
+_MIN_SHARE, _MAX_SHARE = 0.03, 0.92
+_MIN_CONTRAST = 18  # grey levels between object and background
+_MIN_SEPARATION = 0.6  # between-class variance over total variance
 _BORDER_UNEVENNESS = 0.3  # the border's own differences, over those of the object
 
 
@@ -47,7 +47,7 @@ def _object_in(image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     closed = np.asarray(cv2.morphologyEx(above, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)), np.uint8)
     # Small parts beside an object are dust, small holes in it belong to it; large ones are background.
     cleaned = 1 - _without_small_parts(1 - _without_small_parts(closed))
-    return cleaned if _LEAST_SHARE <= cleaned.mean() <= _LARGEST_SHARE else None
+    return cleaned if _MIN_SHARE <= cleaned.mean() <= _MAX_SHARE else None
 
 
 def _without_small_parts(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -64,10 +64,10 @@ def _is_clear(difference: NDArray[np.uint8], above: NDArray[np.uint8]) -> bool:
     if not 0 < share < 1:
         return False
     inside, outside = float(cv2.mean(difference, above)[0]), float(cv2.mean(difference, 1 - above)[0])
-    if inside - outside < _LEAST_CONTRAST:
+    if inside - outside < _MIN_CONTRAST:
         return False
     total = float(np.var(difference))
-    if share * (1 - share) * (inside - outside) ** 2 < _LEAST_SEPARATION * total:
+    if share * (1 - share) * (inside - outside) ** 2 < _MIN_SEPARATION * total:
         return False
     return float(np.percentile(_frame(difference), 90)) < _BORDER_UNEVENNESS * inside
 

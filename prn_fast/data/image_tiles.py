@@ -48,15 +48,15 @@ def stitch_maps(maps: NDArray[np.float32], shape: tuple[int, int], overlap: int)
     return stitch_tiles(torch.from_numpy(maps), height, width, overlap).numpy()
 
 
-def tile_count(path: Path, side: int, overlap: int) -> int:
-    """Number of tiles of an image, from its header."""
-    return len(tile_positions(*tiled_shape(*image_size(path), side), side, overlap))
+def tile_count(path: Path, side: int, overlap: int, content: bytes | None = None) -> int:
+    """Number of tiles of an image, from its header; see `image_size`."""
+    return len(tile_positions(*tiled_shape(*image_size(path, content), side), side, overlap))
 
 
 def load_tiles(
     samples: Sequence[Sample], side: int, channels: int, overlap: int, most: int, seed: int, progress: str | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read images as tiles, at most so many of them, drawn by the seed.
+    """Read images as tiles, up to a number of them, drawn by the seed.
 
     Returns:
         images uint8 (N, side, side, channels) and masks bool (N, side, side), in the order of samples and tiles.

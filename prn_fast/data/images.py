@@ -1,80 +1,80 @@
-"""Image and mask files: 8-bit arrays in, clear errors out."""
+"""Image files: 8-bit arrays in, clear errors out; what masks mean is in `masks`."""
 
+import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from prn_fast.errors import DataError
+from prn_fast.errors import DataError, one_line
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # Decoded as RGB this is 240 MB: far above inspection images, far below what fills a machine's memory.
 MAX_PIXELS = 80_000_000
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 _GREY_MODES = ("1", "L", "LA", "La")
 _DEEP_MODES = ("I", "F")  # and their variants, such as I;16
-_ORIENTATION_TAG = 0x0112
+_WIDTH_TAG, _HEIGHT_TAG, _ORIENTATION_TAG = 0x0100, 0x0101, 0x0112
+_UPRIGHT = 1
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
+# What makes each orientation upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow warns of damaged notes beside a picture, and of sizes that are refused here, without the file's name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def list_images(folder: Path | str) -> list[Path]:
-    """Image files directly inside a folder, sorted by name; files whose suffix is not an image's are passed over.
+def image_size(path: Path | str, content: bytes | None = None) -> tuple[int, int]:
+    """(height, width) after the rotation that a camera may have noted in the file, or in its `content`.
 
     Raises:
-        DataError: the folder is missing, or holds no image.
+        DataError: as for `read_image`, so far as the header shows it.
     """
-    folder = existing_folder(folder)
-    images = sorted(path for path in folder.iterdir() if is_image(path))
-    if not images:
-        raise no_images_in(folder)
-    return images
-
-
-def existing_folder(folder: Path | str) -> Path:
-    """The folder as a Path; a DataError where it is missing or is a file."""
-    folder = Path(folder)
-    if not folder.exists():
-        raise DataError(f"{folder}: folder not found; check the path")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: this is a file; give the folder that holds the images")
-    return folder
-
-
-def is_image(path: Path) -> bool:
-    """Whether the name says that a file is an image; hidden files are none."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def no_images_in(folder: Path) -> DataError:
-    """The error for a folder without images."""
-    return DataError(f"{folder}: no images in this folder; put {', '.join(IMAGE_SUFFIXES)} files there")
-
-
-def image_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) from the file's header, after the rotation that a camera may have noted in it."""
-    with _opened(Path(path)) as image:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSING_ORIENTATIONS
-        return (width, height) if turned else (height, width)
+    path = Path(path)
+    with opened_image(path, content) as image:
+        width, height = _stored_size(image)
+        return (width, height) if _orientation(image) in _TRANSPOSING_ORIENTATIONS else (height, width)
 
 
 def stored_channels(path: Path | str) -> int:
     """1 for a file that stores grey values, 3 for one that stores colour (or a palette), from its header."""
-    with _opened(Path(path)) as image:
-        return 1 if image.mode in _GREY_MODES or _is_deep(image) else 3
+    with opened_image(Path(path)) as image:
+        return 1 if image.mode in _GREY_MODES or is_deep(image) else 3
 
 
-def read_image(path: Path | str, channels: int) -> NDArray[np.uint8]:
+def holds_colour(path: Path | str) -> bool:
+    """Whether a pixel of a file differs in red, green and blue; a file that stores grey values is not decoded.
+
+    Raises:
+        DataError: as for `read_image`.
+    """
+    if stored_channels(path) == 1:
+        return False
+    image = read_image(path, 3)
+    return any(not np.array_equal(image[..., 0], image[..., channel]) for channel in (1, 2))
+
+
+def read_image(path: Path | str, channels: int, content: bytes | None = None) -> NDArray[np.uint8]:
     """Read an image of any stored kind.
 
     Args:
-        path: PNG, JPEG, BMP or TIFF with 8 bits (or 1 bit) a value; transparency is dropped.
+        path: PNG, JPEG, BMP, TIFF, WebP or PPM with 8 bits (or fewer) a value; transparency is dropped.
         channels: 1 (grey) or 3 (RGB).
+        content: what the file holds, where it does not lie on the disk; `path` only names it then.
     Returns:
         uint8 (H, W, channels), turned upright where the camera noted its rotation.
     Raises:
@@ -82,34 +82,13 @@ def read_image(path: Path | str, channels: int) -> NDArray[np.uint8]:
             has more than 8 bits a value (which of them carry the picture only its camera knows).
     """
     path = Path(path)
-    with _opened(path) as image:
-        if _is_deep(image):
+    with opened_image(path, content) as image:
+        if is_deep(image):
             raise DataError(
                 f"{path}: has more than 8 bits a value; convert it to 8 bits, scaled by the range that the camera uses"
             )
-        pixels = _pixels(image, path, "L" if channels == 1 else "RGB")
+        pixels = np.array(convert(upright(image), "L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """Read a defect mask (H, W); True marks the defect.
-
-    Masks in use are 0/255 (soft or compressed edges are cut at half) or label numbers from 0 (all above 0 mark).
-
-    Raises:
-        DataError: as for `read_image`.
-    """
-    path = Path(path)
-    with _opened(path) as image:
-        # Label numbers live in the palette's indices, not in its colours; 16-bit masks keep their values.
-        if image.mode == "P" or _is_deep(image):
-            image.load()
-            values = np.asarray(ImageOps.exif_transpose(image))
-            if values.ndim != 2 or not np.isfinite(values).all():
-                raise DataError(f"{path}: cannot be read as a mask; save it as 8-bit grey with 0 and 255")
-        else:
-            values = _pixels(image, path, "L")
-    return values > (127 if values.max() > 127 else 0)
 
 
 def write_image(path: Path | str, image: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
@@ -145,37 +124,84 @@ def _resize(values: NDArray, side: int) -> NDArray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file with its header read and its size checked; nothing is decoded yet."""
+def opened_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The file, or its `content`, with its header read and its size checked; nothing is decoded yet.
+
+    Whatever Pillow raises within the block becomes a DataError that names the file.
+    """
     try:
-        image = Image.open(path, formats=_FORMATS)
+        # By its name, Pillow 13 maps an uncompressed TIFF into memory and scrambles it where it is noted as rotated.
+        with _opened(path, content) as file, Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(path)
+            yield image
+    except (DataError, MemoryError):
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: file not found; check the path") from None
     except Image.DecompressionBombError:
         raise _too_large(path) from None
     except UnidentifiedImageError:
-        state = "is empty" if path.stat().st_size == 0 else "is damaged or of another format"
-        raise DataError(f"{path}: {state}; replace it by a PNG, JPEG, BMP or TIFF image") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: cannot be opened ({error}); check or replace the file") from None
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large(path)
-        yield image
+        size = path.stat().st_size if content is None else len(content)
+        state = "is empty" if size == 0 else "is damaged or of another format"
+        raise DataError(f"{path}: {state}; replace it by an 8-bit PNG, JPEG, BMP, TIFF, WebP or PPM image") from None
+    # Pillow names no list of what its readers raise: most often OSError, SyntaxError or ValueError, but by version and
+    # format also what parsing damaged bytes meets, such as TypeError or struct.error.
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read ({one_line(error)}); check or replace the file") from error
 
 
-def _pixels(image: Image.Image, path: Path, mode: str) -> NDArray[np.uint8]:
-    """Decode; unlike other decoders, this one reports a file that was cut short."""
+def _opened(path: Path, content: bytes | None) -> BinaryIO:
+    return path.open("rb") if content is None else io.BytesIO(content)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an opened image and turn it as the camera noted; a file that was cut short is an error of Pillow's."""
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """A decoded image in the mode "L", "RGB" or "RGBA", by colours where it has a palette."""
+    # Straight from a palette with transparency, or from premultiplied colours, Pillow drops or refuses something.
+    if image.mode in ("P", "PA", "RGBa"):
+        image = image.convert("RGBA")
+    elif image.mode in ("La", "LAB"):
+        image = image.convert("LA" if image.mode == "La" else "RGB")
+    return image.convert(mode)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened image has more than 8 bits a value."""
+    if image.mode.startswith(_DEEP_MODES):
+        return True
+    # 16-bit colour has no mode of its own: the decoder's parameters show it. BGR;16 is 16 bits for a whole pixel.
+    for decoder, _, _, arguments in getattr(image, "tile", ()):
+        told = arguments if isinstance(arguments, tuple) else (arguments,)
+        if any(";16" in str(one) for one in told if one != "BGR;16"):
+            return True
+        if decoder.startswith("ppm") and isinstance(told[-1], int) and told[-1] > 255:
+            return True
+    return False
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) before any rotation; of a TIFF, newer versions of Pillow show them after it."""
+    if image.format == "TIFF":
+        return int(image.tag_v2[_WIDTH_TAG]), int(image.tag_v2[_HEIGHT_TAG])  # type: ignore[attr-defined]
+    return image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the camera noted of its rotation, as EXIF numbers it; 1 (upright) where it noted nothing readable."""
+    if image.format == "PNG":
+        image.load()  # an EXIF chunk may stand behind the pixels
     try:
-        image.load()
-        return np.array(ImageOps.exif_transpose(image).convert(mode))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); replace the file") from None
-
-
-def _is_deep(image: Image.Image) -> bool:
-    # 16-bit colour has no mode of its own: the decoder's raw mode tells.
-    return image.mode.startswith(_DEEP_MODES) or ";16" in str(getattr(image, "tile", ""))
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # as in `opened_image`; a picture whose EXIF is broken is still a picture
+        return _UPRIGHT
+    return orientation if isinstance(orientation, int) else _UPRIGHT
 
 
 def _too_large(path: Path) -> DataError:

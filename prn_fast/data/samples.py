@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from prn_fast.data.images import read_image, read_mask, resize_image, resize_mask
+from prn_fast.data.folders import PassedOver
+from prn_fast.data.images import holds_colour, read_image, resize_image, resize_mask, stored_channels
+from prn_fast.data.masks import read_mask
 from prn_fast.errors import DataError
 
 GOOD = "good"
@@ -43,6 +45,8 @@ class InspectionSet:
         validation: normal images held out for validation; empty where the layout has none, and some of `train` serve.
         anomalies: anomalous images of the training side; empty where the layout has none, and seen ones are drawn
             from `test`.
+        companions: files that say nothing more of the images, such as the empty masks of normal ones.
+        passed_over: what else lies in the folder.
     """
 
     root: Path
@@ -50,6 +54,39 @@ class InspectionSet:
     test: tuple[Sample, ...]
     validation: tuple[Sample, ...] = ()
     anomalies: tuple[Sample, ...] = ()
+    companions: tuple[Path, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+def choose_channels(inspection: InspectionSet) -> tuple[int, str]:
+    """What to read the images of a set as: RGB if any of them holds colour, grey if none does.
+
+    Returns:
+        (channels, note): 1 or 3, and a sentence for people where files of the set are read as other than they are
+            stored; else "".
+    Raises:
+        DataError: an unreadable file.
+    """
+    samples = (*inspection.train, *inspection.validation, *inspection.anomalies, *inspection.test)
+    paths = [sample.path for sample in samples]
+    channels = dict(zip(paths, map(stored_channels, paths), strict=True))
+    grey = [path for path in paths if channels[path] == 1]
+    coloured = _first_in_colour([path for path in paths if channels[path] == 3])
+    if coloured is None:
+        stored = f"{len(paths) - len(grey)} of {len(paths)} images are stored as colour but hold grey values only"
+        return 1, f"{stored}; all are read as grey" if len(grey) < len(paths) else ""
+    if not grey:
+        return 3, ""
+    examples = f"such as {grey[0]}; others are in colour, such as {coloured}"
+    return 3, f"{len(grey)} of {len(paths)} images store grey values, {examples}; all are read as RGB"
+
+
+def _first_in_colour(paths: Sequence[Path]) -> Path | None:
+    with ThreadPoolExecutor() as pool:
+        looks = pool.map(holds_colour, paths)
+        first = next((path for path, colour in zip(paths, looks, strict=True) if colour), None)
+        pool.shutdown(cancel_futures=True)  # in a set in colour, the first image is enough
+    return first
 
 
 def draw_seen(test: Sequence[Sample], count: int, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
@@ -73,7 +110,9 @@ def draw_seen(test: Sequence[Sample], count: int, seed: int) -> tuple[tuple[Samp
             by_kind.setdefault(sample.kind, []).append(sample)
     available = sum(map(len, by_kind.values()))
     if not 0 <= count <= available:
-        raise DataError(f"cannot draw {count} seen anomalies: there are {available}; ask for 0 to {available}")
+        raise DataError(
+            f"cannot draw {count} seen anomalies: there are {available}; give --seen N, and leave some to test with"
+        )
 
     kinds = sorted(by_kind)
     rng.shuffle(kinds)

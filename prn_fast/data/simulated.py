@@ -18,12 +18,12 @@ _SMALL_FILLS: dict[FillSource, float] = {"tone": 0.75, "textures": 0.1, "image":
 _LARGE_FILLS: dict[FillSource, float] = {"tone": 0.4, "textures": 0.45, "image": 0.15}
 
 # Shares of the image that an anomaly covers, drawn on a logarithmic scale: blowholes are as likely as stains.
-LEAST_SHARE, LARGEST_SHARE = 0.0005, 0.3
+MIN_SHARE, MAX_SHARE = 0.0005, 0.3
 # Of a side of the image that another tool or other light has passed over.
-LEAST_BAND_SHARE, LARGEST_BAND_SHARE = 0.05, 0.6
-_LEAST_PIXELS = 6
+MIN_BAND_SHARE, MAX_BAND_SHARE = 0.05, 0.6
+_MIN_PIXELS = 6
 # Mean change over the mask, in grey levels, below which a label would ask for what cannot be seen.
-_LEAST_CHANGE = 6.0
+_MIN_CHANGE = 6.0
 _LARGE_SHARE = 0.02
 _SMALL_PIXELS = 200
 
@@ -60,7 +60,7 @@ def simulate(
     Returns:
         the image and the mask, never empty.
     """
-    area = image.shape[0] * image.shape[1] * np.exp(rng.uniform(np.log(LEAST_SHARE), np.log(LARGEST_SHARE)))
+    area = image.shape[0] * image.shape[1] * np.exp(rng.uniform(np.log(MIN_SHARE), np.log(MAX_SHARE)))
     kind = rng.random()
     if kind < 0.3:
         place = _line(foreground, rng)
@@ -119,7 +119,7 @@ def _blob(foreground: NDArray[np.bool_], area: float, rng: np.random.Generator) 
 def _band(foreground: NDArray[np.bool_], rng: np.random.Generator) -> _Place:
     """All on one side of a nearly straight border, up to the image's end, or a stripe between two of them."""
     height, width = foreground.shape
-    share = np.exp(rng.uniform(np.log(LEAST_BAND_SHARE), np.log(LARGEST_BAND_SHARE)))
+    share = np.exp(rng.uniform(np.log(MIN_BAND_SHARE), np.log(MAX_BAND_SHARE)))
     # Most borders run along the image's axes, as a part's sides and its machining do.
     heading = rng.integers(4) * np.pi / 2 + rng.normal(0, 0.04) if rng.random() < 0.8 else rng.uniform(0, 2 * np.pi)
     v = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None]
@@ -155,8 +155,8 @@ def _line(foreground: NDArray[np.bool_], rng: np.random.Generator) -> _Place:
     window = (slice(max(0, y0 - 2), y0 + h + 2), slice(max(0, x0 - 2), x0 + w + 2))
     strength = canvas[window] * foreground[window]
     mask = strength > 100
-    if np.count_nonzero(mask) < _LEAST_PIXELS:
-        return _blob(foreground, LEAST_SHARE * foreground.size, rng)
+    if np.count_nonzero(mask) < _MIN_PIXELS:
+        return _blob(foreground, MIN_SHARE * foreground.size, rng)
     return _Place(window, mask, strength.astype(np.float32) / np.float32(255))
 
 
@@ -178,7 +178,7 @@ def _draw(canvas: NDArray[np.uint8], path: NDArray[np.float64], width: float) ->
 def _highest(field: NDArray[np.float32], inside: NDArray[np.bool_], area: float) -> NDArray[np.bool_]:
     """The highest values of a field inside a region, as many as the area."""
     values = field[inside]
-    count = int(np.clip(round(area), _LEAST_PIXELS, values.size))
+    count = int(np.clip(round(area), _MIN_PIXELS, values.size))
     level = np.partition(values, values.size - count)[values.size - count]
     return (field >= level) & inside
 
@@ -275,4 +275,4 @@ def _visibility(below: NDArray[np.float32], place: _Place) -> tuple[float, float
     mean, deviation = (float(v.mean()) for v in cv2.meanStdDev(below, mask=place.mask.view(np.uint8)))
     # A large patch stands out from a texture by less than a small one.
     factor = 1.2 if np.count_nonzero(place.mask) < _SMALL_PIXELS else 0.5
-    return mean, max(_LEAST_CHANGE, factor * deviation)
+    return mean, max(_MIN_CHANGE, factor * deviation)

@@ -18,8 +18,8 @@ Picture = NDArray[np.float32]  # (S, S, 3), grey levels 0..255
 Mask = NDArray[np.bool_]  # (S, S)
 
 _DRAWS = 100
-_LEAST_PIXELS = 12
-_LEAST_CHANGE = 8  # grey levels, mean over the mask
+_MIN_PIXELS = 12
+_MIN_CHANGE = 8  # grey levels, mean over the mask
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def add_defect(surface: Surface, kind: str, rng: np.random.Generator) -> tuple[P
         mask = drawn & surface.foreground
         change = np.abs(picture - surface.picture).max(axis=2)
         # A defect that fell mostly outside the object, or that does not show, is drawn again.
-        if mask.sum() >= max(_LEAST_PIXELS, 0.7 * drawn.sum()) and change[mask].mean() > _LEAST_CHANGE:
+        if mask.sum() >= max(_MIN_PIXELS, 0.7 * drawn.sum()) and change[mask].mean() > _MIN_CHANGE:
             return np.where(surface.foreground[..., None], picture, surface.picture), mask
     raise DataError(f"no {kind} of a visible size in {_DRAWS} draws; choose a larger side than {len(surface.picture)}")
 

@@ -1,6 +1,6 @@
 """Textures that fill simulated anomalies: from a folder, or made from a seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -34,7 +34,7 @@ def load_textures(
     """
     if folder is None:
         return generate_textures(min(limit, _GENERATED_COUNT), channels, seed)
-    paths = find_images(folder)
+    paths: Sequence[Path] = find_images(folder).images
     if len(paths) > limit:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).round().astype(int)]
     return [_scaled(read_image(path, channels)) for path in paths]

@@ -1,4 +1,4 @@
-"""Engines: one interface, one file a backend. Opening an engine imports only its own backend's library."""
+"""Engines: one interface, one file for each backend. Opening an engine imports only its own backend's library."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prn_fast.engine.base import Detections, Engine
+from prn_fast.engine.kserve import is_address
 from prn_fast.errors import EngineError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Backend:
 TENSORRT_PRECISIONS = ("fp16", "fp32", "bf16", "int8", "fp8")
 BACKENDS = {
     "eager": Backend("prn_fast.engine.eager.EagerEngine", ("fp32",), built=False),
-    "lean": Backend("prn_fast.engine.lean.LeanEngine", ("fp32",), built=False),
+    "optimized": Backend("prn_fast.engine.optimized.OptimizedEngine", ("fp32",), built=False),
     "fused": Backend("prn_fast.engine.fused.FusedEngine", ("fp16", "bf16", "fp32"), built=False),
     "openvino": Backend(
         "prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True, usual=("fp32", "int8")
@@ -48,14 +49,18 @@ BACKENDS = {
         "prn_fast.engine.tensorrt.TensorRTRTXEngine", TENSORRT_PRECISIONS, built=True, usual=("fp16",)
     ),
 }
+FORMER_BACKENDS = {"optimized": "optimized"}  # names until 0.1, which version 0.3 refuses
 # Best first: what `default_engine` takes of what a package holds. "fused", "tensorrt" and
 # "tensorrt-rtx" are opened by name only, as long as they have not been measured on a GPU.
-PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "lean")
+PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "optimized")
 
 
 def parse_name(name: str) -> tuple[str, Backend, str]:
     """Backend's name, backend and precision of an engine's name such as "eager" or "openvino:int8"."""
+    if not isinstance(name, str):
+        raise EngineError(f"an engine is named by a string such as 'openvino:int8', not by {name!r}")
     backend_name, _, precision = name.partition(":")
+    backend_name = FORMER_BACKENDS.get(backend_name, backend_name)
     if backend_name not in BACKENDS:
         raise EngineError(f"unknown backend {backend_name!r}; choose one of {', '.join(BACKENDS)}")
     backend = BACKENDS[backend_name]
@@ -67,21 +72,41 @@ def parse_name(name: str) -> tuple[str, Backend, str]:
     return backend_name, backend, precision
 
 
-def open_engine(package: "Package | Path | str", name: str | None = None, **options: Any) -> Engine:
-    """Open an engine of a package.
+def open_engine(
+    package: "Package | Path | str",
+    name: str | None = None,
+    *,
+    early_exit: bool = True,
+    screen_only: bool = False,
+    **options: Any,
+) -> Engine:
+    """Open an engine of a package, or one on a server.
 
     Args:
-        package: a package, or its path (it is then read and verified).
-        name: "eager", "lean", "openvino:fp32", "openvino:int8", ...; without one, the best that the package holds.
+        package: a package, or its path (it is then read and verified); or an address such as "grpc://host:8001/tiles",
+            where a server runs it (see `RemoteEngine`).
+        name: "eager", "optimized", "openvino:fp32", "openvino:int8", ...; without one, the best that the package holds.
+            An address, where a server must run this very package.
+        early_exit: let images that are plainly normal leave after the screen, where the package has one with a cut
+            (`Package.early_exit`) and the engine was built with it; otherwise all run whole, and so they do with False.
+            `Engine.screening` says which.
+        screen_only: run the screen alone: its verdicts, scores and maps, brought to the network's scale and size.
         options: `batch` (most images in one run) and what the backend's class takes.
     Raises:
-        EngineError: unknown name, not built, or its library is not installed; says what to do.
+        EngineError: unknown name, not built, or its library is not installed; or the screen alone was asked for and
+            there is none. It says what to do.
         PackageError: the package cannot be read or was altered.
     """
     from prn_fast.package import Package
 
+    if is_address(package):
+        if name is not None:
+            raise EngineError(f"{package} runs the engine that its server has chosen; leave out {name!r}")
+        return _remote_engine(str(package), None, options)
     if not isinstance(package, Package):
         package = Package.open(package)
+    if is_address(name):
+        return _remote_engine(str(name), package, options)
     name = name or default_engine(package)
     backend_name, backend, precision = parse_name(name)
     if backend.built and f"{backend_name}:{precision}" not in package.engines:
@@ -91,11 +116,17 @@ def open_engine(package: "Package | Path | str", name: str | None = None, **opti
         )
     if backend.built:
         options["folder"] = package.engine_folder(f"{backend_name}:{precision}")
-    return backend.runner()(package, precision=precision, **options)
+    return backend.runner()(package, precision=precision, early_exit=early_exit, screen_only=screen_only, **options)
+
+
+def _remote_engine(address: str, package: "Package | None", options: dict[str, Any]) -> Engine:
+    from prn_fast.engine.remote import RemoteEngine
+
+    return RemoteEngine(address, package, **options)
 
 
 def default_engine(package: "Package") -> str:
-    """Name of the best engine that a package holds; "lean", which every package can run, if none was built."""
+    """Name of the best engine that a package holds; "optimized", which every package can run, if none was built."""
     return next((name for name in PREFERENCE if name in package.engines), PREFERENCE[-1])
 
 

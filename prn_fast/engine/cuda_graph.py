@@ -1,6 +1,8 @@
-"""Capturing what is put on a CUDA stream and starting it again at once, through the driver's own interface.
+"""Capturing what is put on a CUDA stream, and starting it again at once.
 
-Neither pycuda nor TensorRT offers this, and torch only for its own streams; five functions of libcuda do it for any.
+`RecordedCall` captures PyTorch's work, whose memory must stay where it is. `CudaGraph` takes any stream, for engines
+that are no part of PyTorch: neither pycuda nor TensorRT offers this; five functions of libcuda do. `copy_on_device`
+copies by another one.
 """
 
 import ctypes
@@ -10,6 +12,38 @@ from typing import Any
 from prn_fast.errors import EngineError
 
 CAPTURE_THREAD_LOCAL = 1
+
+
+class RecordedCall:
+    """A call of PyTorch's that is replayed on a GPU: calling this starts it again and returns the same outputs.
+
+    Args:
+        run: puts work on the current stream.
+        stream: to record on, one of its own by default.
+        pool: of memory shared with other graphs of the same stream; outputs hold until any of them is replayed.
+        warm_up: calls before the recorded one; afterwards nothing is compiled or chosen any more.
+    Attributes:
+        outputs: what `run` returned, written anew by every replay.
+        graph: torch.cuda.CUDAGraph.
+    """
+
+    def __init__(self, run: Callable[[], Any], stream: Any = None, pool: Any = None, warm_up: int = 1) -> None:
+        # TensorRT's engines need no PyTorch.
+        import torch
+
+        stream = stream or torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(warm_up):
+                run()
+        stream.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self.outputs = run()
+
+    def __call__(self) -> Any:
+        self.graph.replay()
+        return self.outputs
 
 
 class CudaGraph:
@@ -48,6 +82,15 @@ class CudaGraph:
         status = getattr(self._driver, name)(*arguments)
         if status != 0:
             raise EngineError(f"CUDA graph: {name} failed with status {status}; open the engine with cuda_graph=False")
+
+
+def copy_on_device(target: int, source: int, size: int, stream: int) -> None:
+    """Put a copy of so many bytes, between two addresses on the GPU whose context is current, on a stream."""
+    status = _load_driver().cuMemcpyDtoDAsync_v2(
+        ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(size), ctypes.c_void_p(stream)
+    )
+    if status != 0:
+        raise EngineError(f"images could not be gathered on the GPU: cuMemcpyDtoDAsync_v2 failed with status {status}")
 
 
 def _load_driver() -> ctypes.CDLL:

@@ -1,7 +1,8 @@
 """Memory and streams of a GPU for engines that are no part of PyTorch.
 
 A process that has torch loaded gets torch's memory and streams, so that both share one allocator and one context; any
-other gets pycuda's, and needs no torch. Images that are already on the GPU are taken where they lie.
+other gets pycuda's, and needs no torch. Where pycuda is not installed, torch is loaded for it. Images that are already
+on the GPU are taken where they lie.
 """
 
 import ctypes
@@ -11,11 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_fast.engine.cuda_graph import copy_on_device
+from prn_fast.engine.images import gpu_of
 from prn_fast.errors import EngineError
 
 
@@ -64,6 +68,10 @@ class CudaDevice(ABC):
     def wait_for_all(self) -> None:
         """Wait until all that any stream was given is done."""
 
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Put a copy of so many bytes, from one address on the GPU to another, on the stream."""
+        copy_on_device(target, source, size, self.stream)
+
     @abstractmethod
     def another_stream(self) -> "CudaDevice":
         """The same GPU with a stream of its own."""
@@ -75,12 +83,15 @@ class CudaDevice(ABC):
 
 
 def open_device(index: int = 0) -> CudaDevice:
-    """A GPU of this machine, through torch if this process has it loaded and through pycuda otherwise.
+    """A GPU of this machine: through torch if this process has it loaded, else through pycuda, else through torch.
 
     Raises:
-        EngineError: no GPU, no driver, or pycuda is missing; one line.
+        EngineError: no GPU, no driver, or neither pycuda nor torch is installed; one line.
     """
-    return TorchDevice(index) if "torch" in sys.modules else PycudaDevice(index)
+    loaded = sys.modules.get("torch") is not None
+    if loaded or (find_spec("pycuda") is None and find_spec("torch") is not None):
+        return TorchDevice(index)
+    return PycudaDevice(index)
 
 
 class TorchDevice(CudaDevice):
@@ -152,8 +163,8 @@ class PycudaDevice(CudaDevice):
             import pycuda.driver as driver
         except ModuleNotFoundError:
             raise EngineError(
-                "pycuda is not installed: pip install pycuda (it is compiled, with a CUDA toolkit), or import torch "
-                "first, whose memory is then used"
+                "neither pycuda nor torch is installed, whose memory TensorRT engines use: pip install torch, or "
+                "'prn-fast[pycuda]' (it is compiled, with a CUDA toolkit)"
             ) from None
         except ImportError as error:
             raise EngineError(
@@ -226,12 +237,14 @@ class DeviceImages:
         shape: (N, H, W, C).
         dtype: of the pixels.
         owner: keeps the memory alive.
+        before: how many images of the same array lie before these.
     """
 
     pointer: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     owner: Any
+    before: int = 0
 
     @property
     def ndim(self) -> int:
@@ -249,10 +262,34 @@ class DeviceImages:
     def __getitem__(self, part: slice) -> "DeviceImages":
         start, stop, _ = part.indices(len(self))
         shape = (stop - start, *self.shape[1:])
-        return DeviceImages(self.pointer + start * self.row_bytes, shape, self.dtype, self.owner)
+        pointer = self.pointer + start * self.row_bytes
+        return DeviceImages(pointer, shape, self.dtype, self.owner, self.before + start)
 
 
-CUDA_DEVICE_TYPES = (2, 13)  # DLPack's numbers of memory on a CUDA device, and of memory that both sides address
+@dataclass(frozen=True)
+class DeviceRows:
+    """Some images on the GPU, wherever there each of them lies.
+
+    Attributes:
+        pointers: addresses of the images.
+        row_bytes: size of one.
+        owner: keeps the memory alive.
+    """
+
+    pointers: tuple[int, ...]
+    row_bytes: int
+    owner: Any
+
+    @classmethod
+    def of(cls, images: DeviceImages, rows: NDArray[np.integer]) -> "DeviceRows":
+        """Some of the images, in this order."""
+        return cls(tuple(images.pointer + int(row) * images.row_bytes for row in rows), images.row_bytes, images.owner)
+
+    def __len__(self) -> int:
+        return len(self.pointers)
+
+    def __getitem__(self, part: slice) -> "DeviceRows":
+        return DeviceRows(self.pointers[part], self.row_bytes, self.owner)
 
 
 def device_images(images: Any) -> DeviceImages | None:
@@ -269,7 +306,7 @@ def device_images(images: Any) -> DeviceImages | None:
         dtype = np.dtype(interface["typestr"])
         _require_contiguous(interface["shape"], interface.get("strides"), dtype.itemsize)
         return DeviceImages(interface["data"][0], tuple(interface["shape"]), dtype, images)
-    if hasattr(images, "__dlpack_device__") and images.__dlpack_device__()[0] in CUDA_DEVICE_TYPES:
+    if gpu_of(images) is not None:
         return from_dlpack(images.__dlpack__(), images)
     return None
 

@@ -1,126 +1,48 @@
 """The engine for NVIDIA GPUs: PRN with the fused operations, recorded in CUDA graphs and replayed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prn_fast.engine.base import Engine
+from prn_fast.engine.base import Engine, StripDetections, Thresholds
+from prn_fast.engine.device import find_device
+from prn_fast.engine.early_exit import Screening
+from prn_fast.engine.float32 import float32_arithmetic
+from prn_fast.engine.gathering import Gathering
+from prn_fast.engine.images import gpu_of
+from prn_fast.engine.recorded import Family, RecordedGraph, RecordedStrip, pinned, powers_of_two
+from prn_fast.engine.streams import Answers
 from prn_fast.errors import EngineError
 from prn_fast.kernels import FUSED
 from prn_fast.kernels.tiles import tile_for
-from prn_fast.model.engine_graph import EngineGraph
+from prn_fast.model.config import STRIDES
+from prn_fast.model.engine_graph import EngineGraph, ScreenGraph
 from prn_fast.model.prn import PRN
+from prn_fast.model.strip_graph import StripGraph
 
 if TYPE_CHECKING:
     from prn_fast.package import Package
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-# One piece is computed while the next is copied in and the one before copied out.
-LANES = 2
-# The first run compiles kernels and lets cuDNN choose, the second shows that nothing is left to do.
-WARM_UP_RUNS = 2
-
-T = TypeVar("T")
-
-
-def powers_of_two(most: int) -> list[int]:
-    """1, 2, 4, ... up to `most`."""
-    return [1 << exponent for exponent in range(most.bit_length())]
-
-
-def pieces(count: int, most: int) -> Iterator[slice]:
-    """Cut `count` images into pieces of powers of two not above `most`, largest first: 13 = 8 + 4 + 1."""
-    start = 0
-    while start < count:
-        size = powers_of_two(min(most, count - start))[-1]
-        yield slice(start, start + size)
-        start += size
-
-
-def take_turns(
-    parts: Iterable[slice], lanes: Sequence[T], submit: Callable[[T, slice], None], collect: Callable[[T, slice], None]
-) -> None:
-    """Submit each part to the next lane in turn, after collecting what that lane still has; collect all, in order."""
-    waiting: list[tuple[T, slice]] = []
-    for number, part in enumerate(parts):
-        if len(waiting) == len(lanes):
-            collect(*waiting.pop(0))
-        lane = lanes[number % len(lanes)]
-        submit(lane, part)
-        waiting.append((lane, part))
-    for lane, part in waiting:
-        collect(lane, part)
 
 
 @contextmanager
 def convolution_settings(tune: bool) -> Iterator[None]:
     """cuDNN timing its algorithms or not, and float32 that is float32, not TF32."""
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32
-    cudnn.benchmark, cudnn.allow_tf32 = tune, False
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.allow_tf32 = before
-
-
-class RecordedGraph:
-    """The network for one number of images as a CUDA graph with static input and outputs.
-
-    Args:
-        network: on the device.
-        images: (n, S, S, C) uint8 on the device: the static input, read again by every replay.
-        stream: to record on.
-        pool: of memory shared with other graphs of the same stream; outputs hold until any of them is replayed.
-    """
-
-    def __init__(self, network: EngineGraph, images: Tensor, stream: torch.cuda.Stream, pool: Any) -> None:
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_RUNS):
-                network(images)
-        stream.synchronize()
-        self.images = images
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self.scores, self.maps = network(images)
-
-
-@dataclass
-class Lane:
-    """Memory that one piece passes through on its way to the device and back; host memory is pinned."""
-
-    host_images: Tensor
-    images: Tensor
-    scores: Tensor
-    maps: Tensor
-    host_scores: Tensor
-    host_maps: Tensor
-    arrived: torch.cuda.Event = field(default_factory=torch.cuda.Event)
-    computed: torch.cuda.Event = field(default_factory=torch.cuda.Event)
-    returned: torch.cuda.Event = field(default_factory=torch.cuda.Event)
-
-    @classmethod
-    def allocate(cls, batch: int, side: int, channels: int) -> "Lane":
-        """A lane for up to `batch` images on the current device."""
-        images = torch.empty(batch, side, side, channels, dtype=torch.uint8, pin_memory=True)
-        scores = torch.empty(batch, pin_memory=True)
-        maps = torch.empty(batch, side, side, pin_memory=True)
-        return cls(
-            host_images=images,
-            images=torch.empty(images.shape, dtype=torch.uint8, device="cuda"),
-            scores=torch.empty(scores.shape, device="cuda"),
-            maps=torch.empty(maps.shape, device="cuda"),
-            host_scores=scores,
-            host_maps=maps,
-        )
+    before = cudnn.benchmark
+    with float32_arithmetic():
+        cudnn.benchmark = tune
+        try:
+            yield
+        finally:
+            cudnn.benchmark = before
 
 
 class FusedEngine(Engine):
@@ -130,7 +52,11 @@ class FusedEngine(Engine):
     computed, the next is copied to the device and the one before it back, each on a stream of its own.
 
     All graphs are recorded when the engine is opened, which takes seconds to minutes; from then on no inference
-    compiles, tunes or allocates anything on the device.
+    compiles, tunes or allocates anything on the device. The exception are strips (`infer_strip`), whose graph is
+    recorded at the first one of its width and overlap.
+
+    Images may lie on the engine's GPU, and results may stay there (`infer_on_gpu`). In host memory that is pinned,
+    images are read where they lie.
 
     Args:
         package: trained; or its network.
@@ -140,12 +66,17 @@ class FusedEngine(Engine):
         tune: let cuDNN time its convolution algorithms for every size while the engine is opened
             (`torch.backends.cudnn.benchmark`) and keep the fastest. The choice may differ from one opening to the next,
             and with it the last bits of the result; without it cuDNN's rules of thumb decide, always alike.
+        sizes: numbers of images to record graphs for, by default the powers of two up to `batch`. Fewer of them open
+            sooner; without 1 among them, a number of images that they do not add up to is an EngineError.
+        early_exit, screen_only: as for `open_engine`; with a screen there are as many graphs of it as of the network.
     Attributes:
         graphs: the recorded graphs by their number of images.
     Raises:
         EngineError: no usable CUDA device or no Triton; a device that cannot do this precision, or has too little
             memory for this batch.
     """
+
+    scores_carry_nan: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -154,99 +85,163 @@ class FusedEngine(Engine):
         batch: int = 32,
         device: str = "cuda",
         tune: bool = True,
+        sizes: Sequence[int] | None = None,
+        early_exit: bool = False,
+        screen_only: bool = False,
     ) -> None:
         config = package.config
-        super().__init__(f"fused:{precision}", config.image_size, config.image_channels, batch)
         dtype = DTYPES[precision]
-        require_device(device, dtype)
-        self.device = torch.device(device)
+        self.device = require_device(device, dtype)
+        super().__init__(
+            f"fused:{precision}",
+            config.image_size,
+            config.image_channels,
+            batch,
+            gpu=self.device.index,
+            thresholds=Thresholds() if isinstance(package, PRN) else Thresholds.of(package),
+            screening=None
+            if isinstance(package, PRN)
+            else Screening.of(package, early_exit=early_exit, screen_only=screen_only),
+        )
+        sizes = powers_of_two(batch) if sizes is None else sizes
+        if not sizes or not all(1 <= size <= batch for size in sizes):
+            raise EngineError(f"{self.name}: sizes must be one or more numbers from 1 to the batch, {batch}")
         model = package if isinstance(package, PRN) else package.model()
         try:
             with torch.cuda.device(self.device):
-                self._open(EngineGraph(model, FUSED, dtype, torch.channels_last).to(self.device), tune)
+                graph = EngineGraph(model, FUSED, dtype, torch.channels_last).to(self.device)
+                screen = None
+                if self.screening is not None and not isinstance(package, PRN):
+                    screen = ScreenGraph(graph, package.screen())
+                self._open(graph, screen, tune, sizes)
         except torch.OutOfMemoryError:
             raise EngineError(
                 f"{self.name}: {device} has too little free memory for {batch} images at a time; choose a smaller batch"
             ) from None
 
-    def _open(self, network: EngineGraph, tune: bool) -> None:
-        """Record the graphs, the largest first: the others then fit into its memory."""
-        self._upload, self._compute, self._download = (torch.cuda.Stream() for _ in range(3))
-        self._lanes = [Lane.allocate(self.batch, self.image_size, self.image_channels) for _ in range(LANES)]
-        images = torch.zeros_like(self._lanes[0].images)
-        self.graphs: dict[int, RecordedGraph] = {}
-        pool = None
+    def _open(self, network: EngineGraph, screen: ScreenGraph | None, tune: bool, sizes: Sequence[int]) -> None:
+        """Record the graphs of the network, and those of the screen; both read the same static input."""
+        shape = self.batch, self.image_size, self.image_size, self.image_channels
+        images = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        self._network, self._tune, self._compute = network, tune, torch.cuda.Stream()
+        self._families: dict[str, Family] = {}
+        self._strips: dict[tuple[int, int], RecordedStrip] = {}
+        self._results: tuple[Tensor, Tensor] | None = None
+        self._gathering: Gathering | None = None
+        # Tiles that leave early would have to be told on the host.
+        self.takes_strips = screen is None
         with convolution_settings(tune):
-            for size in reversed(powers_of_two(self.batch)):
-                self.graphs[size] = RecordedGraph(network, images[:size], self._compute, pool)
-                pool = self.graphs[size].graph.pool()
-        # The graphs read its weights.
-        self._network: EngineGraph | None = network
+            if self.screening is None or not self.screening.alone:
+                self._families["network"] = Family(network, images, sizes, self.image_size, self._compute)
+            if screen is not None and self.screening is not None:
+                if self.screening.alone:
+                    side = self.image_size // STRIDES[1]
+                    self._families["screen"] = Family(screen, images, sizes, side, self._compute)
+                else:
+                    self._gathering = Gathering(screen, self.graphs, images, self.screening, self._compute)
+
+    @property
+    def graphs(self) -> dict[int, RecordedGraph]:
+        """See the class."""
+        return self._families["network"].graphs
+
+    def check(self, images: Any) -> Any:
+        """See `Engine.check`; images on a GPU stay there."""
+        self.check_gpu(images)
+        if gpu_of(images) is None:
+            return super().check(images)
+        on_device = images.detach() if isinstance(images, Tensor) else torch.from_dlpack(images)
+        self.check_shape(on_device)
+        return on_device
+
+    def answers(self, images: Any) -> Answers:
+        """See `Engine.answers`; with early exit, images that stay are gathered on the device."""
+        if self._gathering is None:
+            return super().answers(images)
+        with torch.cuda.device(self.device):
+            return self._gathering.answers(images)
+
+    def prepare(self, images: NDArray[np.uint8]) -> None:
+        """See `Engine.prepare`: all was recorded when the engine was opened."""
+
+    def infer_on_gpu(self, images: Any) -> tuple[Tensor, Tensor]:
+        """Raw scores (N,) and maps (N, S, S) of images, as `infer_whole` computes them, left on the engine's GPU.
+
+        The tensors are the caller's, float32, and ready on the current stream: nothing here waits for them. So
+        nothing is checked: the score of a map that holds a NaN is NaN, and must not be taken for good.
+
+        Args:
+            images: as for `infer`; on the GPU or in pinned memory they must stay as they are until the GPU is through.
+        Raises:
+            EngineError: as `infer`, but for an output that is not finite.
+        """
+        with self._used_alone(), torch.cuda.device(self.device):
+            self.require_network()
+            checked = self.check(images)
+            scores = torch.empty(len(checked), device=self.device)
+            maps = torch.empty(len(checked), self.image_size, self.image_size, device=self.device)
+            self._families["network"].fill_on_device(checked, scores, maps)
+        return scores, maps
+
+    def lent(self, images: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Engine.lent`; the GPU writes to these arrays by itself."""
+        count = len(images)
+        if self._results is None or len(self._results[0]) < count:
+            count = max(count, self.batch)
+            self._results = pinned((count,)), pinned((count, self.image_size, self.image_size))
+        scores, maps = (one[: len(images)].numpy() for one in self._results)
+        self.fill(images, scores, maps)
+        return scores, maps
+
+    def strip_answers(self, strip: NDArray[np.uint8], overlap: int) -> StripDetections:
+        """See `Engine.strip_answers`."""
+        key = strip.shape[1], overlap
+        with torch.cuda.device(self.device):
+            if key not in self._strips:
+                graph = StripGraph(self._network, strip.shape[1], overlap, self.batch)
+                pool = self.graphs[max(self.graphs)].graph.pool()
+                with convolution_settings(self._tune):
+                    self._strips[key] = RecordedStrip(graph, strip.shape, self._compute, pool)
+            return StripDetections(*self._strips[key](strip))
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `Engine.run`."""
-        scores = np.empty(len(images), np.float32)
-        maps = np.empty((len(images), self.image_size, self.image_size), np.float32)
-        self.fill(images, scores, maps)
+        return self._run("network", self.image_size, images)
+
+    def screen(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Engine.screen`."""
+        return self._run("screen", self.image_size // STRIDES[1], images)
+
+    def _run(
+        self, family: str, side: int, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        scores, maps = np.empty(len(images), np.float32), np.empty((len(images), side, side), np.float32)
+        with torch.cuda.device(self.device):
+            self._families[family].fill(images, scores, maps)
         return scores, maps
 
     def fill(self, images: NDArray[np.uint8], scores: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
         """See `Engine.fill`."""
-        if self._network is None:
-            raise EngineError(f"{self.name} is closed; open it again")
-
-        def submit(lane: Lane, part: slice) -> None:
-            self._submit(lane, images[part])
-
-        def collect(lane: Lane, part: slice) -> None:
-            lane.returned.synchronize()
-            count = part.stop - part.start
-            scores[part], maps[part] = lane.host_scores[:count].numpy(), lane.host_maps[:count].numpy()
-
         with torch.cuda.device(self.device):
-            take_turns(pieces(len(images), self.batch), self._lanes, submit, collect)
+            self._families["network"].fill(images, scores, maps)
 
-    def _submit(self, lane: Lane, images: NDArray[np.uint8]) -> None:
-        """Start a piece on its way; `lane.returned` tells when its results are in host memory."""
-        count, graph = len(images), self.graphs[len(images)]
-        # Free already, unless an earlier call was interrupted.
-        lane.returned.synchronize()
-        np.copyto(lane.host_images[:count].numpy(), images)
-        with torch.cuda.stream(self._upload):
-            lane.images[:count].copy_(lane.host_images[:count], non_blocking=True)
-            lane.arrived.record()
-        with torch.cuda.stream(self._compute):
-            lane.arrived.wait()
-            graph.images.copy_(lane.images[:count])
-            graph.graph.replay()
-            lane.scores[:count].copy_(graph.scores)
-            lane.maps[:count].copy_(graph.maps)
-            lane.computed.record()
-        with torch.cuda.stream(self._download):
-            lane.computed.wait()
-            lane.host_scores[:count].copy_(lane.scores[:count], non_blocking=True)
-            lane.host_maps[:count].copy_(lane.maps[:count], non_blocking=True)
-            lane.returned.record()
-
-    def close(self) -> None:
-        """See `Engine.close`."""
-        if self._network is not None:
-            torch.cuda.synchronize(self.device)
-        self.graphs.clear()
-        self._lanes.clear()
-        self._network = None
+    def release(self) -> None:
+        """See `Engine.release`."""
+        torch.cuda.synchronize(self.device)
+        self._families.clear()
+        self._strips.clear()
+        self._results = self._gathering = None
 
 
-def require_device(device: str, dtype: torch.dtype) -> None:
-    """Raise EngineError, in one line, where the fused engine cannot run."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device not in ("cuda", *(f"cuda:{index}" for index in range(count))) or count == 0:
-        raise EngineError(
-            f"the fused engine needs a CUDA device; PyTorch sees {count} of them here, and {device!r} was asked for"
-        )
+def require_device(name: str, dtype: torch.dtype) -> torch.device:
+    """A CUDA device by its name, with its index; an EngineError, in one line, where the fused engine cannot run."""
+    if name == "cpu" or not torch.cuda.is_available():
+        raise EngineError(f"the fused engine needs a CUDA device, and {name!r} is none that PyTorch can use here")
+    device = find_device(name)
     if find_spec("triton") is None:
         raise EngineError("Triton is not installed: pip install 'prn-fast[triton]'")
     try:
         tile_for("distance", torch.cuda.get_device_capability(device), dtype)
     except RuntimeError as error:
         raise EngineError(f"the fused engine cannot run on {device}: {error}") from None
+    return device

@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.engine.base import Engine
-from prn_fast.engine.cuda_graph import CudaGraph
-from prn_fast.engine.cuda_memory import CudaDevice, DeviceImages, Staging, device_images, open_device
+from prn_fast.engine.base import Engine, Thresholds
+from prn_fast.engine.cuda_memory import CudaDevice, DeviceImages, DeviceRows, device_images, open_device
+from prn_fast.engine.early_exit import Screening
 from prn_fast.engine.tensorrt_file import (
+    DESCRIPTION_FILE,
     ENGINE_FILE,
+    SCREEN_FOLDER,
     Description,
     bindings_fault,
     check_device,
@@ -21,29 +23,41 @@ from prn_fast.engine.tensorrt_file import (
     read_engine,
 )
 from prn_fast.engine.tensorrt_flavours import FLAVOURS, Flavour
+from prn_fast.engine.tensorrt_program import INPUT_NAME, Program, Weights
 from prn_fast.errors import EngineError
-from prn_fast.package import Package, write_atomically
+from prn_fast.files import replace_file
+from prn_fast.model.config import STRIDES
+from prn_fast.package import Package
 
-INPUT_NAME, OUTPUT_NAMES = "images", ("scores", "maps")
+NETWORK, SCREEN = "network", "screen"
+# Of each part: the names of its outputs, and by how much its maps are smaller than the images.
+OUTPUTS = {NETWORK: ("scores", "maps"), SCREEN: ("screen_scores", "screen_maps")}
+DOWNSCALED = {NETWORK: 1, SCREEN: STRIDES[1]}
 RUNTIME_CACHE = "runtime-{device}.cache"
 
 
 class TensorRTEngine(Engine):
-    """A serialised engine on a GPU, with an execution context, a stream and pinned buffers of its own.
+    """Serialised engines on a GPU, with execution contexts, a stream and pinned buffers of their own.
 
     Fewer images than the engine's smallest batch are filled up. From the second run of a batch size on, the whole run
     is one CUDA graph. Images that are on the GPU already (`__cuda_array_interface__`, DLPack) are read where they lie;
     all work on the GPU is waited for first.
 
-    One such object belongs to one thread at a time. `share` gives another camera one of its own over the same weights.
+    With early exit there are two engines of the library, the screen and the network. Images that stay are gathered for
+    the network: in host memory, or on the GPU if they lie there.
+
+    Threads that use one such object take turns, as with every engine; `share` gives another camera one of its own over
+    the same weights, so that both run at a time.
 
     Args:
         package: gives the shape of images; `folder`: the engine's files; `precision`: as built.
-        batch: most images in one run; at most, and if None, the engine's largest.
+        batch: most images in one run, 1 or more; taken into the range that the engine was built for, whose largest it
+            is if None.
         device: number of the GPU.
         cuda_graph: whether runs are captured.
         runtime_cache: folder of the cache of kernels that TensorRT-RTX compiles here; None keeps it beside the engine,
             False keeps none. Whoever can write there can put code on the GPU.
+        early_exit, screen_only: as for `open_engine`. An engine that was built without the screen runs whole.
     Raises:
         EngineError: no library, no GPU, another version or GPU than the engine was built for, or a file that is
             truncated or altered: one line each, before the library reads the engine.
@@ -60,47 +74,73 @@ class TensorRTEngine(Engine):
         device: int = 0,
         cuda_graph: bool = True,
         runtime_cache: Path | bool | None = None,
+        early_exit: bool = False,
+        screen_only: bool = False,
     ) -> None:
-        config = package.config
-        description = Description.read(folder)
-        largest = description.batch[2]
+        config, name = package.config, f"{self.flavour.name}:{precision}"
+        has_screen = (folder / SCREEN_FOLDER / DESCRIPTION_FILE).exists()
+        screening = Screening.of(package, early_exit=early_exit and has_screen, screen_only=screen_only)
+        if screen_only and not has_screen:
+            raise EngineError(
+                f"{package.path}: its {name} was built without the screen; build it again: prn-build-engine"
+            )
+        folders = {} if screening is not None and screening.alone else {NETWORK: folder}
+        if screening is not None:
+            folders[SCREEN] = folder / SCREEN_FOLDER
+        descriptions = {part: Description.read(files) for part, files in folders.items()}
+        self._smallest, _, largest = next(iter(descriptions.values())).batch
         super().__init__(
-            f"{self.flavour.name}:{precision}",
+            name,
             config.image_size,
             config.image_channels,
             largest if batch is None else min(batch, largest),
+            gpu=device,
+            thresholds=Thresholds.of(package),
+            screening=screening,
         )
-        self._smallest = description.batch[0]
-        plan = read_engine(folder, description)
+        # Every part but the last is then one that the engine takes, and the last may borrow from the one before.
+        self.batch = max(self.batch, self._smallest)
+        plans = {part: self._read(folders[part], part, description) for part, description in descriptions.items()}
+        self._library = self.flavour.load()
+        for part, description in descriptions.items():
+            check_version(folders[part], description, self.flavour, self._library.__version__)
+        self._device = open_device(device)
+        for part, description in descriptions.items():
+            check_device(folders[part], description, self._device.name, self._device.capability)
+        self._cuda_graph, self._keeps_caches = cuda_graph, True
+        with self._device.active():
+            # The logger and runtime are kept, since TensorRT holds no reference to them.
+            self._logger = error_logger(self._library)
+            self._runtime = self._library.Runtime(self._logger)
+            self._weights = {
+                part: self._load(folders[part], plan, self._cache_path(folders[part], runtime_cache))
+                for part, plan in plans.items()
+            }
+            self._prepare()
+
+    def _read(self, folder: Path, part: str, description: Description) -> bytes:
+        """One of the serialised engines, with the inputs and outputs that this package needs."""
+        plan, side = read_engine(folder, description), self.image_size // DOWNSCALED[part]
+        scores, maps = OUTPUTS[part]
         fault = bindings_fault(
             description.bindings,
             {
-                INPUT_NAME: ("UInt8", (config.image_size, config.image_size, config.image_channels)),
-                OUTPUT_NAMES[0]: ("Float", ()),
-                OUTPUT_NAMES[1]: ("Float", (config.image_size, config.image_size)),
+                INPUT_NAME: ("UInt8", (self.image_size, self.image_size, self.image_channels)),
+                scores: ("Float", ()),
+                maps: ("Float", (side, side)),
             },
         )
+        if not fault and description.batch[0] != self._smallest:
+            fault = f"takes {description.batch[0]} images or more, and its network {self._smallest}"
         if fault:
             raise EngineError(f"{folder / ENGINE_FILE}: {fault}; build the engine again")
-        self._library = self.flavour.load()
-        check_version(folder, description, self.flavour, self._library.__version__)
-        self._device = open_device(device)
-        check_device(folder, description, self._device.name, self._device.capability)
-        self._cache_file = self._cache_path(folder, runtime_cache)
-        self._cuda_graph = cuda_graph
-        with self._device.active():
-            self._engine = self._deserialize(folder, plan)
-            self._runtime_config, self._runtime_cache = self._configure()
-            self._prepare()
+        return plan
 
     def _deserialize(self, folder: Path, plan: bytes) -> Any:
-        """The library's engine; the logger and runtime are kept, since TensorRT holds no reference to them."""
-        library = self._library
-        self._logger = error_logger(library)
-        self._runtime = library.Runtime(self._logger)
+        """The library's engine."""
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            reason = diagnosis(library, self._runtime, plan) or "the library gives no diagnosis"
+            reason = diagnosis(self._library, self._runtime, plan) or "the library gives no diagnosis"
             said = f" ({self._logger.first})" if self._logger.first else ""
             raise EngineError(f"{folder / ENGINE_FILE}: {self.flavour.title} refuses the engine, {reason}{said}")
         return engine
@@ -109,55 +149,61 @@ class TensorRTEngine(Engine):
         """Where the compiled kernels for this GPU are kept; None: nowhere."""
         if not self.flavour.runtime_cache or place is False:
             return None
-        name = hashlib.sha256(f"{self._device.name} {self._library.__version__}".encode()).hexdigest()[:12]
-        return (place if isinstance(place, Path) else folder) / RUNTIME_CACHE.format(device=name)
+        of_screen = f" {SCREEN}" if folder.name == SCREEN_FOLDER else ""
+        name = f"{self._device.name} {self._library.__version__}{of_screen}"
+        file = RUNTIME_CACHE.format(device=hashlib.sha256(name.encode()).hexdigest()[:12])
+        return (place if isinstance(place, Path) else folder) / file
 
-    def _configure(self) -> tuple[Any, Any]:
-        """TensorRT-RTX's runtime configuration and its cache; nothing for a flavour that has none."""
+    def _load(self, folder: Path, plan: bytes, cache_file: Path | None) -> Weights:
+        """A serialised engine, with TensorRT-RTX's runtime configuration and cache where the flavour has them."""
+        engine = self._deserialize(folder, plan)
         if not self.flavour.runtime_cache:
-            return None, None
-        config = self._engine.create_runtime_config()
+            return Weights(engine)
+        config = engine.create_runtime_config()
         if self._cuda_graph:  # it compiles kernels while it runs, and knows itself when a capture holds
             config.cuda_graph_strategy = self._library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         cache = config.create_runtime_cache()
-        if self._cache_file is not None and self._cache_file.is_file():
+        if cache_file is not None and cache_file.is_file():
             # One for another driver is refused by the library, and written anew when the engine is closed.
-            cache.deserialize(self._cache_file.read_bytes())
+            cache.deserialize(cache_file.read_bytes())
         config.set_runtime_cache(cache)
-        return config, cache
+        return Weights(engine, config, cache, cache_file)
 
     def _prepare(self) -> None:
-        """Context, buffers and graphs of this object alone."""
-        if self._runtime_config is None:
-            self._context = self._engine.create_execution_context()
-        else:
-            self._context = self._engine.create_execution_context(self._runtime_config)
-        if self._context is None:
-            raise EngineError(
-                f"{self.name}: no execution context could be made: {self._logger.first or 'out of memory?'}"
-            )
-        rows = max(self.batch, self._smallest)
+        """Contexts, buffers and graphs of this object alone."""
         side = self.image_size
-        self._images: Staging = self._device.staging((rows, side, side, self.image_channels), np.uint8)
-        self._images.host[:] = 0  # what fills a batch up
-        self._scores: Staging = self._device.staging((rows,), np.float32)
-        self._maps: Staging = self._device.staging((rows, side, side), np.float32)
-        self._graphs: dict[int, CudaGraph] = {}
-        for name, staging in zip(OUTPUT_NAMES, (self._scores, self._maps), strict=True):
-            self._context.set_tensor_address(name, staging.pointer)
+        images = self._device.staging((self.batch, side, side, self.image_channels), np.uint8)
+        images.host[:] = 0  # what fills a batch up
+        self._programs = {
+            part: Program(
+                self.name,
+                weights,
+                self._device,
+                images,
+                OUTPUTS[part],
+                side // DOWNSCALED[part],
+                self._smallest,
+                self._cuda_graph,
+                self._logger,
+            )
+            for part, weights in self._weights.items()
+        }
 
     def share(self) -> Self:
-        """Another engine for another thread: the same weights, its own context, stream and buffers."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other._device = self._device.another_stream()
-        other._cache_file = None  # the first one writes it
-        with other._device.active():
-            other._prepare()
+        """Another engine, to run beside this one: the same weights, its own contexts, stream and buffers."""
+        with self._used_alone():
+            other = object.__new__(type(self))
+            other.__dict__.update(self.__dict__)
+            other._belong_to_this_process()
+            other._device = self._device.another_stream()
+            other._keeps_caches = False  # the first one writes them
+            with other._device.active():
+                other._prepare()
         return other
 
     def check(self, images: Any) -> Any:
         """See `Engine.check`; images on a GPU stay there."""
+        self.check_gpu(images)
         on_device = device_images(images)
         if on_device is None:
             return super().check(images)
@@ -170,62 +216,35 @@ class TensorRTEngine(Engine):
             self._device.wait_for_all()
         return on_device
 
-    def run(self, images: NDArray[np.uint8] | DeviceImages) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.uint8] | DeviceImages | DeviceRows
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `Engine.run`."""
-        count = len(images)
-        rows = max(count, self._smallest)
-        first = 0
         with self._device.active():
-            if isinstance(images, DeviceImages):
-                # The last part of many may be short: it is run together with images before it, and those are left out.
-                first = rows - count
-                self._enqueue(images.pointer - first * images.row_bytes, rows)
-                self._download(rows)
-            else:
-                self._images.host[:count] = images
-                self._run_staged(rows)
-            self._device.synchronize()
-        part = slice(first, first + count)
-        return self._scores.host[part].copy(), self._maps.host[part].copy()
+            return self._programs[NETWORK].run(images)
 
-    def _run_staged(self, rows: int) -> None:
-        """Upload, compute and download, as one graph from the second time on."""
-        if rows in self._graphs:
-            self._graphs[rows].launch()
-            return
-        self._work(rows)
-        if self._cuda_graph and self._runtime_config is None:  # TensorRT-RTX captures by itself
-            self._device.synchronize()
-            self._graphs[rows] = CudaGraph(self._device.stream, lambda: self._work(rows))
-
-    def _work(self, rows: int) -> None:
-        self._images.upload(rows)
-        self._enqueue(self._images.pointer, rows)
-        self._download(rows)
-
-    def _download(self, rows: int) -> None:
-        self._scores.download(rows)
-        self._maps.download(rows)
-
-    def _enqueue(self, pointer: int, rows: int) -> None:
-        shape = (rows, self.image_size, self.image_size, self.image_channels)
-        self._context.set_input_shape(INPUT_NAME, shape)
-        self._context.set_tensor_address(INPUT_NAME, pointer)
-        if not self._context.execute_async_v3(self._device.stream):
-            raise EngineError(f"{self.name}: the GPU refused the work: {self._logger.first or 'no reason given'}")
-
-    def close(self) -> None:
-        """See `Engine.close`; keeps the compiled kernels for the next start."""
-        if self._context is None:
-            return
+    def screen(self, images: NDArray[np.uint8] | DeviceImages) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Engine.screen`."""
+        if SCREEN not in self._programs:
+            raise EngineError(f"{self.name} was opened without its screen; open it with early_exit=True")
         with self._device.active():
-            for graph in self._graphs.values():
-                graph.close()
-            if self._cache_file is not None:
-                # A package that cannot be written to starts slowly each time, and runs as well.
-                with contextlib.suppress(OSError):
-                    write_atomically(self._cache_file, bytes(self._runtime_cache.serialize()))
-            self._graphs, self._context = {}, None
+            return self.in_parts(self._programs[SCREEN].run, images)
+
+    def gathered(self, images: Any, rows: NDArray[np.integer]) -> Any:
+        """See `Engine.gathered`; images on the GPU are gathered there, where they are run."""
+        return DeviceRows.of(images, rows) if isinstance(images, DeviceImages) else super().gathered(images, rows)
+
+    def release(self) -> None:
+        """See `Engine.release`; keeps the compiled kernels for the next start."""
+        with self._device.active():
+            for program in self._programs.values():
+                program.close()
+                weights = program.weights
+                if self._keeps_caches and weights.cache_file is not None:
+                    # A package that cannot be written to starts slowly each time, and runs as well.
+                    with contextlib.suppress(OSError):
+                        replace_file(weights.cache_file, bytes(weights.runtime_cache.serialize()))
+            self._programs = {}
 
 
 class TensorRTRTXEngine(TensorRTEngine):

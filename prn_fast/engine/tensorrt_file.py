@@ -4,6 +4,7 @@ model.engine    the serialised engine, opaque, code for a GPU
 engine.json     its sha256, the library's version, devices, precision, batch, inputs and outputs
 layers.json     the engine inspector's report
 build.log       the builder's messages
+screen/         the same files of the screen, where the engine has one
 """
 
 import hashlib
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from prn_fast.engine.tensorrt_flavours import Flavour, parse_capability
-from prn_fast.errors import EngineError
+from prn_fast.errors import EngineError, one_line
 
 ENGINE_FILE, DESCRIPTION_FILE, LAYERS_FILE, LOG_FILE = "model.engine", "engine.json", "layers.json", "build.log"
+SCREEN_FOLDER = "screen"
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,26 @@ class Description:
             smallest, usual, largest = (int(size) for size in content.pop("batch"))
             capabilities = tuple(str(one) for one in content.pop("capabilities"))
             bindings = tuple(content.pop("bindings"))
-            return cls(**content, capabilities=capabilities, batch=(smallest, usual, largest), bindings=bindings)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EngineError(f"{path}: cannot be read ({error}); build the engine again") from None
+            read = cls(**content, capabilities=capabilities, batch=(smallest, usual, largest), bindings=bindings)
+            read.check_values()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, EngineError) as error:
+            raise EngineError(f"{path}: cannot be read ({one_line(error)}); build the engine again") from None
+        return read
+
+    def check_values(self) -> None:
+        """A ValueError or EngineError for values that no build writes."""
+        for name in ("flavour", "version", "precision", "sha256"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}")
+        for capability in self.capabilities:
+            parse_capability(capability)
+        smallest, usual, largest = self.batch
+        if not 1 <= smallest <= usual <= largest:
+            raise ValueError(f"batch is {list(self.batch)}")
+        for binding in self.bindings:
+            named = all(isinstance(binding[key], str) for key in ("name", "type"))
+            if not named or not all(isinstance(size, int) for size in binding["dimensions"]):
+                raise ValueError(f"a binding is {binding}")
 
 
 def read_engine(folder: Path, description: Description) -> bytes:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 MissingReason = Literal[
     "gap",  # the line counter jumped
-    "incomplete",  # the camera delivered a block with lost packets
+    "incomplete",  # the camera delivered a block with lost packets, or ended it early
     "failed",  # the camera reported a failed buffer
     "camera_lost",  # the camera was gone
 ]
@@ -38,6 +38,10 @@ PIXEL_FORMATS: tuple[str, ...]
 
 def pixel_format_name(code: int) -> str:
     """GenICam name of a PFNC code, as cameras' libraries report it; LinescanError if it is not one of PIXEL_FORMATS."""
+
+def row_bytes(pixel_format: str, width: int) -> int:
+    """Bytes of a row of `width` pixels without padding; LinescanError for an unknown format or a width that splits a
+    group of packed pixels."""
 
 class Ledger:
     """Where every line went, at one moment.

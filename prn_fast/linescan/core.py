@@ -13,6 +13,7 @@ try:
         Strip,
         Tiler,
         pixel_format_name,
+        row_bytes,
     )
 except ModuleNotFoundError as error:
     raise LinescanError(
@@ -30,4 +31,5 @@ __all__ = [
     "Strip",
     "Tiler",
     "pixel_format_name",
+    "row_bytes",
 ]

@@ -1,5 +1,6 @@
 """Defects of an endless map: connected regions above a threshold, each reported once."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -11,7 +12,13 @@ from numpy.typing import NDArray
 from prn_fast.errors import ConfigError
 
 # A faint stretch of a scratch does not part it in two: hysteresis, as in Canny's edges (1986).
-REACH = 0.8
+HYSTERESIS = 0.8
+# Pixels around the box of a defect that its picture shows, as far as the web goes.
+CROP_MARGIN = 16
+# Regions of fewer pixels are no defects.
+MIN_AREA = 16
+# Longer defects are reported in parts: a scratch along the whole web must not wait for its end.
+MAX_LINES = 2048
 
 
 class Severity(StrEnum):
@@ -24,14 +31,16 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class SeverityLimits:
-    """Areas from which a defect is major and critical: square millimetres with a `Scale`, else pixels."""
+    """Areas from which a defect is major and critical: square millimetres with a `PixelSize`, else pixels."""
 
     major: float = 200.0
     critical: float = 2000.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.major <= self.critical:
-            raise ConfigError(f"severity limits are {self.major} and {self.critical}; 0 <= major <= critical")
+        if not 0 <= self.major <= self.critical < math.inf:
+            raise ConfigError(
+                f"severity limits are {self.major} and {self.critical}; give numbers with 0 <= major <= critical"
+            )
 
     def classify(self, area: float) -> Severity:
         """The class of an area."""
@@ -41,15 +50,15 @@ class SeverityLimits:
 
 
 @dataclass(frozen=True)
-class Scale:
+class PixelSize:
     """Size of a pixel on the web, millimetres: along a line from the optics, along the web from the encoder."""
 
     pixel: float
     line: float
 
     def __post_init__(self) -> None:
-        if not (self.pixel > 0 and self.line > 0):
-            raise ConfigError(f"a pixel of {self.pixel} x {self.line} mm cannot be; both sizes are above 0")
+        if not (0 < self.pixel < math.inf and 0 < self.line < math.inf):
+            raise ConfigError(f"a pixel of {self.pixel} x {self.line} mm is impossible; give sizes above 0")
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Defect:
         continues: it was longer than the limit and was cut here; what follows is reported as another defect.
         millimetres: the same place and size on the web, where the scale is known.
         crop: uint8 (h, w, C), the picture around it, as far as it is still there; None if pictures are not kept.
+        crop_map: uint8 (h, w), the anomaly map of the same place, 0 to 255 for 0 to 1; None if pictures are not kept.
     """
 
     number: int
@@ -90,6 +100,12 @@ class Defect:
     continues: bool = False
     millimetres: Millimetres | None = None
     crop: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+    crop_map: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def picture_bytes(self) -> int:
+        """What the picture and its map take in memory."""
+        return sum(one.nbytes for one in (self.crop, self.crop_map) if one is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the picture."""
@@ -111,7 +127,7 @@ class Defect:
 
 @dataclass
 class _Region:
-    """A region that may go on below."""
+    """A region that may continue below."""
 
     top: int
     bottom: int  # one past the last line
@@ -130,15 +146,15 @@ class _Region:
 class DefectTracker:
     """Finds the defects of a map that arrives in parts, and reports each when it has ended.
 
-    A defect is a connected region (8 neighbours) at or above `reach` x threshold whose largest value is at or above the
-    threshold.
+    A defect is a connected region (8 neighbours) at or above `hysteresis` x threshold whose largest value is at or
+    above the threshold.
 
     Each part is labelled by itself; a region that touches one of the part before becomes one with it. So a defect is
     the same however the web was cut into parts.
 
     Args:
         threshold: of the map, above 0.
-        reach: share of the threshold down to which a region goes on, above 0 and at most 1.
+        hysteresis: share of the threshold down to which a region continues, above 0 and at most 1.
         min_area: smaller regions are no defects, pixels.
         max_lines: a region that reached this length is reported as it is and begins anew: a scratch along the whole
             web must not wait for its end.
@@ -149,20 +165,20 @@ class DefectTracker:
     def __init__(
         self,
         threshold: float,
-        min_area: int = 16,
-        max_lines: int = 2048,
+        min_area: int = MIN_AREA,
+        max_lines: int = MAX_LINES,
         limits: SeverityLimits | None = None,
-        scale: Scale | None = None,
-        reach: float = REACH,
+        scale: PixelSize | None = None,
+        hysteresis: float = HYSTERESIS,
     ) -> None:
         if not 0 < threshold < 1:
             raise ConfigError(f"the threshold of the anomaly map is {threshold}; it lies above 0 and below 1")
-        if not 0 < reach <= 1:
-            raise ConfigError(f"a defect reaches down to {reach} of the threshold; that must be above 0 and at most 1")
+        if not 0 < hysteresis <= 1:
+            raise ConfigError(f"hysteresis is {hysteresis}; it is a share of the threshold, above 0 and at most 1")
         if min_area < 1 or max_lines < 1:
             raise ConfigError(f"min_area {min_area} and max_lines {max_lines} must be at least 1")
         self.threshold = threshold
-        self._lower = reach * threshold
+        self._lower = hysteresis * threshold
         self.max_lines = max_lines
         self._min_area = min_area
         self._limits = limits or SeverityLimits()

@@ -72,9 +72,16 @@ class StripStitcher:
         self._end: int | None = None
         self._pending: _Pending | None = None
 
+    def along_the_line(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The maps (N, side, side) of a strip's tiles, one for each of `lefts`, put together: (side, width)."""
+        across = np.zeros((maps.shape[1], self._width), np.float32)
+        for one, left, weights in zip(maps, self.lefts, self._across, strict=True):
+            across[:, left : left + len(weights)] += one * weights
+        return across
+
     def add(
         self,
-        maps: NDArray[np.float32],
+        strip_map: NDArray[np.float32],
         pixels: NDArray[np.uint8],
         missing: NDArray[np.bool_],
         first_line: int,
@@ -83,7 +90,7 @@ class StripStitcher:
         """Add a strip; its pixels are copied.
 
         Args:
-            maps: (N, side, side), one for each of `lefts`.
+            strip_map: (side, width), its tiles' maps put together along the line.
             pixels, missing: (side, width, C) and (side,), of the strip.
             first_line: number of the strip's first line.
             owned: the lines that the strip before does not hold; where they do not follow it, there is a hole.
@@ -94,11 +101,8 @@ class StripStitcher:
         before, self._end = self._pending, owned.stop
         start = owned.start if before is None else before.first_line
         kept = slice(start - first_line, owned.stop - first_line)
-        across = np.zeros((len(missing), self._width), np.float32)
-        for one, left, weights in zip(maps, self.lefts, self._across, strict=True):
-            across[:, left : left + len(weights)] += one * weights
         weight = self._along[kept].copy()
-        total = across[kept] * weight[:, None]
+        total = strip_map[kept] * weight[:, None]
         if before is not None:
             total[: len(before.total)] += before.total
             weight[: len(before.weight)] += before.weight

@@ -5,19 +5,26 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prn_fast.drift import describe_drift
 from prn_fast.linescan.defects import Defect
-from prn_fast.linescan.inspection import Snapshot
+from prn_fast.linescan.snapshot import Snapshot, describe_sinks
 
 SEVERITY_STYLES = {"minor": "yellow", "major": "bold yellow", "critical": "bold red"}
+DRIFT_STYLES = {"learning": "dim", "ok": "green", "watch": "yellow", "act": "bold red"}
 _DEFECTS_SHOWN = 8
 
 
 def as_renderable(snapshot: Snapshot, title: str) -> RenderableType:
-    """Figures, ledger and last defects."""
+    """Figures, ledger, drift, sinks that are behind or lost messages, and last defects."""
     state = Text(title, style="bold")
     if snapshot.error:
         state.append(f"  stopped: {snapshot.error}", style="bold red")
+    elif snapshot.engine_away:
+        state.append(f"  waiting for the engine: {snapshot.engine_away}", style="bold red")
     parts: list[RenderableType] = [state, _figures(snapshot)]
+    if snapshot.drift is not None:
+        parts.append(Text(describe_drift(snapshot.drift), style=DRIFT_STYLES[snapshot.drift.state]))
+    parts += [Text(line, style="red" if snapshot.lost else "yellow") for line in describe_sinks(snapshot)]
     if snapshot.recent:
         parts.append(_defects(snapshot.recent[:_DEFECTS_SHOWN]))
     return Group(*parts)

@@ -1,4 +1,4 @@
-"""Multi-size self-attention layers (PRN.md, step 5)."""
+"""Multi-size self-attention layers."""
 
 import math
 
@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 from prn_fast.kernels import Ops
 from prn_fast.kernels.multi_size_attention.reference import attend, patchify, unpatchify
+from prn_fast.model.blocks import activated
 from prn_fast.model.config import PRNConfig
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm beside a 1x1 shortcut."""
 
-    def __init__(self, inputs: int, channels: int) -> None:
+    def __init__(self, inputs: int, channels: int, ops: Ops) -> None:
         super().__init__()
+        self.ops = ops
         self.conv1 = nn.Conv2d(inputs, channels, 3, padding=1)
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
@@ -23,8 +25,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H, W)."""
-        out = torch.relu(self.norm1(self.conv1(maps)))
-        return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(maps))
+        out = activated(self.ops, self.conv1, self.norm1, maps)
+        return activated(self.ops, self.conv2, self.norm2, out, self.shortcut(maps))
 
 
 class ElementwiseAttention(nn.Module):
@@ -90,7 +92,7 @@ class MultiSizeAttentionLayer(nn.Module):
             self.attention = ElementwiseAttention(channels, side, grids, ops)
         else:
             self.attention = PointwiseAttention(channels, grids)
-        self.block = ResidualBlock(len(grids) * channels, channels)
+        self.block = ResidualBlock(len(grids) * channels, channels, ops)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C', h, w) to the same shape."""

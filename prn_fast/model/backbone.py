@@ -6,10 +6,11 @@ underscores), so that their weights load by name.
 
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prn_fast.kernels import REFERENCE, Ops
+from prn_fast.model.blocks import activated
 from prn_fast.model.config import BackboneName
 
 
@@ -38,8 +39,9 @@ class FrozenSequential(EvalOnly, nn.Sequential):
 class BasicBlock(EvalOnly):
     """Two 3x3 convolutions and a shortcut (ResNet-18)."""
 
-    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, ops: Ops) -> None:
         super().__init__()
+        self.ops = ops
         self.conv1 = nn.Conv2d(inputs, channels, 3, stride, 1, bias=False)
         self.bn1 = FrozenBatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
@@ -48,16 +50,17 @@ class BasicBlock(EvalOnly):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / stride, W / stride)."""
-        out = torch.relu(self.bn1(self.conv1(maps)))
-        out = self.bn2(self.conv2(out))
-        return torch.relu(out + (maps if self.downsample is None else self.downsample(maps)))
+        out = activated(self.ops, self.conv1, self.bn1, maps)
+        residual = maps if self.downsample is None else self.downsample(maps)
+        return activated(self.ops, self.conv2, self.bn2, out, residual)
 
 
 class WideBottleneck(EvalOnly):
     """1x1, 3x3 and 1x1 convolutions of doubled width and a shortcut (Wide ResNet-50-2)."""
 
-    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, ops: Ops) -> None:
         super().__init__()
+        self.ops = ops
         width = channels // 2
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = FrozenBatchNorm2d(width)
@@ -69,10 +72,10 @@ class WideBottleneck(EvalOnly):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H / stride, W / stride)."""
-        out = torch.relu(self.bn1(self.conv1(maps)))
-        out = torch.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return torch.relu(out + (maps if self.downsample is None else self.downsample(maps)))
+        out = activated(self.ops, self.conv1, self.bn1, maps)
+        out = activated(self.ops, self.conv2, self.bn2, out)
+        residual = maps if self.downsample is None else self.downsample(maps)
+        return activated(self.ops, self.conv3, self.bn3, out, residual)
 
 
 def shortcut(inputs: int, channels: int, stride: int) -> FrozenSequential | None:
@@ -83,37 +86,62 @@ def shortcut(inputs: int, channels: int, stride: int) -> FrozenSequential | None
 
 
 def stage(
-    block: type[BasicBlock | WideBottleneck], inputs: int, channels: int, depth: int, stride: int
+    block: type[BasicBlock | WideBottleneck], inputs: int, channels: int, depth: int, stride: int, ops: Ops
 ) -> FrozenSequential:
     """Blocks of one width, the first of which may shrink the map."""
-    rest = (block(channels, channels, 1) for _ in range(depth - 1))
-    return FrozenSequential(block(inputs, channels, stride), *rest)
+    rest = (block(channels, channels, 1, ops) for _ in range(depth - 1))
+    return FrozenSequential(block(inputs, channels, stride, ops), *rest)
 
 
-class ResNet(EvalOnly):
-    """ResNet without its classifier (He et al., 2016; torchvision's variant)."""
+class Backbone(EvalOnly):
+    """A network without its classifier, cut at stride 16: what lies behind is needed by the decoder alone."""
 
-    def __init__(
-        self, block: type[BasicBlock | WideBottleneck], depths: tuple[int, ...], channels: tuple[int, ...]
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = FrozenBatchNorm2d(64)
-        first, second, third, fourth = channels
-        self.layer1 = stage(block, 64, first, depths[0], stride=1)
-        self.layer2 = stage(block, first, second, depths[1], stride=2)
-        self.layer3 = stage(block, second, third, depths[2], stride=2)
-        self.layer4 = stage(block, third, fourth, depths[3], stride=2)
-        self.eval()
+    def scales(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised (B, 3, H, W) to the last maps at strides 4, 8 and 16."""
+        raise NotImplementedError
+
+    def deepest(self, scale3: Tensor) -> Tensor:
+        """The map at stride 16 to the last one at stride 32."""
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Normalised (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
-        maps = torch.relu(self.bn1(self.conv1(images)))
+        scale1, scale2, scale3 = self.scales(images)
+        return scale1, scale2, scale3, self.deepest(scale3)
+
+
+class ResNet(Backbone):
+    """ResNet without its classifier (He et al., 2016; torchvision's variant)."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock | WideBottleneck],
+        depths: tuple[int, ...],
+        channels: tuple[int, ...],
+        ops: Ops,
+    ) -> None:
+        super().__init__()
+        self.ops = ops
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = FrozenBatchNorm2d(64)
+        first, second, third, fourth = channels
+        self.layer1 = stage(block, 64, first, depths[0], stride=1, ops=ops)
+        self.layer2 = stage(block, first, second, depths[1], stride=2, ops=ops)
+        self.layer3 = stage(block, second, third, depths[2], stride=2, ops=ops)
+        self.layer4 = stage(block, third, fourth, depths[3], stride=2, ops=ops)
+        self.eval()
+
+    def scales(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Backbone`."""
+        maps = activated(self.ops, self.conv1, self.bn1, images)
         maps = functional.max_pool2d(maps, 3, 2, 1)
         scale1 = self.layer1(maps)
         scale2 = self.layer2(scale1)
-        scale3 = self.layer3(scale2)
-        return scale1, scale2, scale3, self.layer4(scale3)
+        return scale1, scale2, self.layer3(scale2)
+
+    def deepest(self, scale3: Tensor) -> Tensor:
+        """See `Backbone`."""
+        return self.layer4(scale3)
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -162,7 +190,7 @@ class InvertedBottleneck(EvalOnly):
         return out + maps if self.has_shortcut else out
 
 
-class EfficientNetLite0(EvalOnly):
+class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 without its head and classifier: no squeeze-and-excitation, ReLU6."""
 
     # (repeats, kernel, stride, expansion, channels) of each stage.
@@ -192,24 +220,30 @@ class EfficientNetLite0(EvalOnly):
         self.blocks = FrozenSequential(*blocks)
         self.eval()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Normalised (B, 3, H, W) to maps at strides 4, 8, 16, 32."""
+    def scales(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Backbone`."""
         maps = functional.relu6(self.bn0(self.conv_stem(images)), inplace=True)
         taps = []
-        for index, block in enumerate(self.blocks):
-            maps = block(maps)
+        for index in range(self.TAPS[2] + 1):
+            maps = self.blocks[index](maps)
             if index in self.TAPS:
                 taps.append(maps)
-        return taps[0], taps[1], taps[2], taps[3]
+        return taps[0], taps[1], taps[2]
+
+    def deepest(self, scale3: Tensor) -> Tensor:
+        """See `Backbone`."""
+        for index in range(self.TAPS[2] + 1, len(self.blocks)):
+            scale3 = self.blocks[index](scale3)
+        return scale3
 
 
-def make_backbone(name: BackboneName) -> nn.Module:
-    """The named network with random weights, frozen and in eval mode."""
-    backbone: nn.Module
+def make_backbone(name: BackboneName, ops: Ops = REFERENCE) -> Backbone:
+    """The named network with random weights, frozen and in eval mode, in a formulation of the operations."""
+    backbone: Backbone
     if name == "resnet18":
-        backbone = ResNet(BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512))
+        backbone = ResNet(BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), ops)
     elif name == "wide_resnet50_2":
-        backbone = ResNet(WideBottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048))
+        backbone = ResNet(WideBottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048), ops)
     else:
         backbone = EfficientNetLite0()
     for module in backbone.modules():

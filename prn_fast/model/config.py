@@ -9,6 +9,7 @@ from prn_fast.errors import ConfigError
 BackboneName = Literal["resnet18", "wide_resnet50_2", "efficientnet_lite0"]
 ProjectionKind = Literal["elementwise", "pointwise"]
 ResidualKind = Literal["square", "absolute"]
+ScoreKind = Literal["published", "learned"]
 
 # The deepest backbone stage has stride 32, and attention needs an even map at stride 16.
 SIDE_MULTIPLE = 64
@@ -51,6 +52,9 @@ class PRNConfig:
         projection: "elementwise" (published: a scale and a bias for each value of a token, scores divided by D) or
             "pointwise" (1x1 convolutions shared by all patch sizes, scores divided by sqrt(D)).
         residual: "square" (published: of the difference between feature and prototype) or "absolute".
+        score: of an image: "published" (mean of the 100 largest pixels) or "learned" (a weighted sum of statistics).
+        memory: patches of normal images that the learned score measures distances to; 0: none.
+        screen_width: channels of the screen whose map the learned score reads; 0: it reads none.
     """
 
     backbone: BackboneName = "resnet18"
@@ -61,6 +65,9 @@ class PRNConfig:
     patch_divisors: tuple[int, ...] = (1, 2, 4, 8)
     projection: ProjectionKind = "elementwise"
     residual: ResidualKind = "square"
+    score: ScoreKind = "published"
+    memory: int = 0
+    screen_width: int = 0
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -79,6 +86,16 @@ class PRNConfig:
             raise ConfigError(f"unknown projection {self.projection!r}; choose elementwise or pointwise")
         if self.residual not in ("square", "absolute"):
             raise ConfigError(f"unknown residual {self.residual!r}; choose square or absolute")
+        if self.score not in ("published", "learned"):
+            raise ConfigError(f"unknown score {self.score!r}; choose published or learned")
+        if self.memory < 0 or (self.memory and self.score != "learned"):
+            raise ConfigError(
+                f"a memory of {self.memory} patches: it must be 0 or more, and belongs to a learned score"
+            )
+        if self.screen_width < 0 or (self.screen_width and self.score != "learned"):
+            raise ConfigError(
+                f"a screen of {self.screen_width} channels: it must have 0 or more, and is read by a learned score"
+            )
 
     @property
     def spec(self) -> BackboneSpec:
@@ -97,7 +114,7 @@ class PRNConfig:
         return side // STRIDES[0], side // STRIDES[1], side // STRIDES[2]
 
     def attention_grids(self, side: int) -> tuple[int, ...]:
-        """Patches along a side, one entry a patch size.
+        """Patches along a side, one entry for each patch size.
 
         The divisor itself where it divides the map's side (always, for images of a multiple of 128), otherwise the
         largest smaller number that does: a 12-pixel map and divisor 8 give 6 patches of 2 pixels.
@@ -117,11 +134,14 @@ class PRNConfig:
     def from_dict(cls, values: dict[str, Any]) -> "PRNConfig":
         """Inverse of `to_dict`; unknown or missing fields are a ConfigError.
 
-        Packages from before there was a choice of residuals do not name it.
+        Packages from before there was a choice of residuals or scores do not name it.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) | {"residual"} != names:
-            difference = sorted((names - {"residual"}).symmetric_difference(values))
+        names, later = (
+            {field.name for field in dataclasses.fields(cls)},
+            {"residual", "score", "memory", "screen_width"},
+        )
+        if not isinstance(values, dict) or set(values) | later != names:
+            difference = sorted((names - later).symmetric_difference(values))
             raise ConfigError(f"model configuration has missing or unknown fields: {', '.join(difference)}")
         try:
             arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

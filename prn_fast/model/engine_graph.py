@@ -1,8 +1,10 @@
-"""A trained PRN as engines run it: bytes in, scores and maps out, with nothing in it that need not be computed.
+"""A trained PRN as engines run it: bytes in, scores and maps out, with nothing unnecessary in it.
 
-Relative to the published formulation (PRN.md, "What breaks on the way to an engine"): batch norm is folded into the
-convolution before it, query and key into one projection, and the operations are a formulation without waste. Each of
-these is exact; only rounding differs.
+Compared with the published formulation, batch norm is folded into the convolution before it, query and key into one
+projection, and the operations do no unnecessary work. Each of these is exact; only rounding differs.
+
+With a screen, the same network runs in two stages (`two_stages`): the first scores images by the frozen part alone, the
+second computes the rest for those that stay.
 """
 
 import copy
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from prn_fast.kernels import LEAN, Ops
-from prn_fast.kernels.multi_size_attention.lean import fold_query_key
-from prn_fast.model.attention import ElementwiseAttention
+from prn_fast.kernels import FUSED, OPTIMIZED, Ops
+from prn_fast.kernels.multi_size_attention.optimized import fold_query_key
+from prn_fast.model.attention import ElementwiseAttention, ResidualBlock
+from prn_fast.model.backbone import BasicBlock, WideBottleneck
 from prn_fast.model.prn import PRN
+from prn_fast.model.screen import Screen, screen_score
+from prn_fast.model.streams import beside_each_other
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -35,17 +40,99 @@ class EngineGraph(nn.Module):
     def __init__(
         self,
         model: PRN,
-        ops: Ops = LEAN,
+        ops: Ops = OPTIMIZED,
         dtype: torch.dtype | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         self.model: PRN = fold_attention(fold_batch_norm(with_ops(model, ops))).requires_grad_(False)
+        if ops is not OPTIMIZED:
+            fold_shortcut_bias(self.model)
+        if ops is FUSED:
+            self.model.run_scales = beside_each_other
+        self.memory_format = memory_format
+        # As it is: a handful of weights, and distances, which are small differences of large values.
+        score, self.model.score = self.model.score, None
         self.to(dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
+        self.model.score = score
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         return self.model.detect(images)
+
+
+class ScreenStage(nn.Module):
+    """uint8 images (N, S, S, C) to screen scores (N,), screen maps (N, S / 8, S / 8), and what `RestStage` takes.
+
+    That are six tensors: the features at strides 4, 8 and 16, (N, C_s, h_s, h_s), and their residuals, of the same
+    shapes, in the dtype of the weights. Scores and maps are float32 where that is shorter.
+
+    Args:
+        graph: the whole network; its weights are shared.
+        screen: trained; it is copied, its batch norm folded, and brought to the dtype and layout of the graph.
+    """
+
+    def __init__(self, graph: EngineGraph, screen: Screen) -> None:
+        super().__init__()
+        self.model = graph.model
+        weight = graph.model.decoder.out.weight
+        folded = fold_batch_norm(screen).requires_grad_(False)
+        self.screen: Screen = folded.to(device=weight.device, dtype=weight.dtype, memory_format=graph.memory_format)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        features = self.model.backbone.scales(self.model.normalize(images))
+        residuals = self.model.residuals(features)
+        return (*screen_score(self.screen(features, residuals)), *features, *residuals)
+
+
+class ScreenGraph(ScreenStage):
+    """The screen by itself: uint8 images (N, S, S, C) to its scores (N,) and maps (N, S / 8, S / 8)."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        return screen_images(self.model, self.screen, images)
+
+
+def screen_images(model: PRN, screen: Screen, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The screen's scores (N,) and maps (N, S / 8, S / 8) of uint8 images (N, S, S, C)."""
+    features = model.backbone.scales(model.normalize(images))
+    return screen_score(screen(features, model.residuals(features)))
+
+
+class RestStage(nn.Module):
+    """The six tensors of `ScreenStage`, of any images of its, to scores (N,) and maps (N, S, S), as `EngineGraph`.
+
+    Args:
+        graph: the whole network; its weights are shared.
+    """
+
+    def __init__(self, graph: EngineGraph) -> None:
+        super().__init__()
+        self.model = graph.model
+
+    def forward(
+        self,
+        feature1: Tensor,
+        feature2: Tensor,
+        feature3: Tensor,
+        residual1: Tensor,
+        residual2: Tensor,
+        residual3: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        deepest = self.model.backbone.deepest(feature3)
+        features, residuals = (feature1, feature2, feature3), (residual1, residual2, residual3)
+        logits = self.model.logits_of_residuals(features, residuals, deepest)
+        return self.model.scored(logits, features, residuals)
+
+
+def two_stages(graph: EngineGraph, screen: Screen) -> tuple[ScreenStage, RestStage]:
+    """The network of an engine graph in two stages, which share its weights: one after the other, they are the graph.
+
+    Of the first stage's outputs, all but the first two are the second stage's inputs, in this order.
+    """
+    return ScreenStage(graph, screen), RestStage(graph)
 
 
 def with_ops(model: PRN, ops: Ops) -> PRN:
@@ -83,4 +170,23 @@ def fold_attention(model: PRN) -> PRN:
             module.query_key = nn.ParameterList(
                 nn.Parameter(fold_query_key(one), requires_grad=False) for one in module.query_key
             )
+    return model
+
+
+def fold_shortcut_bias(model: PRN) -> PRN:
+    """Add the bias of every shortcut to that of the convolution that it is added to, in the model itself."""
+    for module in model.modules():
+        if isinstance(module, ResidualBlock):
+            shortcut, last = module.shortcut, module.conv2
+        elif isinstance(module, BasicBlock | WideBottleneck) and module.downsample is not None:
+            first = module.downsample[0]
+            assert isinstance(first, nn.Conv2d)
+            shortcut, last = first, module.conv3 if isinstance(module, WideBottleneck) else module.conv2
+        else:
+            continue
+        # Norms are folded by now, so that both have one.
+        assert shortcut.bias is not None
+        assert last.bias is not None
+        last.bias = nn.Parameter(last.bias + shortcut.bias, requires_grad=False)
+        shortcut.bias = None
     return model

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from prn_fast.kernels import Ops
-from prn_fast.kernels.multi_scale_fusion.reference import FusionWeights, Projection
+from prn_fast.kernels.multi_scale_fusion.reference import FusionWeights, Maps, Projection
 
 
 def down_convolution(source: int, target: int, stride: int) -> nn.Conv2d:
@@ -19,7 +19,7 @@ def down_convolution(source: int, target: int, stride: int) -> nn.Conv2d:
 
 
 class MultiScaleFusion(nn.Module):
-    """Each scale plus the two others, resampled and projected (PRN.md, step 3)."""
+    """Each scale plus the two others, resampled and projected."""
 
     def __init__(self, channels: tuple[int, int, int], ops: Ops) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class MultiScaleFusion(nn.Module):
         self.from1_to3 = down_convolution(first, third, 4)
         self.from2_to3 = down_convolution(second, third, 2)
 
-    def forward(self, x1: Tensor, x2: Tensor, x3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Three maps (B, C_s, h_s, w_s) to three maps of the same shapes."""
+    def forward(self, x1: Maps, x2: Maps, x3: Maps) -> tuple[Tensor, Tensor, Tensor]:
+        """Three maps (B, C_s, h_s, w_s) to three maps of the same shapes; several of each side by side in channels."""
         convolutions = [getattr(self, name) for name in FusionWeights._fields]
         weights = FusionWeights(*(Projection(conv.weight, conv.bias) for conv in convolutions))
         return self.ops.multi_scale_fusion(x1, x2, x3, weights)

@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from prn_fast.errors import ConfigError
-from prn_fast.kernels import PUBLISHED, Ops
+from prn_fast.kernels import REFERENCE, Ops
 from prn_fast.kernels.tile_normalize.reference import NETWORK_CHANNELS
 from prn_fast.model.attention import MultiSizeAttentionLayer
 from prn_fast.model.backbone import make_backbone
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.decoder import Decoder
 from prn_fast.model.fusion import MultiScaleFusion
+from prn_fast.model.image_score import LearnedScore
 from prn_fast.model.prototypes import Prototypes
+from prn_fast.model.streams import one_by_one
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -34,19 +37,21 @@ def lowered(maps: list[Tensor]) -> list[Tensor]:
 
 
 class PRN(nn.Module):
-    """Backbone, prototype residuals, fusion, attention, fusion, decoder: PRN.md, steps 1 to 8.
+    """Backbone, prototype residuals, fusion, attention, fusion, decoder, as published.
 
     Args:
         config: the structure.
-        ops: the formulation of the operations; `PUBLISHED`, the reference, by default. The weights do not depend on it.
+        ops: the formulation of the operations; `REFERENCE`, the reference, by default. The weights do not depend on it.
     """
 
-    def __init__(self, config: PRNConfig, ops: Ops = PUBLISHED) -> None:
+    def __init__(self, config: PRNConfig, ops: Ops = REFERENCE) -> None:
         super().__init__()
         self.config = config
         self.ops = ops
+        # How the three scales, which need nothing of each other there, go through attention.
+        self.run_scales = one_by_one
         doubled = (2 * config.channels[0], 2 * config.channels[1], 2 * config.channels[2])
-        self.backbone = make_backbone(config.backbone)
+        self.backbone = make_backbone(config.backbone, ops)
         self.prototypes = Prototypes(config)
         self.fusion1 = MultiScaleFusion(config.channels, ops)
         self.attention = nn.ModuleList(
@@ -54,7 +59,8 @@ class PRN(nn.Module):
             for width, side in zip(doubled, config.sides, strict=True)
         )
         self.fusion2 = MultiScaleFusion(doubled, ops)
-        self.decoder = Decoder(config.spec.channels)
+        self.decoder = Decoder(config.spec.channels, ops)
+        self.score = LearnedScore(config) if config.score == "learned" else None
 
     def logits(self, images: Tensor) -> Tensor:
         """Logit maps of normalised images.
@@ -71,14 +77,21 @@ class PRN(nn.Module):
             raise ConfigError(
                 f"images have shape {tuple(images.shape)}; this model takes (B, {NETWORK_CHANNELS}, {side}, {side})"
             )
+        return self.logits_of_features(self.features(images))
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The backbone's maps at strides 4, 8, 16 and 32 of normalised images."""
         with full_precision(images.device):
-            features = self.backbone(images)
-        return self.logits_of_features(features)
+            return self.backbone(images)
 
     def logits_of_features(self, maps: Sequence[Tensor]) -> Tensor:
         """Logit maps (B, 1, S, S) of what the backbone finds: its maps at strides 4, 8, 16 and 32."""
         *features, deepest = maps
-        with full_precision(deepest.device):
+        return self.logits_of_residuals(features, self.residuals(features), deepest)
+
+    def residuals(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Residuals of the maps at strides 4, 8 and 16 to their nearest prototypes, each of its map's shape."""
+        with full_precision(features[0].device):
             residuals = [
                 self.ops.prototype_residual(feature, prototypes)
                 for feature, prototypes in zip(features, self.prototypes(), strict=True)
@@ -87,9 +100,13 @@ class PRN(nn.Module):
                 # The root of the square, so that every formulation of the operation serves both. No gradient passes
                 # here: backbone and prototypes are frozen.
                 residuals = [residual.sqrt() for residual in residuals]
-        features, residuals = lowered(features), lowered(residuals)
-        fused = zip(self.fusion1(*features), self.fusion1(*residuals), strict=True)
-        attended = [layers(torch.cat(pair, dim=1)) for layers, pair in zip(self.attention, fused, strict=True)]
+        return residuals
+
+    def logits_of_residuals(self, features: Sequence[Tensor], residuals: Sequence[Tensor], deepest: Tensor) -> Tensor:
+        """Logit maps (B, 1, S, S) of the three maps, their `residuals`, and the map at stride 32."""
+        features, residuals = lowered(list(features)), lowered(list(residuals))
+        fused = self.fusion1(*zip(features, residuals, strict=True))
+        attended = self.run_scales([partial(layers, both) for layers, both in zip(self.attention, fused, strict=True)])
         return self.decoder(*self.fusion2(*attended), deepest)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -103,7 +120,18 @@ class PRN(nn.Module):
 
     def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (N,) and anomaly maps (N, S, S), in 0..1, of uint8 images (N, S, S, C); float32 at least."""
-        return self.ops.anomaly_score(self.logits(self.normalize(images)))
+        return self.detect_normalized(self.normalize(images))
+
+    def detect_normalized(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `detect`, of what `normalize` returns."""
+        *features, deepest = self.features(images)
+        residuals = self.residuals(features)
+        return self.scored(self.logits_of_residuals(features, residuals, deepest), features, residuals)
+
+    def scored(self, logits: Tensor, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores (N,) and maps (N, S, S), in 0..1, of logit maps, and features and residuals at strides 4, 8 and 16."""
+        scores, maps = self.ops.anomaly_score(logits)
+        return (scores if self.score is None else self.score(logits, features, residuals, self.ops)), maps
 
     def set_prototypes(self, prototypes: list[Tensor]) -> Self:
         """Take over the prototypes of the three scales, each (K_s, C_s, h_s, h_s) as the configuration says."""

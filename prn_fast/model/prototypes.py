@@ -1,6 +1,6 @@
 """The prototypes of a PRN, and how they are made: centres of the normal images' feature maps."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ def cluster_prototypes(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> list[Tensor]:
-    """K-means centres of whole feature maps, for each scale on its own (PRN.md, step 2).
+    """K-means centres of whole feature maps, for each scale on its own.
 
     Args:
         backbone: in eval mode.
@@ -54,27 +54,72 @@ def cluster_prototypes(
     Returns:
         Three tensors (K, C_s, h_s, h_s), float32.
     """
-    import numpy as np
-    from sklearn.cluster import KMeans
+    centres = []
+    for index, features in enumerate(_feature_maps(backbone, batches), start=1):
+        if progress is not None:
+            progress(f"clustering {len(features)} normal images into {count} prototypes, scale {index} of 3")
+        centres.append(_centres(features, torch.ones(len(features)), count, seed))
+    return centres
 
+
+@torch.no_grad()
+def extend_prototypes(
+    backbone: nn.Module,
+    prototypes: Sequence[Tensor],
+    images_behind: int,
+    batches: Iterable[Tensor],
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> list[Tensor]:
+    """The prototypes of a trained network and new normal images, clustered again into as many prototypes.
+
+    The images that prototypes were made of are gone. Each prototype stands for as many of them as any other.
+
+    Args:
+        backbone: in eval mode.
+        prototypes: of the three scales, (K, C_s, h_s, h_s).
+        images_behind: number of normal images that they were made of.
+        batches: normalised new normal images (B, 3, S, S).
+        seed: of the clustering.
+        progress: called with a line before each slow step.
+    Returns:
+        Three tensors (K, C_s, h_s, h_s), float32.
+    """
+    centres = []
+    for index, (old, new) in enumerate(zip(prototypes, _feature_maps(backbone, batches), strict=True), start=1):
+        if progress is not None:
+            progress(f"clustering {len(old)} prototypes and {len(new)} new normal images, scale {index} of 3")
+        each = max(1.0, images_behind / len(old))
+        weights = torch.cat([torch.full((len(old),), each), torch.ones(len(new))])
+        centres.append(_centres(torch.cat([old.float().cpu(), new]), weights, len(old), seed))
+    return centres
+
+
+def _feature_maps(backbone: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The feature maps (N, C_s, h_s, h_s) of all images, scale by scale; each is freed when the next one comes."""
     scales: Sequence[list[Tensor]] = ([], [], [])
     for images in batches:
         for maps, feature in zip(scales, backbone(images)[:3], strict=True):
             maps.append(feature.float().cpu())
-    centres = []
-    for index, maps in enumerate(scales, start=1):
+    for maps in scales:
         features = torch.cat(maps)
         maps.clear()
-        if progress is not None:
-            progress(f"clustering {len(features)} normal images into {count} prototypes, scale {index} of 3")
-        # Distances between images are all that K-means needs of a map with up to a million values: the maps are
-        # turned into their coordinates in the space that the N images span, exactly, and clustered there.
-        coordinates = spanned_coordinates(features.flatten(1))
-        labels = KMeans(n_clusters=count, random_state=seed, n_init=1).fit(coordinates.numpy()).labels_
-        members = torch.nn.functional.one_hot(torch.from_numpy(labels.astype(np.int64)), count).T.float()
-        means = (members @ features.flatten(1)) / members.sum(1, keepdim=True)
-        centres.append(means.reshape(count, *features.shape[1:]))
-    return centres
+        yield features
+
+
+def _centres(features: Tensor, weights: Tensor, count: int, seed: int) -> Tensor:
+    """K-means centres (count, ...) of weighted feature maps (N, ...)."""
+    import numpy as np
+    from sklearn.cluster import KMeans
+
+    # Distances between images are all that K-means needs of a map with up to a million values: the maps are turned
+    # into their coordinates in the space that the N images span, exactly, and clustered there.
+    coordinates = spanned_coordinates(features.flatten(1)).numpy()
+    clustering = KMeans(n_clusters=count, random_state=seed, n_init=1).fit(coordinates, sample_weight=weights.numpy())
+    labels = torch.from_numpy(clustering.labels_.astype(np.int64))
+    members = torch.nn.functional.one_hot(labels, count).T.float() * weights
+    means = (members @ features.flatten(1)) / members.sum(1, keepdim=True)
+    return means.reshape(count, *features.shape[1:])
 
 
 def spanned_coordinates(points: Tensor) -> Tensor:

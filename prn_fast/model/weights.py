@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prn_fast.errors import WeightsError
+from prn_fast.errors import WeightsError, one_line
 from prn_fast.model.config import BackboneName
 
 # torchvision's published files; the digits in a name are the first ones of the file's sha256, which is checked.
@@ -46,11 +46,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: holds no mapping of names to tensors")
     require_finite(state, str(path))
     return state
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error of another library, for use inside one of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:

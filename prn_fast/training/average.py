@@ -19,12 +19,15 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def follow(averages: Tensors, weights: Tensors, updates: Tensor | int) -> None:
-        n = int(updates)
+        n = int(average.n_averaged)
         share = 1.0 - min(decay, (1 + n) / (10 + n))
-        for average, weight in zip(averages, weights, strict=True):
-            if average.is_floating_point():
-                average.lerp_(weight, share)
+        for one, weight in zip(averages, weights, strict=True):
+            if one.is_floating_point():
+                one.lerp_(weight, share)
             else:
-                average.copy_(weight)
+                one.copy_(weight)
 
-    return AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    # Counted on the host: to read the count on a GPU would be to wait for all that is queued there.
+    average.n_averaged = torch.zeros((), dtype=torch.long, device="cpu")
+    return average

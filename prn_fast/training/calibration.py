@@ -1,21 +1,37 @@
-"""What scores mean for one model: thresholds and probabilities, from the validation split."""
+"""What scores mean for one model: thresholds and probabilities, from good images that training has not seen.
+
+`calibration_entry` makes what a manifest keeps of a calibration, whoever calibrates: training, `prn-calibrate` or
+`prn-update`.
+"""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.engine.base import Detections
-from prn_fast.errors import ConfigError
-from prn_fast.package import ValidationSet
+from prn_fast.engine.base import Detections, is_defective
+from prn_fast.engine.parity import STRICTEST
+from prn_fast.errors import ConfigError, PackageError
+from prn_fast.package import Package, ValidationSet, now
+from prn_fast.training.conformal import (
+    MAX_FALSE_ALARM_RATE,
+    SHOWN_RATES,
+    allowed_above,
+    default_rate,
+    just_above,
+    lowest_rate,
+    rate_bound,
+    require_rate,
+    share_interval,
+)
 from prn_fast.training.metrics import image_metrics, pixel_metrics
+from prn_fast.training.reference import reference_statistics
 
-# One good image in a hundred may be called defective: a rate that a few dozen normal images can still speak about.
-FALSE_ALARM_RATE = 0.01
 # Share of the normal images whose scores describe the tail.
-TAIL_SHARE = 0.25
+TAIL_SHARE = MAX_FALSE_ALARM_RATE
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 # Scores this close to 0 and 1 have no finite logit in float32.
 _SCORE_MARGIN = 1e-7
@@ -23,7 +39,7 @@ _SCORE_MARGIN = 1e-7
 
 def validation_metrics(detections: Detections, validation: ValidationSet) -> dict[str, float]:
     """Image and pixel figures of detections on the validation split, JSON-ready."""
-    image = image_metrics(detections.scores, validation.labels)
+    image = image_metrics(detections.raw_scores, validation.labels)
     pixel = pixel_metrics(detections.maps, validation.masks)
     return {
         "image_auroc": image.auroc,
@@ -35,38 +51,153 @@ def validation_metrics(detections: Detections, validation: ValidationSet) -> dic
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Images that a calibration rests on.
+
+    Attributes:
+        images: (N, S, S, C) uint8, as the network sees them.
+        raw_scores: (N,).
+        kind: of the scores, see `score_kind`.
+    """
+
+    images: NDArray[np.uint8]
+    raw_scores: NDArray[np.float32]
+    kind: str = STRICTEST
+
+
+@dataclass(frozen=True)
+class RateMetrics:
+    """What a false-alarm rate brings.
+
+    Attributes:
+        false_alarm_rate: the rate.
+        threshold: raw score at or above which an image is defective.
+        supported: whether the good images are enough to promise the rate; else the threshold is extrapolated.
+        detected: of `defects` images.
+        low, high: 95 % interval of the share detected.
+    """
+
+    false_alarm_rate: float
+    threshold: float
+    supported: bool
+    detected: int
+    defects: int
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
 def calibrate(
-    detections: Detections, validation: ValidationSet, false_alarm_rate: float = FALSE_ALARM_RATE
+    detections: Detections, validation: ValidationSet, false_alarm_rate: float | None = None
 ) -> dict[str, Any]:
-    """Thresholds for images and pixels, and what a score means, from normals that training has not seen.
+    """Thresholds for images and pixels, and what a score means, from a package's validation split.
 
     Args:
         detections: of the validation images.
         validation: held-out normals and generated anomalies.
-        false_alarm_rate: wanted share of good images at or above the threshold, above 0 and below 1.
+        false_alarm_rate: see `calibration_entry`.
     Returns:
-        JSON-ready:
-        "threshold": an image scoring at or above it is defective; see `threshold_for`.
-        "false_alarm_rate": the wanted rate that it stands for.
-        "normal_tail": level, share above it and mean excess of the normals' logit scores, for `threshold_for`.
-        "normals": number of normal images behind these figures.
+        as `calibration_entry`, and JSON-ready too:
         "probability": slope and intercept for `defect_probability`.
         "f1_threshold", "pixel_threshold": where F1 of images, of pixels, is largest.
-        "normal_score_quantiles": by probability.
     """
-    normal = detections.scores[validation.labels == 0]
-    pixels = detections.maps.reshape(-1)
-    defective = validation.masks.reshape(-1)
-    calibration: dict[str, Any] = {
-        "false_alarm_rate": false_alarm_rate,
-        "normal_tail": normal_tail(normal),
-        "normals": len(normal),
-        "probability": fit_probability(detections.scores, validation.labels),
-        "f1_threshold": best_threshold(detections.scores, validation.labels.astype(bool)),
-        "pixel_threshold": best_threshold(pixels, defective),
-        "normal_score_quantiles": {str(q): float(np.quantile(normal, q)) for q in QUANTILES},
+    normal = validation.labels == 0
+    return {
+        **calibration_entry(
+            Scored(validation.images[normal], detections.raw_scores[normal]),
+            detections.raw_scores[~normal],
+            false_alarm_rate,
+            source="training",
+            defects="generated",
+        ),
+        "probability": fit_probability(detections.raw_scores, validation.labels),
+        "f1_threshold": best_threshold(detections.raw_scores, validation.labels.astype(bool)),
+        "pixel_threshold": best_threshold(detections.maps.reshape(-1), validation.masks.reshape(-1)),
     }
-    return {"threshold": threshold_for(calibration, false_alarm_rate), **calibration}
+
+
+def calibration_entry(
+    normals: Scored,
+    defect_scores: NDArray[np.floating],
+    false_alarm_rate: float | None,
+    *,
+    source: str,
+    defects: Literal["generated", "real"],
+) -> dict[str, Any]:
+    """What the manifest keeps of a calibration: the one place that makes it.
+
+    Args:
+        normals: good images that training has not seen.
+        defect_scores: raw scores of defective images; there may be none.
+        false_alarm_rate: target share of good images at or above the threshold, above 0 and at most a quarter; None
+            takes `default_rate`. One that so few normals cannot promise gives an extrapolated threshold.
+        source: where the normals come from: "training", or a folder.
+        defects: whether the defective images are real ones.
+    Returns:
+        JSON-ready:
+        "threshold": an image whose raw score reaches it is defective; see `threshold_for`.
+        "false_alarm_rate": the target rate that it was set for.
+        "promised_rate": the rate that the threshold is sure to keep, see `conformal`; null where it is extrapolated.
+        "rate_bound": upper 95 % bound of the rate, since another draw of normals would have given another threshold.
+        "normals": number of normal images behind these figures.
+        "lowest_rate": the lowest that this number can promise.
+        "highest_scores": of the normals, the highest first, as many as any rate asks for.
+        "normal_tail": level, share above it and mean excess of the normals' logit scores, for `threshold_for`.
+        "normal_score_quantiles": by probability.
+        "reference": what the normal images are like, see `reference_statistics`.
+        "detection": `RateMetrics` at several rates.
+        "defects": "generated" or "real".
+        "source", "date": where the normals come from, and when.
+    """
+    scores = normals.raw_scores
+    rate = default_rate(len(scores)) if false_alarm_rate is None else false_alarm_rate
+    require_rate(rate)
+    kept = max(1, math.ceil((len(scores) + 1) * MAX_FALSE_ALARM_RATE))
+    place = allowed_above(len(scores), rate)
+    calibration: dict[str, Any] = {
+        "false_alarm_rate": rate,
+        "promised_rate": place / (len(scores) + 1) if place else None,
+        "rate_bound": rate_bound(len(scores), place) if place else None,
+        "normals": len(scores),
+        "lowest_rate": lowest_rate(len(scores)),
+        "highest_scores": [float(score) for score in np.sort(scores)[::-1][:kept]],
+        "normal_tail": normal_tail(scores),
+        "normal_score_quantiles": {str(q): float(np.quantile(scores, q)) for q in QUANTILES},
+        "reference": reference_statistics(scores, normals.images, normals.kind),
+        "defects": defects,
+        "source": source,
+        "date": now(),
+    }
+    calibration["threshold"] = threshold_for(calibration, rate)
+    rates = sorted({*SHOWN_RATES, rate})
+    calibration["detection"] = [one.to_dict() for one in metrics_at_rates(calibration, defect_scores, rates)]
+    return calibration
+
+
+def metrics_at_rates(
+    calibration: Mapping[str, Any], defect_scores: NDArray[np.floating], rates: tuple[float, ...] | list[float]
+) -> tuple[RateMetrics, ...]:
+    """Detection at several false-alarm rates, so that the trade is seen before one is chosen.
+
+    Args:
+        calibration: as `calibration_entry` returns it.
+        defect_scores: (M,) raw scores of defective images; without any, there are no rows.
+        rates: each above 0 and at most a quarter.
+    """
+    if not len(defect_scores):
+        return ()
+    rows = []
+    for rate in rates:
+        threshold = threshold_for(calibration, rate)
+        detected = int(is_defective(defect_scores, threshold).sum())
+        interval = share_interval(detected, len(defect_scores))
+        supported = allowed_above(calibration["normals"], rate) > 0
+        rows.append(RateMetrics(rate, threshold, supported, detected, len(defect_scores), *interval))
+    return tuple(rows)
 
 
 def logit(scores: NDArray[np.floating] | float) -> NDArray[np.float64]:
@@ -94,37 +225,75 @@ def normal_tail(scores: NDArray[np.float32]) -> dict[str, float]:
     }
 
 
-def require_rate(false_alarm_rate: float, most: float = TAIL_SHARE) -> None:
-    """A ConfigError unless a wanted false-alarm rate is above 0 and at most the share that the tail describes."""
-    if not 0 < false_alarm_rate <= most:
-        raise ConfigError(
-            f"a false-alarm rate must be above 0 and at most {most:.2g}, not {false_alarm_rate}; "
-            "the calibration describes no higher one, and no plant would want it"
-        )
-
-
 def threshold_for(calibration: Mapping[str, Any], false_alarm_rate: float) -> float:
-    """The image score at or above which a wanted share of good images is expected.
+    """The raw score at or above which at most a target share of good images is expected.
+
+    Where the normals support the rate, it is the conformal threshold. For a lower rate it is extrapolated along the
+    tail, and at least the lowest threshold that no normal reaches. Calibrations of earlier versions have the tail only.
 
     Args:
-        calibration: as `calibrate` returns it.
-        false_alarm_rate: above 0, and at most the share of scores that the tail describes (a quarter).
+        calibration: as `calibration_entry` returns it.
+        false_alarm_rate: above 0, and at most a quarter.
     Raises:
         ConfigError: a rate outside this range.
     """
+    require_rate(false_alarm_rate)
+    highest = calibration.get("highest_scores")
+    if highest is not None and (place := allowed_above(calibration["normals"], false_alarm_rate)):
+        return just_above(highest[place - 1])
     tail = calibration["normal_tail"]
-    require_rate(false_alarm_rate, tail["share"])
-    level = tail["level"] + tail["mean_excess"] * math.log(tail["share"] / false_alarm_rate)
-    return 1.0 / (1.0 + math.exp(-level))
+    level = tail["level"] + tail["mean_excess"] * math.log(max(tail["share"] / false_alarm_rate, 1.0))
+    extrapolated = 1.0 / (1.0 + math.exp(-level))
+    return extrapolated if highest is None else max(extrapolated, just_above(highest[0]))
+
+
+def judged_pieces(calibration: Mapping[str, Any], tiles: float) -> float:
+    """How many of what a calibration speaks of are judged in an image: its tiles, unless whole images were scored."""
+    return 1.0 if calibration.get("per_image") else tiles
+
+
+def image_threshold(package: Package, false_alarm_rate: float | None = None, tiles: float = 1.0) -> float:
+    """The raw score at or above which a package calls an image defective.
+
+    Args:
+        package: with its calibration.
+        false_alarm_rate: wanted share of good images called defective; None takes the package's.
+        tiles: of an image, on average: an image is defective where one of its tiles is.
+    Raises:
+        PackageError: the calibration does not say. ConfigError: a rate that `threshold_for` refuses.
+    """
+    calibration = package.manifest["calibration"]
+    pieces = judged_pieces(calibration, tiles)
+    if false_alarm_rate is None and pieces == 1.0:
+        return package.calibration("threshold")
+    if "normal_tail" not in calibration:
+        raise PackageError(f"{package.path}: its calibration has no normal_tail; train the package again")
+    wanted = calibration["false_alarm_rate"] if false_alarm_rate is None else false_alarm_rate
+    return threshold_for(calibration, wanted / pieces)
+
+
+def tile_overlap(package: Package) -> int | None:
+    """The overlap of the tiles that a package was trained on, pixels; None where images were resized."""
+    tiles = package.manifest["training"].get("tiles")
+    return None if tiles is None else int(tiles["overlap"])
 
 
 def expected_false_alarm_rate(calibration: Mapping[str, Any], threshold: float) -> float:
-    """Expected share of good images at or above a threshold: the inverse of `threshold_for`, at most its tail share."""
-    tail = calibration["normal_tail"]
+    """Largest expected share of good images at or above a threshold, as far as the normals tell; at most a quarter.
+
+    Args:
+        calibration: as `calibration_entry` returns it, or one of an earlier version, which has the tail only.
+        threshold: of raw scores.
+    """
+    tail, highest = calibration["normal_tail"], calibration.get("highest_scores")
+    if highest is not None and (above := int(is_defective(np.array(highest), threshold).sum())):
+        return min((above + 1) / (calibration["normals"] + 1), MAX_FALSE_ALARM_RATE)
     excess = float(logit(threshold)) - tail["level"]
     if excess <= 0:
-        return tail["share"]
-    return tail["share"] * math.exp(-excess / tail["mean_excess"]) if tail["mean_excess"] > 0 else 0.0
+        rate = tail["share"]
+    else:
+        rate = tail["share"] * math.exp(-excess / tail["mean_excess"]) if tail["mean_excess"] > 0 else 0.0
+    return rate if highest is None else min(rate, lowest_rate(calibration["normals"]))
 
 
 def fit_probability(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

@@ -1,6 +1,9 @@
 """Training: from a folder of images to a model package."""
 
 import dataclasses
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,52 +13,68 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import prn_fast
-from prn_fast.data.images import stored_channels
+from prn_fast.data.folders import find_images, summary
 from prn_fast.data.layouts import load_inspection_set
+from prn_fast.data.parts import UNTOLD
+from prn_fast.data.samples import choose_channels, draw_seen
 from prn_fast.data.training_set import EpochBatches, TrainingSet, use_one_thread
 from prn_fast.engine.base import Detections
 from prn_fast.environment import commit, cpu_name
-from prn_fast.errors import ConfigError
-from prn_fast.kernels import FUSED, LEAN
+from prn_fast.errors import ConfigError, one_line
+from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.model.config import TILE_OVERLAP, PRNConfig, preset
 from prn_fast.model.engine_graph import fold_batch_norm
+from prn_fast.model.image_score import LOGIT_STATISTICS, SCREEN_STATISTICS
+from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN, full_precision
 from prn_fast.model.prototypes import cluster_prototypes, prototype_count
+from prn_fast.model.screen import SCREEN_WIDTH
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
-from prn_fast.package import Package, check_writable
+from prn_fast.package import MAX_CALIBRATION_IMAGES, Package, check_writable
+from prn_fast.training.add_screen import give_screen, time_to_train
 from prn_fast.training.average import make_average
 from prn_fast.training.batch_norm import join_batch_norms
-from prn_fast.training.calibration import calibrate, require_rate, validation_metrics
-from prn_fast.training.checkpoint import Checkpoint
+from prn_fast.training.calibration import calibrate, validation_metrics
+from prn_fast.training.checkpoint import STATE, Checkpoint
+from prn_fast.training.conformal import FALSE_ALARM_RATE, default_rate, lowest_rate, needed_normals, too_few
+from prn_fast.training.early_exit import anomalies_needed
+from prn_fast.training.image_score import fit_score
+from prn_fast.training.image_size import propose_size
 from prn_fast.training.losses import hardest, prn_losses, score_losses
 from prn_fast.training.processes import Clock, launch, sum_over_processes, take_from_first
 from prn_fast.training.recipe import Recipe, learning_rate_factor, recipe_of
-from prn_fast.training.settings import Precision, Settings
+from prn_fast.training.screen import EXTRACTION_BATCH, Deadline, TrainedScreen, train_screen
+from prn_fast.training.settings import Precision, TrainingSettings
 from prn_fast.training.split import Split, prepare_split
-from prn_fast.training.start import start_from
+from prn_fast.training.warm_start import warm_start
 
-MOST_CALIBRATION_IMAGES = 128
-EXTRACTION_BATCH = 16
 # No more than a tenth of the time goes into validation, and where it is quick, once a minute will do.
 SECONDS_BETWEEN_VALIDATIONS = 60.0
 TRAINING_PER_VALIDATION = 9.0
-# A kill costs no more than this, also where an epoch takes an hour.
+# A kill costs no more than this, also where an epoch takes an hour; nor is more than a gigabyte written after each
+# epoch where that takes seconds.
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
+# The loss is shown at most this often: to read it is to wait for the GPU.
+SECONDS_BETWEEN_REPORTS = 1.0
+MAX_WORKERS = 8
 # Kept free at the end of a bounded run, as a multiple of the time that the last validation took: for the final one, and
 # for writing the package. No more than a share of the run, so that on a machine too slow for it something is learnt:
 # there, fewer images are validated on, but no fewer than these normals and an anomaly of each.
 RESERVE = 1.2
 LARGEST_RESERVE = 1 / 4
-LEAST_VALIDATION_NORMALS = 16
+MIN_VALIDATION_NORMALS = 16
+# Of a bounded run, for the screen: its training; and with the anomalies that its cut is taken from, at most.
+SCREEN_SHARE, LARGEST_SCREEN_SHARE = 0.15, 0.35
 # Two standard errors, about, of what is selected by on some 150 images: by less, an earlier epoch is better by chance.
 SELECTION_NOISE = 0.03
 
 
-def train(settings: Settings, console: Console | None = None) -> Package:
+def train(settings: TrainingSettings, console: Console | None = None) -> Package:
     """Train a PRN and write its package.
 
     Under torchrun, several processes do it together; see `processes`.
@@ -63,44 +82,91 @@ def train(settings: Settings, console: Console | None = None) -> Package:
     Raises:
         PRNError: bad data, weights or settings; says which.
     """
-    if settings.minutes is not None and not settings.minutes > 0:
-        raise ConfigError(f"--minutes must be above 0, not {settings.minutes}")
-    require_rate(settings.false_alarm_rate)
-    if settings.start is not None and settings.backbone_weights is not None:
-        raise ConfigError("--start brings the backbone's weights along; leave out --backbone-weights")
     check_writable(settings.output)
+    if settings.resume:
+        Checkpoint(settings.output, settings.identity()).check()
     run, missing = prepare_run(settings, console)
+    if run.fabric.is_global_zero:
+        say_lowest_rate(len(run.split.validation.labels) // 2, settings)
     run.fit()
-    package = run.write_package(missing) if run.fabric.is_global_zero else None
+    package = run.finish(missing) if run.fabric.is_global_zero else None
     run.fabric.barrier()
-    return package or Package.open(settings.output)
+    return package or Package.open(settings.output, check_signature=False)
 
 
-def prepare_run(settings: Settings, console: Console | None = None) -> tuple["Run", list[str]]:
+def prepare_run(settings: TrainingSettings, console: Console | None = None) -> tuple["Run", list[str]]:
     """Everything before the first step; also the names of backbone weights that are missing, see `prepare_model`."""
     recipe = settings.recipe or recipe_of(settings.preset)
     inspection = load_inspection_set(settings.data, settings.layout)
-    channels = settings.image_channels or stored_channels(inspection.train[0].path)
+    channels, remark = (settings.image_channels, "") if settings.image_channels else choose_channels(inspection)
+    proposed, side = None, settings.image_size
+    if side is None:
+        seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
+        proposed = propose_size(inspection, seen)
+        side = proposed.side
     config = dataclasses.replace(
         preset(settings.preset),
-        image_size=settings.image_size,
+        image_size=side,
         image_channels=channels,
         projection=settings.projection,
         residual=settings.residual,
+        score=settings.chosen_score,
+        memory=settings.memory,
+        screen_width=SCREEN_WIDTH if settings.chosen_score == "learned" and recipe.screen else 0,
     )
     fabric = launch(settings.precision or training_precision())
     console = (console or Console()) if fabric.is_global_zero else Console(quiet=True)
     clock = Clock(fabric)
     torch.manual_seed(settings.seed)
+    if remark:
+        say_note(remark, console)
+    if proposed is not None:
+        say_note(str(proposed), console)
     split = prepare_split(settings, recipe, inspection, config)
     pieces = "tiles" if settings.tiles else "images"
     console.print(
-        f"[bold]{settings.preset}[/], {config.image_size} px, {'grey' if channels == 1 else 'RGB'}: "
-        f"{len(split.normals)} normal {pieces} to train on, {len(split.validation.labels)} to validate, "
-        f"{len(split.seen)} seen anomalies"
+        Text.assemble(
+            (settings.preset, "bold"),
+            f", {config.image_size} px, {'grey' if channels == 1 else 'RGB'}: "
+            f"{len(split.normals)} normal {pieces} to train on, {len(split.validation.labels)} to validate, "
+            f"{len(split.seen)} seen anomalies",
+        )
     )
+    passed_over = [(inspection.passed_over, inspection.root)]
+    if settings.textures is not None:
+        passed_over.append((find_images(settings.textures).passed_over, settings.textures))
+    for files, folder in passed_over:
+        if files:
+            console.print(Text(f"{folder}: {summary(files, folder)}"), soft_wrap=True)
+    if not split.parts_told:
+        say_note(UNTOLD, console)
     model, missing = prepare_model(settings, recipe, config, split, fabric, console)
     return Run(settings, recipe, model, split, fabric, clock, console), missing
+
+
+def say_note(text: str, console: Console) -> None:
+    """Print a line that should not be overlooked. As a Text, since names in it must not be read as markup."""
+    console.print(Text.assemble(("note:", "yellow"), f" {text}"), soft_wrap=True)
+
+
+def say_lowest_rate(normals: int, settings: TrainingSettings) -> None:
+    """Say on stderr if the held-out normals are too few to promise the target rate, or a useful one."""
+    pieces = f"held-out normal {'tiles' if settings.tiles else 'images'}"
+    rate = settings.false_alarm_rate
+    if rate is None and default_rate(normals) > FALSE_ALARM_RATE:
+        told = (
+            f"{normals} {pieces} are few: the threshold is set for a false-alarm rate of {default_rate(normals):.2g}; "
+            f"it takes {needed_normals(FALSE_ALARM_RATE / 2)} for {FALSE_ALARM_RATE:.2g}. Calibrate the package with "
+            "good images of its line: prn-calibrate"
+        )
+    elif rate is not None and rate < lowest_rate(normals):
+        told = (
+            f"{too_few(normals, rate, pieces)}; the threshold for {rate:.2g} is extrapolated, and good parts may be "
+            "called defective more often"
+        )
+    else:
+        return
+    print(f"note: {told}", file=sys.stderr)
 
 
 def training_precision() -> Precision:
@@ -113,24 +179,26 @@ def training_precision() -> Precision:
 
 
 def prepare_model(
-    settings: Settings, recipe: Recipe, config: PRNConfig, split: Split, fabric: Fabric, console: Console
+    settings: TrainingSettings, recipe: Recipe, config: PRNConfig, split: Split, fabric: Fabric, console: Console
 ) -> tuple[PRN, list[str]]:
     """The network with its pretrained backbone and its prototypes; also the names of backbone weights it lacks."""
     count = prototype_count(split.images, recipe.prototypes)
     # On a GPU the Triton kernels train too, as their backward is theirs.
-    ops = FUSED if fabric.device.type == "cuda" else LEAN
-    model = PRN(dataclasses.replace(config, prototypes=(count, count, count)), ops)
+    ops = FUSED if fabric.device.type == "cuda" and not settings.optimized else OPTIMIZED
+    memory = memory_size(config.memory, len(split.normals), config)
+    model = PRN(dataclasses.replace(config, prototypes=(count, count, count), memory=memory), ops)
     missing: list[str] = []
-    if settings.start is not None:
-        start_from(model, Package.open(settings.start))
+    if settings.warm_start is not None:
+        warm_start(model, Package.open(settings.warm_start))
     else:
         source = str(settings.backbone_weights or "published weights")
         state = pretrained_state(config.backbone, settings.backbone_weights)
         missing = load_backbone_weights(model.backbone, state, source)
     if missing:
-        console.print(
-            f"[yellow]note:[/] {source} lacks {len(missing)} weights of the deepest stage (stride 32), "
-            f"{missing[0]} the first: they start at random and are trained"
+        say_note(
+            f"{source} lacks {len(missing)} weights of the deepest stage (stride 32), "
+            f"{missing[0]} the first: they start at random and are trained",
+            console,
         )
     model.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # A mean over prototypes, which every step takes, is ten times slower the other way.
@@ -142,9 +210,22 @@ def prepare_model(
                 model.backbone, batches, count, settings.seed, progress=lambda line: console.print(line, style="dim")
             )
             model.set_prototypes([centre.to(fabric.device) for centre in centres])
+            if model.score is not None and model.score.memory is not None:
+                batches = (model.normalize(part.to(fabric.device)) for part in slices(split.normals, EXTRACTION_BATCH))
+                patches = remember(model.backbone, batches, len(split.normals), memory, settings.seed)
+                model.score.memory.patches.copy_(patches)
         for prototypes in model.prototypes():
             take_from_first(fabric, prototypes)
+        if model.score is not None and model.score.memory is not None:
+            take_from_first(fabric, model.score.memory.patches)
     return model, missing
+
+
+def loader_workers(wanted: int | None, device: torch.device) -> int:
+    """Processes that generate anomalies: as wanted, or none on a CPU, and on a GPU one for each of 8 cores at most."""
+    if wanted is not None:
+        return wanted
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0))) if device.type == "cuda" else 0
 
 
 def device_name(device: torch.device) -> str:
@@ -195,7 +276,7 @@ class Run:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: TrainingSettings,
         recipe: Recipe,
         model: PRN,
         split: Split,
@@ -223,14 +304,17 @@ class Run:
         self.sampling = EpochBatches(
             len(self.dataset), recipe.batch, settings.seed, share=(fabric.global_rank, fabric.world_size)
         )
+        workers = loader_workers(settings.workers, fabric.device)
         loader = DataLoader(
             self.dataset,
             batch_sampler=self.sampling,
-            num_workers=settings.workers,
+            num_workers=workers,
             worker_init_fn=use_one_thread,
-            persistent_workers=settings.workers > 0,
+            persistent_workers=workers > 0,
             # A forked child hangs in OpenCV's thread pool, which does not outlive a fork.
-            multiprocessing_context="spawn" if settings.workers else None,
+            multiprocessing_context="spawn" if workers else None,
+            # Copied to the GPU while that computes.
+            pin_memory=fabric.device.type == "cuda",
         )
         self.loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         self.checkpoint = Checkpoint(settings.output, settings.identity())
@@ -276,9 +360,27 @@ class Run:
                 }
             )
 
+    def is_checkpoint_due(self) -> bool:
+        """Now and then."""
+        return self.clock.now - self.last_save > SECONDS_BETWEEN_CHECKPOINTS
+
     def restore(self) -> None:
         """Take up the state that was saved last."""
         state = self.checkpoint.load()
+        try:
+            self.take(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ConfigError(
+                f"{self.checkpoint.folder / STATE}: is no state of this run ({type(error).__name__}: "
+                f"{one_line(error)}); run without --resume"
+            ) from None
+        self.console.print(
+            f"going on after epoch {self.epoch} and {self.batches} batches, "
+            f"{state['seconds'] / 60:.1f} minutes into the run"
+        )
+
+    def take(self, state: dict[str, Any]) -> None:
+        """Become what `save` has written."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -290,19 +392,22 @@ class Run:
         self.split = dataclasses.replace(self.split, validation=validation)
         self.clock = Clock(self.fabric, state["seconds"])
         self.last_save = state["seconds"]
-        self.console.print(
-            f"going on after epoch {self.epoch} and {self.batches} batches, "
-            f"{state['seconds'] / 60:.1f} minutes into the run"
-        )
 
     def progress(self) -> float:
         """Share of the training that is over, by steps or by time, whichever is further."""
         done = self.step / (self.recipe.epochs * len(self.loader))
         if self.settings.minutes is not None:
-            whole = 60.0 * self.settings.minutes
+            whole = 60.0 * self.settings.minutes * (1.0 - self.screen_share(60.0 * self.settings.minutes))
             reserve = min(RESERVE * self.validation_seconds, LARGEST_RESERVE * whole) + self.step_seconds
             done = max(done, self.clock.now / max(whole - reserve, 1e-9))
         return min(done, 1.0)
+
+    def screen_share(self, seconds: float) -> float:
+        """Share of a run of so many seconds that is kept for the screen, by the time that an image takes."""
+        if not self.recipe.screen:
+            return 0.0
+        image = self.validation_seconds / len(self.split.validation.images)
+        return min(SCREEN_SHARE + image * anomalies_needed(self.settings.lost) / seconds, LARGEST_SCREEN_SHARE)
 
     def is_validation_due(self) -> bool:
         """After the last step, and in between where it takes no more than a tenth of the time."""
@@ -315,22 +420,25 @@ class Run:
         """Seconds that scoring the validation split will take, from its first batch, once it has been run before."""
         images = self.split.validation.images
         sample = images[:EXTRACTION_BATCH]
-        self.detect(sample)
+        self.look(self.kept, sample)
         start = self.clock.tick()
-        self.detect(sample)
+        self.look(self.kept, sample)
         return (self.clock.tick() - start) * len(images) / len(sample)
 
     def bound_validation(self, minutes: float) -> None:
         """Leave images out of the validation split where all of them would take too much of the run."""
         allowed = LARGEST_RESERVE * 60.0 * minutes / RESERVE
         normals = len(self.split.validation.labels) // 2
-        kept = max(int(normals * allowed / self.validation_seconds), LEAST_VALIDATION_NORMALS)
+        kept = max(int(normals * allowed / self.validation_seconds), MIN_VALIDATION_NORMALS)
         if kept >= normals:
             return
-        self.console.print(
-            f"[yellow]note:[/] validating takes {self.validation_seconds / 60:.1f} of {minutes:g} minutes on this "
-            f"machine: {kept} of {normals} normal images, and an anomaly of each, are validated on"
+        say_note(
+            f"validating takes {self.validation_seconds / 60:.1f} of {minutes:g} minutes on this "
+            f"machine: {kept} of {normals} normal images, and an anomaly of each, are validated on",
+            self.console,
         )
+        if self.fabric.is_global_zero:
+            say_lowest_rate(kept, self.settings)
         self.split = dataclasses.replace(self.split, validation=self.split.validation.fewer(kept))
         self.validation_seconds *= kept / normals
 
@@ -352,19 +460,30 @@ class Run:
                 self.bound_validation(self.settings.minutes)
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("training", total=len(self.loader), status="")
+            shown = 0.0
+
+            def report(loss: Tensor) -> None:
+                nonlocal shown
+                bar.update(task, advance=1)
+                if time.monotonic() - shown > SECONDS_BETWEEN_REPORTS:
+                    bar.update(task, status=f"loss {float(loss):.4f}")
+                    shown = time.monotonic()
+
             while self.progress() < 1.0:
                 bar.update(task, description=f"epoch {self.epoch + 1}", completed=self.batches)
-                self.train_epoch(lambda loss: bar.update(task, advance=1, status=f"loss {loss:.4f}"))
+                self.train_epoch(report)
                 self.epoch += 1
                 self.batches = 0
                 if self.is_validation_due():
                     self.validate()
-                self.save()
+                # At the end, too: the package is still to be written.
+                if self.is_checkpoint_due() or self.progress() >= 1.0:
+                    self.save()
         if not self.last_validation:
             # The minutes were over before the first epoch began.
             self.validate()
 
-    def train_epoch(self, report: Callable[[float], None]) -> None:
+    def train_epoch(self, report: Callable[[Tensor], None]) -> None:
         """One pass over the data, or what is left of it, or as much as the time allows."""
         self.module.train()
         self.dataset.set_epoch(self.epoch)
@@ -378,11 +497,11 @@ class Run:
             self.step_seconds, before = self.clock.tick() - before, self.clock.now
             if self.progress() >= 1.0:
                 break
-            if self.clock.now - self.last_save > SECONDS_BETWEEN_CHECKPOINTS:
+            if self.is_checkpoint_due():
                 self.save()
 
-    def train_step(self, images: Tensor, masks: Tensor, rate: float) -> float:
-        """Change the weights by one batch, at a learning rate; the loss before."""
+    def train_step(self, images: Tensor, masks: Tensor, rate: float) -> Tensor:
+        """Change the weights by one batch, at a learning rate; the loss before, which nothing here waits for."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self.loss(images, masks)
@@ -391,7 +510,7 @@ class Run:
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return float(loss.detach())
+        return loss.detach()
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         """The loss of a step: its mean over the processes is the mean over the images that count."""
@@ -420,7 +539,7 @@ class Run:
     def keep_if_best(self) -> None:
         """Score the validation split by the weights of now, and keep them if they are the best so far."""
         validation = self.split.validation
-        detections = self.detect(validation.images)
+        detections = self.judge_validation(self.kept)
         metrics = validation_metrics(detections, validation)
         # Finding an image and finding the place count alike; AUROC of images alone is soon perfect.
         selection = (metrics["image_auroc"] + metrics["pixel_average_precision"]) / 2
@@ -439,27 +558,109 @@ class Run:
                 "state": state,
             }
 
+    def judge_validation(self, model: PRN, screened: bool = False) -> Detections:
+        """Scores and maps of the validation images by a network.
+
+        A learned score is fitted to them first, and each image is scored by weights that were fitted without it: what
+        is said of these scores, the threshold above all, then holds for images that no fit knows.
+
+        Args:
+            model: on the device of the run.
+            screened: whether the score's screen is trained; until then it weighs nothing.
+        """
+        validation, score = self.split.validation, model.score
+        scores, maps, statistics = self.look(model, validation.images)
+        if score is not None:
+            assert statistics is not None
+            seen = self.look(model, self.split.seen_images)[2]
+            assert seen is not None
+            weighed = [screened or name not in SCREEN_STATISTICS for name in score.names]
+            in_logits = sum(weigh for weigh, name in zip(weighed, score.names, strict=True) if name in LOGIT_STATISTICS)
+            fitted = fit_score(
+                statistics[:, weighed], validation.labels, seen[:, weighed], in_logits, self.settings.seed
+            )
+            weights = np.zeros(len(weighed) + 1, np.float32)
+            weights[[*weighed, True]] = fitted.weights
+            score.set_weights(torch.from_numpy(weights))
+            scores = fitted.held_out
+        return Detections.of(scores, maps)
+
     @torch.inference_mode()
-    def detect(self, images: NDArray[np.uint8]) -> Detections:
-        """Scores and maps of images by the weights of now, in float32."""
-        model = self.kept.eval()
-        results = [model.detect(part.to(self.fabric.device)) for part in slices(images, EXTRACTION_BATCH)]
-        return Detections(
-            np.concatenate([scores.cpu().numpy() for scores, _ in results]),
-            np.concatenate([maps.cpu().numpy() for _, maps in results]),
-        )
+    def look(
+        self, model: PRN, images: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Scores (N,) and maps (N, S, S) of images by a network, in float32, and a learned score's statistics.
+
+        The statistics are (N, J), in the order of `LearnedScore.names`; None without a learned score.
+        """
+        model.eval()
+        side = model.config.image_size
+        scores, maps = np.empty(len(images), np.float32), np.empty((len(images), side, side), np.float32)
+        statistics = None if model.score is None else np.empty((len(images), len(model.score.names)), np.float32)
+        for start in range(0, len(images), EXTRACTION_BATCH):
+            part = slice(start, start + EXTRACTION_BATCH)
+            pixels = torch.from_numpy(images[part]).to(self.fabric.device)
+            *features, deepest = model.features(model.normalize(pixels))
+            residuals = model.residuals(features)
+            logits = model.logits_of_residuals(features, residuals, deepest)
+            found = model.scored(logits, features, residuals)
+            scores[part], maps[part] = (one.cpu().numpy() for one in found)
+            if statistics is not None:
+                assert model.score is not None
+                statistics[part] = model.score.statistics(logits, features, residuals).cpu().numpy()
+        return scores, maps, statistics
 
     # -- result -------------------------------------------------------------------------------------------------
 
+    def finish(self, missing: list[str]) -> Package:
+        """Write the package, give it a screen, and forget the run: one that is cut short in between can be resumed."""
+        self.model.load_state_dict(self.best["state"])
+        bound, refit = self.settings.minutes, 0.0 if self.model.score is None else self.validation_seconds
+        deadline = Deadline.after(None if bound is None else max(60.0 * bound - self.clock.now - refit, 0.0))
+        trained = self.train_score_screen(deadline)
+        package = self.write_package(missing)
+        if self.recipe.screen:
+            give_screen(
+                package,
+                self.model,
+                self.split,
+                self.recipe,
+                seed=self.settings.seed,
+                wanted_loss=self.settings.lost,
+                deadline=deadline,
+                trained=trained,
+                say=lambda line: self.console.print(Text(line), soft_wrap=True),
+            )
+        self.checkpoint.remove()
+        return package
+
+    def train_score_screen(self, deadline: Deadline) -> TrainedScreen | None:
+        """Train the screen that the score of the best weights reads, and fit the score again with it.
+
+        None where the score reads no screen, or no time is left: the score then stays as it is.
+        """
+        score, validation = self.model.score, self.split.validation
+        if score is None or score.screen is None or deadline.passed():
+            return None
+        normals = validation.images[validation.labels == 0]
+        training = time_to_train(self.model, normals, self.split.all_kinds, self.settings.lost, deadline)
+        trained = train_screen(
+            self.model, self.split.normals, self.split.generator, self.recipe, self.settings.seed, training
+        )
+        score.screen.load_state_dict(trained.screen.state_dict())
+        detections = self.judge_validation(self.model, screened=True)
+        self.best["metrics"] = validation_metrics(detections, validation)
+        self.best["calibration"] = calibrate(detections, validation, self.settings.false_alarm_rate)
+        return trained
+
     def write_package(self, missing: list[str]) -> Package:
         """Write the best weights, what they score on the validation split, and how they came about."""
-        self.model.load_state_dict(self.best["state"])
         validation = self.split.validation
         chosen = np.random.default_rng(self.settings.seed).permutation(len(self.split.normals))
         package = Package.create(
             self.settings.output,
             self.model,
-            calibration_images=self.split.normals[np.sort(chosen[:MOST_CALIBRATION_IMAGES])],
+            calibration_images=self.split.normals[np.sort(chosen[:MAX_CALIBRATION_IMAGES])],
             validation=validation,
             calibration=self.best["calibration"],
             training={
@@ -469,10 +670,12 @@ class Run:
                 "tiles": {"overlap": TILE_OVERLAP} if self.settings.tiles else None,
                 "seed": self.settings.seed,
                 "seen": list(self.split.seen),
+                "parts": self.split.parts,
+                "seen_parts": None if self.split.seen_parts is None else list(self.split.seen_parts),
                 "seen_fingerprints": [fingerprint.to_dict() for fingerprint in self.split.fingerprints],
                 "normals": self.split.images,
                 "textures": "generated" if self.settings.textures is None else str(self.settings.textures.resolve()),
-                "start": None if self.settings.start is None else str(self.settings.start.resolve()),
+                "warm_start": None if self.settings.warm_start is None else str(self.settings.warm_start.resolve()),
                 "backbone_weights": "published"
                 if self.settings.backbone_weights is None
                 else str(self.settings.backbone_weights.resolve()),
@@ -491,5 +694,4 @@ class Run:
                 "commit": commit(),
             },
         )
-        self.checkpoint.remove()
         return package

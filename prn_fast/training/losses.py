@@ -1,4 +1,4 @@
-"""The training loss of PRN (PRN.md, Training)."""
+"""The training loss of PRN, as published."""
 
 import math
 
@@ -49,21 +49,22 @@ def prn_losses(logits: Tensor, masks: Tensor, focal_weight: float, smooth_l1: bo
     return losses.mean((1, 2))
 
 
-def score_losses(logits: Tensor, masks: Tensor) -> Tensor:
+def score_losses(logits: Tensor, masks: Tensor, top_pixels: int = TOP_PIXELS) -> Tensor:
     """Binary cross-entropy of the pixels that decide an image's score, in float32.
 
-    Those are the `TOP_PIXELS` largest outside of the mask, which should be 0, and, where there is a mask, the largest
+    Those are the `top_pixels` largest outside of the mask, which should be 0, and, where there is a mask, the largest
     inside of it, as many or as many as it has, which should be 1. Means over all pixels hardly see a defect of a few
     dozen; this sees it as well as a large one. After online hard example mining, on pixels.
 
     Args:
         logits: (B, 1, S, S).
         masks: (B, S, S), 0 and 1.
+        top_pixels: of the score whose pixels these are.
     Returns:
         (B,) float32: the mean outside, plus that inside.
     """
     values, inside = logits[:, 0].float().flatten(1), masks.flatten(1) > 0
-    count = min(TOP_PIXELS, values.shape[1])
+    count = min(top_pixels, values.shape[1])
     losses = torch.zeros(len(values), device=values.device)
     for chosen, sign in ((~inside, 1.0), (inside, -1.0)):
         largest = values.masked_fill(~chosen, -torch.inf).topk(count, dim=1).values

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from prn_fast.errors import DataError, EngineError
+from prn_fast.extras import require_extra
 
 PRO_LIMIT = 0.3
 
@@ -75,6 +75,9 @@ def image_metrics(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> 
     _require_both(defects=int(labels.sum()), total=labels.size, unit="images")
     _require_finite(scores, "image scores")
 
+    require_extra("eval", "sklearn")
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
     precision, recall, thresholds = precision_recall_curve(labels, scores)
     # The curve's last point (precision 1, recall 0) belongs to no threshold.
     precision, recall = precision[:-1], recall[:-1]
@@ -114,6 +117,9 @@ def pixel_metrics(maps: NDArray[np.floating], masks: NDArray[np.bool_], pro_limi
         raise DataError(f"the false-positive limit of PRO must be above 0 and at most 1, not {pro_limit}")
     _require_both(defects=int(masks.sum()), total=masks.size, unit="pixels")
     _require_finite(maps, "anomaly maps")
+
+    require_extra("eval", "sklearn")
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     # Only the order of values matters, and only where defect pixels lie in it: all defect-free pixels between two
     # neighbouring values of defect pixels move a curve along one straight line. So millions of them become one point

@@ -69,6 +69,9 @@ class Clock:
 
     def tick(self) -> float:
         """Read the clock, together with all other processes; returns `now`."""
-        seconds = torch.tensor(time.monotonic() - self._start, dtype=torch.float64, device=self._fabric.device)
-        self.now = float(take_from_first(self._fabric, seconds))
+        self.now = time.monotonic() - self._start
+        # A tensor on a GPU would wait for all that is queued there.
+        if self._fabric.world_size > 1:
+            seconds = torch.tensor(self.now, dtype=torch.float64, device=self._fabric.device)
+            self.now = float(take_from_first(self._fabric, seconds))
         return self.now

@@ -1,6 +1,8 @@
 """How a preset is trained: the numbers, apart from the data and the time. Imports no torch."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,12 +10,31 @@ from prn_fast.data.simulated import FILL_SOURCES, FillSource
 from prn_fast.errors import ConfigError
 from prn_fast.model.config import PROTOTYPE_SHARE
 
+# Beyond it, products of a step overflow.
+LARGEST_NUMBER = 1e6
+# What each number must be: a test that NaN fails, too, and how to say it.
+_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "epochs": (lambda value: value >= 1, "be at least 1"),
+    "batch": (lambda value: value >= 2, "be at least 2 for batch norm"),
+    "learning_rate": (lambda value: value > 0, "be above 0"),
+    "weight_decay": (lambda value: value >= 0, "be 0 or more"),
+    "light": (lambda value: value >= 0, "be 0 or more"),
+    "anomaly_ratio": (lambda value: value >= 1, "be at least 1"),
+    "extended_share": (lambda value: 0 <= value <= 1, "lie in 0..1"),
+    "focal_weight": (lambda value: value >= 0, "be 0 or more"),
+    "score_weight": (lambda value: value >= 0, "be 0 or more"),
+    "hard_mining": (lambda value: 0 < value <= 1, "be above 0 and at most 1"),
+    "ema": (lambda value: 0 <= value < 1, "be 0 or more and below 1"),
+    "prototypes": (lambda value: 0 < value <= 1, "be above 0 and at most 1"),
+    "screen_steps": (lambda value: value >= 1, "be at least 1"),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the data that is generated, the loss and the optimiser; each field says what it does.
+    """TrainingSettings of the data that is generated, the loss and the optimiser; each field says what it does.
 
-    prn-train makes an option of every field, so that each part of a recipe can be switched and its worth measured.
+    prn-train makes an option of every field, so that the effect of each part of a recipe can be measured.
     """
 
     epochs: int = field(
@@ -64,46 +85,32 @@ class Recipe:
     prototypes: float = field(
         default=PROTOTYPE_SHARE, metadata={"help": "their number K as a share of the normal images"}
     )
+    screen: bool = field(default=True, metadata={"help": "train a screen for early exit, after the network"})
+    screen_steps: int = field(default=700, metadata={"help": "of the screen's training"})
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ConfigError(f"epochs must be at least 1, not {self.epochs}")
-        if self.batch < 2:
-            raise ConfigError(f"batch must be at least 2 for batch norm, not {self.batch}")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning rate must be above 0, not {self.learning_rate}")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"weight decay must be 0 or more, not {self.weight_decay}")
-        if not self.light >= 0:
-            raise ConfigError(f"spread of the light must be 0 or more, not {self.light}")
-        if self.anomaly_ratio < 1:
-            raise ConfigError(f"anomalies for each normal image must be at least 1, not {self.anomaly_ratio}")
-        if not 0 <= self.extended_share <= 1:
-            raise ConfigError(f"share of extended anomalies must lie in 0..1, not {self.extended_share}")
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not abs(value) <= LARGEST_NUMBER:
+                option = each.name.replace("_", "-")
+                raise ConfigError(f"--{option} must be a number of at most {LARGEST_NUMBER:,.0f}, not {value}")
+        for name, (holds, wanted) in _LIMITS.items():
+            if not holds(getattr(self, name)):
+                raise ConfigError(f"--{name.replace('_', '-')} must {wanted}, not {getattr(self, name)}")
         if not self.simulated_sources or not set(self.simulated_sources) <= set(FILL_SOURCES):
             raise ConfigError(
-                f"simulated anomalies are filled from one or more of {', '.join(FILL_SOURCES)}, "
+                f"--simulated-sources must be one or more of {', '.join(FILL_SOURCES)}, "
                 f"not {', '.join(self.simulated_sources) or 'nothing'}"
             )
-        if not self.focal_weight >= 0:
-            raise ConfigError(f"weight of the focal loss must be 0 or more, not {self.focal_weight}")
-        if not self.score_weight >= 0:
-            raise ConfigError(f"weight of the score's loss must be 0 or more, not {self.score_weight}")
         if not self.smooth_l1 and not self.focal_weight:
-            raise ConfigError("smooth-L1 and the focal loss are both off; a loss needs one of them")
-        if not 0 < self.hard_mining <= 1:
-            raise ConfigError(f"share of the hardest anomalies must be above 0 and at most 1, not {self.hard_mining}")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"decay of the moving average must be 0 or more and below 1, not {self.ema}")
-        if not 0 < self.prototypes <= 1:
-            raise ConfigError(f"the share of prototypes must be above 0 and at most 1, not {self.prototypes}")
+            raise ConfigError("--no-smooth-l1 and --focal-weight 0 leave no loss; a loss needs one of them")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {**dataclasses.asdict(self), "simulated_sources": list(self.simulated_sources)}
 
 
-# As published (PRN.md, Training): made for a GPU and hours.
+# As published: made for a GPU and hours.
 PUBLISHED = Recipe()
 # Made for a CPU and minutes: small batches and a loss of the score (docs/accuracy.md), and large steps that shrink to
 # nothing by the end.
@@ -137,8 +144,6 @@ def learning_rate_factor(recipe: Recipe, progress: float) -> float:
     Args:
         progress: 0 at the start, 1 at the end.
     """
-    import math
-
     if recipe.schedule == "constant":
         return 1.0
     if progress < WARM_UP_SHARE:

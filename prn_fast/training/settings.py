@@ -1,20 +1,44 @@
 """What a run trains, on what, for how long."""
 
 import dataclasses
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from prn_fast.data.layouts import AUTO
-from prn_fast.model.config import ProjectionKind, ResidualKind
-from prn_fast.training.calibration import FALSE_ALARM_RATE
-from prn_fast.training.recipe import Recipe
+from prn_fast.errors import ConfigError
+from prn_fast.model.config import ProjectionKind, ResidualKind, ScoreKind
+from prn_fast.training.conformal import require_rate
+from prn_fast.training.recipe import QUICK_PRESETS, Recipe, recipe_of
 
 Precision = Literal["bf16-mixed", "32-true"]
+# Of seen defects, for a learned score: with fewer, its weights have not been validated.
+SEEN_TO_LEARN = 10
+# scikit-learn, which clusters the prototypes, takes no larger one.
+MAX_SEED = 2**32 - 1
+# Upper 95 % bound of the share of flagged anomalies that may leave an engine early.
+WANTED_LOSS = 0.01
+
+
+def require_minutes(minutes: float | None) -> None:
+    """A ConfigError unless the bound of a run is above 0 and finite, or None."""
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ConfigError(f"--minutes must be above 0 and finite, not {minutes}")
+
+
+def require_loss(wanted_loss: float) -> None:
+    """A ConfigError unless a wanted bound of the loss is 0 (no early exit) or a share that can be shown."""
+    if not (wanted_loss == 0 or 0.001 <= wanted_loss <= 0.5):
+        raise ConfigError(
+            f"--lost must be 0, which switches early exit off, or from 0.001 to 0.5, not {wanted_loss}; it is the "
+            "share of detected defects that may be lost at most, and 0.001 takes 2,995 generated anomalies to show"
+        )
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """What to train, on what, for how long.
 
     Attributes:
@@ -22,19 +46,27 @@ class Settings:
         layout: how the folder is laid out, a key of `LAYOUTS`, or "auto".
         output: the package to write, NAME.prn.
         preset: key of `PRESETS`.
-        image_size: side to which images are resized, or of the tiles that they are cut into.
+        image_size: side to which images are resized, or of the tiles that they are cut into; None chooses one by the
+            seen defects, see `propose_size`.
         tiles: cut images into overlapping tiles instead of resizing them.
-        image_channels: 1 or 3; None takes the first training image's.
+        image_channels: 1 or 3; None takes 3 if any image of the set holds colour, else 1.
         projection, residual: fields of `PRNConfig`.
+        score: of an image, a field of `PRNConfig`; None chooses, see `chosen_score`.
+        memory: patches of normal images that a learned score measures distances to; 0: none.
         minutes: bound of the whole run, the final validation included; None trains all epochs.
         seen: anomalous images that training may see; they are drawn by the seed and never scored.
+        parts: which part each image shows: a table or a pattern, see `PartNames`; None recognises parts by likeness.
         textures: folder of texture images for simulated anomalies; None generates some.
         backbone_weights: file of pretrained weights; None takes the published ones.
-        start: package whose weights, its backbone's included, training starts from; None starts anew.
+        warm_start: package whose weights, its backbone's included, training starts from; None starts from scratch.
         seed: of every draw.
-        workers: processes that generate anomalies; none by default, since an anomaly takes about a millisecond.
+        workers: processes that generate anomalies. None: none on a CPU, since an anomaly takes about a millisecond, and
+            some on a GPU, whose steps are as short.
+        optimized: train in plain PyTorch on a GPU, too, instead of Triton's kernels.
         precision: of the steps; None takes bfloat16 where the processor multiplies in it.
-        false_alarm_rate: wanted share of good images called defective; the package's threshold stands for it.
+        false_alarm_rate: target share of good images called defective; sets the package's threshold. None takes
+            0.02, or the lowest rate that the held-out normals support.
+        lost: upper 95 % bound of the share of flagged anomalies that may leave early; 0 switches early exit off.
         resume: go on from the last checkpoint of the same output.
         recipe: None takes the preset's.
     """
@@ -43,24 +75,74 @@ class Settings:
     output: Path
     layout: str = AUTO
     preset: str = "lite0"
-    image_size: int = 256
+    image_size: int | None = 256
     tiles: bool = False
     image_channels: int | None = None
     projection: ProjectionKind = "elementwise"
     residual: ResidualKind = "square"
+    score: ScoreKind | None = None
+    memory: int = 0
     minutes: float | None = None
     seen: int = 10
+    parts: str | None = None
     textures: Path | None = None
     backbone_weights: Path | None = None
-    start: Path | None = None
+    warm_start: Path | None = None
     seed: int = 0
-    workers: int = 0
+    workers: int | None = None
+    optimized: bool = False
     precision: Precision | None = None
-    false_alarm_rate: float = FALSE_ALARM_RATE
+    false_alarm_rate: float | None = None
+    lost: float = WANTED_LOSS
     resume: bool = False
     recipe: Recipe | None = None
 
+    def __post_init__(self) -> None:
+        require_minutes(self.minutes)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"--seed must be 0 to {MAX_SEED}, not {self.seed}")
+        if self.seen < 0:
+            raise ConfigError(f"--seen must be 0 or more, not {self.seen}")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"--workers must be 0 or more, not {self.workers}")
+        if self.memory < 0:
+            raise ConfigError(f"--memory must be 0 or more, not {self.memory}")
+        if self.memory and self.chosen_score != "learned":
+            raise ConfigError(
+                "--memory is for a learned score, and the published one is trained here: add --score learned"
+            )
+        if self.tiles and self.image_size is None:
+            raise ConfigError("tiles need a side: give --image-size N with --tiles")
+        if self.tiles and self.score == "learned":
+            raise ConfigError("--score learned is for whole images; leave out --tiles, or take --score published")
+        if self.false_alarm_rate is not None:
+            require_rate(self.false_alarm_rate)
+        require_loss(self.lost)
+        if self.warm_start is not None and self.backbone_weights is not None:
+            raise ConfigError("--warm-start includes the backbone's weights; leave out --backbone-weights")
+
+    @property
+    def chosen_score(self) -> ScoreKind:
+        """The image score to train.
+
+        If none is asked for, it is learned where that was validated: for the presets of the quick recipe, with a screen
+        for it to read, `SEEN_TO_LEARN` seen defects to fit it to, and whole images. Elsewhere it is the published one.
+        """
+        if self.score is not None:
+            return self.score
+        recipe = self.recipe or recipe_of(self.preset)
+        validated = self.preset in QUICK_PRESETS and self.seen >= SEEN_TO_LEARN and recipe.screen
+        return "learned" if validated and not self.tiles else "published"
+
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree on to be continued: all but the time, the workers and `resume` itself."""
-        values = {name: str(value) for name, value in dataclasses.asdict(self).items()}
-        return {name: value for name, value in values.items() if name not in ("minutes", "workers", "resume")}
+        """What a checkpoint must agree on to be continued.
+
+        That is all but the time, how the work is done, and the output: the name of the checkpoint's folder
+        stands for it, so that both can be renamed. Paths count, wherever they are named from.
+        """
+        free = ("minutes", "workers", "optimized", "resume", "output", "lost")
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
+        values["score"] = self.chosen_score
+        return {
+            name: str(os.path.realpath(value) if isinstance(value, Path) else value) for name, value in values.items()
+        }

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from prn_fast.data.images import read_image, resize_image
 from prn_fast.data.samples import GOOD
-from prn_fast.training.evaluation import Evaluation, ScoredImage
+from prn_fast.paths import shown_path
+from prn_fast.training.evaluation import Evaluation, RateCounts, ScoredImage
 
 Picture = NDArray[np.uint8]
 
@@ -43,10 +44,6 @@ class Panels:
     mask: Picture
     map: Picture
     contour: Picture
-
-    def to_png(self) -> dict[str, bytes]:
-        """Each panel by its name, as the bytes of a PNG file."""
-        return {name: _png(getattr(self, name)) for name in PANEL_NAMES}
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def draw_sheet(title: str, lines: Sequence[str], note: str, rows: Mapping[str, S
     """Draw rows of images below a title.
 
     Args:
-        lines: two of them, below the title.
+        lines: two or three of them, below the title.
         note: on how to read the sheet.
         rows: images by what stands above them.
     Returns:
@@ -166,7 +163,7 @@ def draw_sheet(title: str, lines: Sequence[str], note: str, rows: Mapping[str, S
     block_width = len(PANEL_NAMES) * _PANEL + (len(PANEL_NAMES) - 1) * _GAP
     row_height = _CAPTION + _PANEL + _BLOCK_GAP + 30
     width = 2 * _MARGIN + columns * block_width + (columns - 1) * _BLOCK_GAP
-    header = 128
+    header = 86 + 21 * len(lines)
     sheet = Image.new("RGB", (width, header + len(rows) * row_height + _MARGIN // 2), _PAPER)
     draw = ImageDraw.Draw(sheet)
     _draw_header(sheet, draw, title, [*lines, note])
@@ -190,16 +187,27 @@ def _figure_lines(evaluation: Evaluation) -> list[str]:
         f"images: AUROC {figures.auroc:.3f}   AP {figures.average_precision:.3f}   "
         f"F1-max {figures.f1_max:.3f}        "
         f"pixels: AUROC {pixels.auroc:.3f}   AP {pixels.average_precision:.3f}   PRO {pixels.pro:.3f}",
-        f"at threshold {evaluation.threshold:.3f}: {counts.detected} of {counts.detected + counts.missed} "
+        f"score 0.5 (raw {evaluation.threshold:.3f}): {counts.detected} of {counts.detected + counts.missed} "
         f"defects detected, {counts.false_alarms} of {counts.false_alarms + counts.passed} good images "
         f"false alarms        outline: map at or above {evaluation.pixel_threshold:.3f}",
+        *([_rates_line(evaluation.rates)] if evaluation.rates else []),
     ]
+
+
+def _rates_line(rates: Sequence[RateCounts]) -> str:
+    rows = (
+        f"{one.false_alarm_rate:.1%}{'' if one.supported else '*'}: {one.detected / one.defects:.0%} detected, "
+        f"{one.false_alarms / one.good:.1%} alarms"
+        for one in rates
+    )
+    extrapolated = "" if all(one.supported for one in rates) else "    (* extrapolated)"
+    return f"by false-alarm rate    {'    '.join(rows)}{extrapolated}"
 
 
 def _draw_header(sheet: Image.Image, draw: ImageDraw.ImageDraw, title: str, lines: Sequence[str]) -> None:
     draw.text((_MARGIN, 20), title, _INK, _font(_LARGE))
     for number, line in enumerate(lines):
-        draw.text((_MARGIN, 56 + 21 * number), line, _FAINT if number == 2 else _INK, _font(_TEXT))
+        draw.text((_MARGIN, 56 + 21 * number), line, _FAINT if number == len(lines) - 1 else _INK, _font(_TEXT))
     _draw_scale(sheet, draw)
 
 
@@ -226,7 +234,7 @@ def _draw_block(
     colour = _RIGHT if scored.correct else _WRONG
     draw.rectangle((left - 3, top, left + width + 2, top + _CAPTION + _PANEL + 2), fill=colour)
     draw.text((left + 4, top + _CAPTION // 2), f"{scored.score:.3f}  {outcome(scored)}", _PAPER, _font(_TEXT), "lm")
-    name = textwrap.shorten(scored.path.name, 44, placeholder="…")
+    name = textwrap.shorten(shown_path(scored.path.name), 44, placeholder="…")
     draw.text((left + width - 4, top + _CAPTION // 2), name, _PAPER, _font(_SMALL), "rm")
     for number, panel in enumerate(PANEL_NAMES):
         corner_of_panel = (left + number * (_PANEL + _GAP), top + _CAPTION)

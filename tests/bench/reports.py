@@ -4,23 +4,25 @@ from typing import Any
 
 import numpy as np
 
-from prn_fast.bench.answers import answers_to
-from prn_fast.bench.ceilings import Traffic
-from prn_fast.bench.environment import describe_environment
-from prn_fast.bench.parity import compare
-from prn_fast.bench.report import Machine, Report, build_report
-from prn_fast.bench.runner import BenchResult, Checked, Measurement, Settings
-from prn_fast.bench.scenarios import OPEN_LOOPS, ScenarioRun, ScenarioSettings
+from prn_fast.bench.engines.agreement import Agreement
+from prn_fast.bench.engines.answers import answers_to
+from prn_fast.bench.engines.runner import BenchResult, Checked, Measurement
+from prn_fast.bench.machine.ceilings import NetworkTraffic
+from prn_fast.bench.machine.environment import describe_environment
+from prn_fast.bench.report.document import Machine, Report, build_report
+from prn_fast.bench.scenarios import ScenarioRun
+from prn_fast.bench.scenarios.engine_under_test import Mix
 from prn_fast.bench.scenarios.line_camera import CameraRun, LineCameraResult
 from prn_fast.bench.scenarios.offline import OfflineResult
 from prn_fast.bench.scenarios.server import ServerResult, ServerRun
+from prn_fast.bench.settings import OPEN_LOOPS, ClosedLoopSettings, ScenarioSettings
 from prn_fast.model.config import PRNConfig
-from tests.bench.engines import ConvolutionEngine, blob_images
+from tests.bench.stand_ins import ConvolutionEngine, blob_images
 
 MEDIANS = {("eager", 1): 20.0, ("openvino:int8", 1): 5.0, ("eager", 8): 140.0, ("openvino:int8", 8): 30.0}
 CALLS = 20
 MEMORY = {"peak_rss_bytes": 500_000_000, "baseline_rss_bytes": 200_000_000, "peak_cuda_bytes": None}
-CONDITIONS = {"cpu_mhz": 2600.0, "cpu_celsius": None, "cpu_throttled": None, "load_average": 0.5, "gpus": []}
+HARDWARE_STATE = {"cpu_mhz": 2600.0, "cpu_celsius": None, "cpu_throttled": None, "load_average": 0.5, "gpus": []}
 PROFILE = {
     "engine": "eager",
     "batch": 1,
@@ -53,7 +55,8 @@ def make_scenarios(others_share: float = 0.0) -> ScenarioRun:
         LineCameraResult("eager", 4096, 256, 32, 500.0, reason="the next run needs 9 s and the time was up"),
         LineCameraResult("openvino:int8", 4096, 256, 32, 15e3, camera, held, True),
     ]
-    return ScenarioRun(results, dict.fromkeys(OPEN_LOOPS, others_share))
+    mixes = {(found.engine, found.scenario): Mix(1000, 10, 0, 0) for found in results}
+    return ScenarioRun(results, dict.fromkeys(OPEN_LOOPS, others_share), mixes)
 
 
 def make_report(
@@ -77,11 +80,11 @@ def make_report(
     """
     images, labels = blob_images()
     answers = answers_to(ConvolutionEngine(), images, 12)
-    parity = compare(answers, answers, labels)
+    agreement = Agreement.of(answers, answers, labels)
     result = BenchResult(interrupted=interrupted, seconds=12.0)
     result.checks = [
-        Checked("eager", "fp32", parity),
-        Checked("openvino:int8", "int8", parity, list(faults or [])),
+        Checked("eager", "fp32", agreement),
+        Checked("openvino:int8", "int8", agreement, list(faults or [])),
     ]
     rng = np.random.default_rng(seed)
     memory: dict[tuple[str, int], dict[str, Any]] = {}
@@ -101,7 +104,7 @@ def make_report(
         }
     return build_report(
         result,
-        Settings((1, 8), 30.0),
+        ClosedLoopSettings((1, 8), 30.0),
         command="prn-bench model.prn",
         package={
             "name": "model.prn",
@@ -116,12 +119,12 @@ def make_report(
         machine=Machine(
             matrix_rates={"fp32": 3e11, "int8": 9e11},
             copy_rate=2e10,
-            conditions=(CONDITIONS, CONDITIONS),
+            hardware_state=(HARDWARE_STATE, HARDWARE_STATE),
             memory=memory,
             network_ms={("eager", 1): {"warm": 18.0, "cold": 19.0}, ("eager", 8): {"warm": 130.0}},
             profiles=[PROFILE] if scenarios else [],
         ),
-        traffic=Traffic(50_000_000, 20_000_000),
+        traffic=NetworkTraffic(50_000_000, 20_000_000),
         scenarios=ScenarioSettings(OPEN_LOOPS if scenarios else ()),
         scenario_run=make_scenarios(others_share) if scenarios else None,
         unavailable=unavailable,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prn_fast.bench.figures import FIGURES, NOTHING, fill, latest_reports, main
-from prn_fast.bench.report import write_json
+from prn_fast.bench.figures import FIGURES, NOTHING, fill, main
+from prn_fast.bench.report.document import write_json
+from prn_fast.bench.report.history import latest_reports
 from prn_fast.errors import ConfigError
 from tests.bench.reports import make_report
 
@@ -75,11 +76,35 @@ def test_every_kind_of_figure_names_where_it_was_measured(name: str, results: Pa
     assert "commit" in text
 
 
+def test_launches_are_counted_and_told_with_their_command(results: Path) -> None:
+    assert FIGURES["launches"](results) == "Not counted yet."
+    row = {
+        "name": "Triton, after it",
+        "kernels": {"conv2d": 3, "mixing_kernel": 2},
+        "megabytes_an_image": {"cat": 1.25},
+    }
+    told = {"command": "python -m prn_fast.kernels --pass", "torch": "2", "triton": "3", "commit": "abc", "rows": [row]}
+    (results / "launches.json").write_text(json.dumps(told))
+    text = FIGURES["launches"](results)
+    assert "| Triton, after it | 5 | 2 | 1.2 |" in text
+    assert text.endswith("Counted by `python -m prn_fast.kernels --pass`, torch 2, triton 3, commit abc.")
+
+
 def test_reports_with_baselines_stand_apart(results: Path) -> None:
     assert FIGURES["baselines"](results) == NOTHING
     write_json(make_report(slower=2.0), results / "some-cpu" / "baselines" / "model.json")
     assert "commit" in FIGURES["baselines"](results)
     assert FIGURES["baselines"](results) != FIGURES["engines"](results)
+
+
+def test_the_headline_orders_single_images_by_speed_and_says_which_line_rate_is_held(results: Path) -> None:
+    assert FIGURES["headline"](results) == NOTHING
+    write_json(make_report(slower=2.0), results / "some-cpu" / "baselines" / "model.json")
+    text = FIGURES["headline"](results)
+    assert text.index("| `openvino:int8` |") < text.index("| `eager` |")
+    assert text.count("| `eager` |") == 1
+    assert "`openvino:int8` keeps up with a line camera of 4096 pixels at 12 kHz and loses no line: " in text
+    assert "commit" in text
 
 
 def test_detection_is_told_kind_by_kind(results: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from prn_fast.bench.figures import FIGURES
 from prn_fast.bench.loader_speed import main
-from prn_fast.bench.measurement import leave_measurement
+from prn_fast.bench.machine.measurement import leave_measurement
 from prn_fast.data.synthetic import write_synthetic_surfaces
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from prn_fast.bench.engines.runner import run_bench
 from prn_fast.bench.package_bench import bench_package, choose_images, refuse_impossible
-from prn_fast.bench.runner import Settings, run_bench
 from prn_fast.bench.scenarios import ScenarioRun
 from prn_fast.bench.scenarios.offline import OfflineResult
+from prn_fast.bench.settings import ClosedLoopSettings
 from prn_fast.errors import ConfigError, EngineError
 from prn_fast.package import Package
-from tests.bench.engines import ConvolutionEngine, blob_images
+from tests.bench.stand_ins import ConvolutionEngine, blob_images
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_half_of_the_images_are_anomalous_where_possible(good: int, bad: int, co
 def test_a_speed_over_the_ceiling_is_taken_away() -> None:
     images, labels = blob_images()
     reference = ConvolutionEngine()
-    result = run_bench({"eager": reference}, reference, images, labels, Settings(seconds=0.3))
+    result = run_bench({"eager": reference}, reference, images, labels, ClosedLoopSettings((1,), seconds=0.3))
     assert [m.engine for m in result.measurements] == ["eager"]
     refuse_impossible(result, ScenarioRun(), flop=1e6, rates={"fp32": 1e15})
     assert len(result.measurements) == 1
@@ -39,7 +40,7 @@ def test_a_speed_over_the_ceiling_is_taken_away() -> None:
 def test_a_scenario_over_the_ceiling_is_taken_away() -> None:
     images, labels = blob_images()
     reference = ConvolutionEngine()
-    result = run_bench({"eager": reference}, reference, images, labels, Settings(seconds=0.3))
+    result = run_bench({"eager": reference}, reference, images, labels, ClosedLoopSettings((1,), seconds=0.3))
     run = ScenarioRun([OfflineResult("eager", 8, [1e9], 8)])
     refuse_impossible(result, run, flop=1e6, rates={"fp32": 1e14})
     assert run.results == []
@@ -48,9 +49,9 @@ def test_a_scenario_over_the_ceiling_is_taken_away() -> None:
 
 def test_a_named_engine_must_open_and_an_unnamed_one_may_be_missing(package: Package) -> None:
     with pytest.raises(EngineError, match="holds no engine openvino:fp32"):
-        bench_package(package.path, ["eager", "openvino:fp32"], Settings(seconds=0.1))
+        bench_package(package.path, ["eager", "openvino:fp32"], ClosedLoopSettings((1,), seconds=0.1))
     with pytest.raises(EngineError, match="unknown backend"):
-        bench_package(package.path, ["warp"], Settings(seconds=0.1))
+        bench_package(package.path, ["warp"], ClosedLoopSettings((1,), seconds=0.1))
 
 
 def test_one_image_is_not_enough(package: Package) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prn_fast.build.tensorrt_plugins.formulation import PluginFormulation, maps_dtype
-from prn_fast.build.tensorrt_plugins.plugins import Kind, Plugin, Use
+from prn_fast.build.tensorrt_plugins.formulation import PluginGraph, maps_dtype
 from prn_fast.kernels.launch import ceil_div
+from prn_fast.kernels.plugin import Kind, Plugin, Use
 
 
 def run_plugin(
@@ -64,8 +64,8 @@ def grouped(launch: Any, arguments: list[Any]) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class InterpretedFormulation(PluginFormulation):
-    """The formulation with every node run at once."""
+class InterpretedGraph(PluginGraph):
+    """A graph with every node run at once."""
 
     tactic: int = 1
     channels_last: bool = False

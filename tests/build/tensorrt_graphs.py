@@ -14,7 +14,7 @@ from prn_fast.build.export import export_onnx
 from prn_fast.build.tensorrt.graph import balance_attention, parse_graph, peaks, to_half, wide_nodes
 from prn_fast.build.tensorrt.quantization import activation_ranges, quantizable, quantize
 from prn_fast.engine import Detections
-from prn_fast.kernels import PUBLISHED
+from prn_fast.kernels import REFERENCE
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import with_ops
 from prn_fast.model.prn import PRN
@@ -45,8 +45,8 @@ def network(name: str) -> Network:
     balance_attention(graph)
     images = textured_images(IMAGES, config.image_channels, 50)
     with torch.no_grad():
-        scores, maps = with_ops(model, PUBLISHED).detect(torch.from_numpy(images))
-    return Network(model, exported, graph, images, Detections(scores.numpy(), maps.numpy()))
+        scores, maps = with_ops(model, REFERENCE).detect(torch.from_numpy(images))
+    return Network(model, exported, graph, images, Detections.of(scores.numpy(), maps.numpy()))
 
 
 @cache

@@ -8,6 +8,9 @@ from prn_fast.build.export import export_onnx
 from prn_fast.model.config import PRNConfig
 from tests.small_package import small_config, small_model, textured_images
 
+# Each network is exported.
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", params=["elementwise", "pointwise", "resnet18-colour"])
 def model(request):

@@ -12,7 +12,7 @@ from prn_fast.build.tensorrt.report import Binding, activations, convolution_typ
 from prn_fast.build.tensorrt_plugins import ops_for
 from prn_fast.engine.tensorrt_flavours import FLAVOURS
 from prn_fast.errors import EngineError
-from prn_fast.kernels import LEAN
+from prn_fast.kernels import OPTIMIZED
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
 from tests.build.tensorrt_graphs import SIDE, network, typed
@@ -38,6 +38,7 @@ CONVOLUTION_TYPES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "precision", "capabilities", "batch"), MATRIX, ids=["-".join((n, p, *c, b)) for n, p, c, b in MATRIX]
 )
@@ -86,10 +87,11 @@ def test_an_engine_is_built_and_fused(name, precision, capabilities, batch):
     assert all(layer.inputs or layer.outputs or layer.constants for layer in layers if layer.kind == "correlation")
 
 
+@pytest.mark.long
 def test_full_size_r18_builds_for_all_capabilities():
     torch.manual_seed(0)
     config = PRNConfig(prototypes=(4, 4, 4))
-    model = PRN(config, LEAN).eval()  # its weights have their real sizes; their values do not matter here
+    model = PRN(config, OPTIMIZED).eval()  # its weights have their real sizes; their values do not matter here
     typed_model = to_half(parse_graph(export_onnx(model)), "fp16")
     capabilities = targets(RTX, RTX.load(), "fp16", None, None)
     assert {"8.6", "8.9", "12.0"} <= set(capabilities)
@@ -117,12 +119,14 @@ def test_capabilities_that_cannot_be_are_refused(capabilities, precision, messag
         targets(RTX, RTX.load(), precision, capabilities, None)
 
 
+@pytest.mark.long
 def test_turing_takes_no_float32_products():
     """Should a later TensorRT-RTX compile them, this says that the refusals above and `Lowering.DIRECT` can go."""
     with pytest.raises(EngineError, match="FP32 GEMM is not supported"):
         compile_graph(RTX, typed("lite0", "fp16").SerializeToString(), BatchProfile(1, 1, 1), ("7.5",))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lite0", "r18"])
 def test_turing_finds_the_prototype_without_a_product(name):
     subject = network(name)

@@ -10,12 +10,16 @@ from onnx.reference.op_run import OpRun
 from torch.nn import functional
 
 from prn_fast.build.tensorrt_plugins import LOWERINGS, NAMESPACE, Lowering, lowerings_for, ops_for
-from prn_fast.build.tensorrt_plugins.plugins import PLUGINS
-from prn_fast.kernels import LEAN, PUBLISHED
+from prn_fast.build.tensorrt_plugins.formulation import PLUGINS
+from prn_fast.kernels import OPTIMIZED, REFERENCE
 from prn_fast.model.config import PRNConfig, preset
+from tests import needs
 from tests.build.interpreted_plugins import run_plugin
 from tests.build.plugin_graph import BATCH, CAPABILITY, attributes_of, exported, plugin_nodes, small_network, tensors_of
 from tests.small_package import textured_images
+
+# The small network is exported once for all of this file.
+pytestmark = pytest.mark.long
 
 
 def test_each_operation_is_its_plugins_and_nothing_else():
@@ -34,7 +38,7 @@ def test_each_operation_is_its_plugins_and_nothing_else():
         "score": 1,
     }
     others = {node.op_type for node in exported().graph.node if not node.domain}
-    # What the operations are made of in the lean formulation.
+    # What the operations are made of in the optimized formulation.
     assert not others & {
         "ArgMin",
         "Gather",
@@ -128,14 +132,14 @@ def test_graph_with_its_kernels_computes_what_the_network_computes(batch):
 
 
 def test_one_table_says_what_becomes_of_every_operation():
-    assert set(LOWERINGS) == set(LEAN.__dataclass_fields__)
+    assert set(LOWERINGS) == set(OPTIMIZED.__dataclass_fields__)
     config = preset("r18")
-    assert ops_for("tensorrt-rtx", config, CAPABILITY, BATCH) == LEAN
+    assert ops_for("tensorrt-rtx", config, CAPABILITY, BATCH) == OPTIMIZED
     turing = ops_for("tensorrt-rtx", config, (7, 5), BATCH)
-    assert turing == replace(LEAN, prototype_residual=PUBLISHED.prototype_residual)
+    assert turing == replace(OPTIMIZED, prototype_residual=REFERENCE.prototype_residual)
     plugins = ops_for("tensorrt", config, CAPABILITY, BATCH)
     for name, lowering in LOWERINGS.items():
-        assert (getattr(plugins, name) == getattr(LEAN, name)) == (lowering["tensorrt"] == Lowering.NATIVE), name
+        assert (getattr(plugins, name) == getattr(OPTIMIZED, name)) == (lowering["tensorrt"] == Lowering.NATIVE), name
 
 
 @pytest.mark.parametrize(
@@ -149,12 +153,13 @@ def test_one_table_says_what_becomes_of_every_operation():
 )
 def test_attention_that_no_plugin_takes_is_native(config):
     assert lowerings_for("tensorrt", config, CAPABILITY)["multi_size_attention"] == Lowering.NATIVE
-    assert ops_for("tensorrt", config, CAPABILITY, BATCH).multi_size_attention == LEAN.multi_size_attention
+    assert ops_for("tensorrt", config, CAPABILITY, BATCH).multi_size_attention == OPTIMIZED.multi_size_attention
 
 
+@needs.library("tensorrt_rtx_bindings", "tensorrt")
 def test_tensorrt_s_own_parser_looks_for_every_node_in_the_plugin_registry():
     # The parser that comes with TensorRT-RTX, which has no plugins to find.
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'prn-fast[tensorrt]'")
+    import tensorrt_rtx_bindings as trt
 
     class Log(trt.ILogger):
         def __init__(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prn_fast.build.tensorrt_plugins.plugins import ELEMENT_TYPES, PLUGINS, Use
+from prn_fast.build.tensorrt_plugins.formulation import PLUGINS
 from prn_fast.build.tensorrt_plugins.ptx import (
     PTX_VERSION,
     SHARED_MEMORY,
@@ -21,7 +21,9 @@ from prn_fast.build.tensorrt_plugins.ptx import (
     with_parameters,
 )
 from prn_fast.errors import EngineError
-from prn_fast.kernels.catalogue import GRIDS, SCALES, coarser
+from prn_fast.kernels.multi_scale_fusion.operation import coarser
+from prn_fast.kernels.operation import GRIDS, SCALES
+from prn_fast.kernels.plugin import ELEMENT_TYPES, Use
 from prn_fast.kernels.tiles import CAPABILITIES, Capability
 
 BATCH, SPLITS = 8, 4
@@ -113,6 +115,7 @@ def rows() -> list[dict]:
         return [row for half in pool.map(compiled, [capabilities[::2], capabilities[1::2]]) for row in half]
 
 
+@pytest.mark.long
 def test_every_kernel_compiles_for_every_capability(rows):
     assert {(row["plugin"], row["capability"]) for row in rows} == {
         (name, str(10 * capability[0] + capability[1]))
@@ -125,6 +128,7 @@ def test_every_kernel_compiles_for_every_capability(rows):
         assert f".version {PTX_VERSION // 10}.{PTX_VERSION % 10}\n" in row["ptx"]
 
 
+@pytest.mark.long
 def test_parameters_are_those_that_tensorrt_passes(rows):
     for row in rows:
         plugin = PLUGINS[row["plugin"]]
@@ -136,6 +140,7 @@ def test_parameters_are_those_that_tensorrt_passes(rows):
         assert set(re.findall(r"\w+_param_\d+", row["ptx"])) <= names
 
 
+@pytest.mark.long
 def test_blocks_are_launched_as_they_were_compiled(rows):
     for row in rows:
         assert re.search(rf"^\.reqntid {row['threads']}$", row["ptx"], re.MULTILINE), row["plugin"]

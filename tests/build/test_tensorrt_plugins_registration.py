@@ -7,15 +7,17 @@ import onnx
 import pytest
 
 from prn_fast.build.tensorrt_plugins import register_plugins, retype
-from prn_fast.build.tensorrt_plugins.plugins import ELEMENT_TYPES, PLUGINS, Kind
+from prn_fast.build.tensorrt_plugins.formulation import PLUGINS
 from prn_fast.build.tensorrt_plugins.ptx import SHARED_MEMORY, parameters_of
 from prn_fast.errors import EngineError
 from prn_fast.kernels.launch import ceil_div
+from prn_fast.kernels.plugin import ELEMENT_TYPES, Kind
+from tests import needs
 from tests.build.plugin_graph import BATCH, TYPES, attributes_of, exported, plugin_nodes, tensors_of
 from tests.build.tensorrt_session import ask
 
+pytestmark = [needs.c_compiler, pytest.mark.long]
 MOST = 19
-PTX_TYPES = {"pointer": "u64", "number": "u32"}
 
 
 def question(node: onnx.NodeProto, element_type: int) -> dict:

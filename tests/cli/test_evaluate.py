@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from prn_fast.data.samples import load_samples
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.engine import open_engine
 from prn_fast.package import Package, ValidationSet, serialize_manifest
+from prn_fast.paths import shown_path
 from prn_fast.training.calibration import calibrate
-from prn_fast.training.mirrored import MirroredEngine
+from prn_fast.training.test_time_augmentation import FlipAveragedEngine
 from tests.small_package import SIDE, small_config, small_model, write_package
 
 SEEN = 2
@@ -28,7 +30,7 @@ SEEN = 2
 @pytest.fixture(scope="module")
 def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "surfaces"
-    return write_synthetic_surfaces(folder, side=96, train=2, good=5, defects=9, materials=["brushed_metal"])
+    return write_synthetic_surfaces(folder, side=96, train=16, good=5, defects=9, materials=["brushed_metal"])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_evaluation_of_the_training_data(package: Package, surfaces: Path, capsy
     assert main([str(package.path)]) == 0
     output = package.path.parent / "metal-eval"
     result = json.loads((output / "evaluation.json").read_text())
-    assert result["engine"] == "lean"
+    assert result["engine"] == "optimized"
     assert result["package"]["digest"] == package.digest
     assert result["command"] == f"prn-eval {package.path}"
     assert result["data"] == str(surfaces)
@@ -69,15 +71,17 @@ def test_evaluation_of_the_training_data(package: Package, surfaces: Path, capsy
 
     scored = {image["path"]: image for image in result["images"]}
     assert len(scored) == 5 + 9 - SEEN
-    assert result["strangers"] == {"good": 5, "image_auroc": result["image"]["auroc"]}
+    assert result["unseen_parts"] == {"good": 5, "image_auroc": result["image"]["auroc"]}
     assert not set(package.manifest["training"]["seen"]) & set(scored)
     # The scores are the engine's, of the very files that the result names.
     samples = [sample for sample in load_mvtec(surfaces).test if sample.path.relative_to(surfaces).as_posix() in scored]
     images, _ = load_samples(samples, SIDE, 1)
     with open_engine(package, "eager") as engine:
-        expected = engine.infer(images).scores
-    found = [scored[sample.path.relative_to(surfaces).as_posix()]["score"] for sample in samples]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+        expected = engine.infer(images)
+    found = [scored[sample.path.relative_to(surfaces).as_posix()] for sample in samples]
+    np.testing.assert_allclose([image["score"] for image in found], expected.scores, rtol=1e-4)
+    np.testing.assert_allclose([image["raw_score"] for image in found], expected.raw_scores, rtol=1e-5)
+    assert [image["defect"] for image in found] == expected.defective.tolist()
 
     with Image.open(output / "sheet.png") as sheet:
         assert sheet.width > 1000
@@ -122,11 +126,11 @@ def test_other_pictures_of_a_seen_part_and_of_a_training_part_are_told(
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert result["seen"] == {"listed": SEEN, "left_out": SEEN, "near_duplicates": 1}
     assert again.relative_to(data).as_posix() not in {image["path"] for image in result["images"]}
-    assert result["strangers"]["good"] == 5
+    assert result["unseen_parts"]["good"] == 5
     scores = {label: [row["score"] for row in result["images"] if row["label"] == label] for label in (0, 1)}
     scores[0] = [row["score"] for row in result["images"] if not row["label"] and not row["path"].endswith("900.png")]
     pairs = [(bad > good) + 0.5 * (bad == good) for bad in scores[1] for good in scores[0]]
-    assert result["strangers"]["image_auroc"] == pytest.approx(np.mean(pairs))
+    assert result["unseen_parts"]["image_auroc"] == pytest.approx(np.mean(pairs))
     printed = " ".join(capsys.readouterr().out.split())
     assert f"left out: {SEEN} anomalies that training has seen, and other pictures of the same parts: 1" in printed
     assert "good images of parts that no training image shows: 5 of 6; with these alone, AUROC" in printed
@@ -154,6 +158,7 @@ def test_renamed_copies_are_left_out_where_the_package_keeps_fingerprints(
     assert "looked for under other names" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.long
 def test_flips_are_scored_by_a_calibration_of_their_own(surfaces: Path, tmp_path: Path) -> None:
     package = write_package(tmp_path / "small.prn")
     arguments = [str(package.path), "--data", str(surfaces), "--engine", "eager", "--flips"]
@@ -162,14 +167,14 @@ def test_flips_are_scored_by_a_calibration_of_their_own(surfaces: Path, tmp_path
     assert flips["engine"] == "eager, flips"
     validation = package.validation()
     with open_engine(package, "eager") as engine:
-        mirrored = MirroredEngine(engine)
+        mirrored = FlipAveragedEngine(engine)
         expected = calibrate(mirrored.infer(validation.images), validation)
         samples = [surfaces / image["path"] for image in flips["images"]]
         images = np.stack([resize_image(read_image(path, 1), SIDE) for path in samples])
-        scores = mirrored.infer(images).scores
+        scores = mirrored.infer(images).raw_scores
     assert flips["threshold"] == pytest.approx(expected["threshold"], rel=1e-4)
     assert flips["pixel_threshold"] == pytest.approx(expected["pixel_threshold"], rel=1e-4)
-    np.testing.assert_allclose([image["score"] for image in flips["images"]], scores, rtol=1e-4)
+    np.testing.assert_allclose([image["raw_score"] for image in flips["images"]], scores, rtol=1e-4)
 
 
 def test_seen_anomalies_that_are_not_found_are_reported(
@@ -197,15 +202,109 @@ def test_prediction_on_a_plain_folder(package: Package, tmp_path: Path, capsys: 
     assert [line["path"] for line in lines] == ["line 2/part.png", "part.jpg", "part.png"]
     with (output / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [{**row, "score": float(row["score"])} for row in rows] == lines
+    numbers = ("score", "raw_score")
+    assert [{**row, **{name: float(row[name]) for name in numbers}} for row in rows] == lines
     for line in lines:
         assert line["verdict"] == ("defect" if line["score"] >= 0.5 else "good")
         values = np.asarray(Image.open(output / line["map"]))
         assert values.shape == (SIDE, SIDE)
         # The score is the mean of the 100 largest pixels; the picture has 256 levels.
-        assert np.sort(values, axis=None)[-100:].mean() / 255 == pytest.approx(line["score"], abs=0.5 / 255)
+        assert np.sort(values, axis=None)[-100:].mean() / 255 == pytest.approx(line["raw_score"], abs=0.5 / 255)
     assert len({line["map"] for line in lines}) == 3
     assert "3 images" in capsys.readouterr().out
+
+
+def test_prediction_on_names_of_all_kinds(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, output = tmp_path / "camera", tmp_path / "out"
+    long = "é" * 123 + ".png"
+    names = ["a.png", "a.png.png/b.png", "[red] 1.png", long, "caf\udce9.png", "scan.tif", "picture.webp", "grey.pgm"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40), 90).save(folder / name)
+    pages = [Image.new("L", (40, 40), level) for level in (1, 2, 3)]
+    pages[0].save(folder / "scan.tif", save_all=True, append_images=pages[1:])
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "notes.txt").touch()
+    assert main([str(package.path), "--images", str(folder), "--output", str(output)]) == 0
+    lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["path"] for line in lines} == {*names} - {"caf\udce9.png"} | {r"caf\xe9.png"}
+    maps = [path for path in (output / "maps").rglob("*") if path.is_file()]
+    assert sorted(shown_path(path, output) for path in maps) == sorted(line["map"] for line in lines)
+    assert len(maps) == len(names)
+    captured = capsys.readouterr()
+    assert f"{len(names)} images" in captured.out
+    told = "passed over: 2 further pages, 1 dangling link, 1 .txt, 1 FIFO: gone.png, pipe.png, scan.tif"
+    assert captured.err == f"{folder}: {told}\n"
+    with (output / "passed_over.csv").open(newline="") as file:
+        rows = [(row["path"], row["why"]) for row in csv.DictReader(file)]
+    assert rows == [
+        ("gone.png", "dangling link"),
+        ("notes.txt", ".txt"),
+        ("pipe.png", "FIFO"),
+        ("scan.tif", "further page"),
+        ("scan.tif", "further page"),
+    ]
+
+
+def test_maps_are_not_written_where_a_link_among_the_images_leads(
+    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, output = tmp_path / "camera", tmp_path / "out"
+    for path in (folder / "a.png", output / "maps" / "a.png.png"):
+        path.parent.mkdir(parents=True)
+        Image.new("L", (40, 40), 90).save(path)
+    (folder / "link").symlink_to(output)
+    error = error_of([str(package.path), "--images", str(folder), "--output", str(output)], capsys)
+    assert "a link in" in error
+
+
+def test_named_parts_decide_what_is_left_out(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names = [
+        path.relative_to(surfaces).as_posix() for side in ("train", "test") for path in (surfaces / side).rglob("*.png")
+    ]
+    part_of = dict(zip(names, names, strict=True))
+    seen = package.manifest["training"]["seen"]
+    other = min(name for name in names if name.startswith("test/") and "/good/" not in name and name not in seen)
+    trained = min(name for name in names if name.startswith("train/"))
+    good = min(name for name in names if name.startswith("test/good/"))
+    part_of |= {seen[0]: "A", other: "A", trained: "B", good: "B"}
+    table = tmp_path / "parts.csv"
+    table.write_text("".join(f"{name},{part}\n" for name, part in part_of.items()))
+    assert main([str(package.path), "--parts", str(table), "--output", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["parts_told_by"] == "names"
+    assert result["seen"] == {"listed": SEEN, "left_out": SEEN, "near_duplicates": 1}
+    assert result["left_out"][-1] == {"path": other, "why": "near duplicate of a seen one"}
+    assert result["unseen_parts"]["good"] == 4
+    assert "shows" not in capsys.readouterr().err
+    table.write_text("".join(f"{name},{part}\n" for name, part in part_of.items() if name != good))
+    arguments = [str(package.path), "--parts", str(table), "--output", str(tmp_path / "out")]
+    assert "does not say which part it shows" in error_of(arguments, capsys)
+
+
+def test_an_evaluation_asks_for_the_parts_where_likeness_says_nothing(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = Path(shutil.copytree(surfaces, tmp_path / "copy"))
+    # Every training image shows the same, a little darker from one to the next: parts of one mould.
+    pictures = sorted((data / "train" / "good").iterdir())
+    first = read_image(pictures[0], 1)[:, :, 0]
+    for number, path in enumerate(pictures):
+        Image.fromarray((first * (1 - number / 100)).astype(np.uint8)).save(path)
+    (data / "test" / "good" / "left.gif").touch()
+    assert main([str(package.path), "--data", str(data), "--output", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["parts_told_by"] == "copies"
+    assert result["seen"] == {"listed": SEEN, "left_out": SEEN, "near_duplicates": 0}
+    assert result["unseen_parts"] == {"good": None, "image_auroc": None}
+    assert {"path": "test/good/left.gif", "why": ".gif"} in result["passed_over"]
+    captured = capsys.readouterr()
+    assert "\nnote: only copies of files count as pictures of one part: likeness cannot decide" in captured.out
+    assert " ".join(captured.out.split()).count("name the parts with --parts") == 1
+    assert "1 .gif" in captured.err
 
 
 def test_prediction_stands_beside_the_package_by_default(package: Package, surfaces: Path) -> None:
@@ -305,7 +404,7 @@ def test_package_without_threshold(
     package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture, option: str
 ) -> None:
     path = rewritten(package, tmp_path / "a.prn", calibration={})
-    assert "has no threshold" in error_of([str(path), option, str(surfaces)], capsys)
+    assert "calibration.threshold is missing" in error_of([str(path), option, str(surfaces)], capsys)
 
 
 def test_maps_are_not_written_among_the_images(
@@ -321,13 +420,14 @@ def test_options_that_do_not_go_together(
 ) -> None:
     arguments = [str(package.path), "--images", str(surfaces), "--json", str(tmp_path / "a.json")]
     assert "belong to an evaluation" in error_of(arguments, capsys)
-    assert "leave it out" in error_of([str(package.path), "--images", str(surfaces), "--flips"], capsys)
+    for options in (["--flips"], ["--parts", "(a)"]):
+        assert "leave it out" in error_of([str(package.path), "--images", str(surfaces), *options], capsys)
     assert "name a file" in error_of([str(package.path), "--sheet", str(tmp_path)], capsys)
 
 
 def test_output_that_is_a_file(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "out").write_text("")
-    assert "cannot be made" in error_of([str(package.path), "--output", str(tmp_path / "out")], capsys)
+    assert "is a file" in error_of([str(package.path), "--output", str(tmp_path / "out")], capsys)
 
 
 def test_the_wanted_false_alarm_rate_sets_the_threshold(package: Package, tmp_path: Path, capsys) -> None:
@@ -336,7 +436,7 @@ def test_the_wanted_false_alarm_rate_sets_the_threshold(package: Package, tmp_pa
     path = rewritten(package, tmp_path / "tail.prn", calibration=calibration)
     assert main([str(path), "--false-alarm-rate", "0.02", "--shift", "5000"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "5,000 good images: 100 false alarms (2.00%, reckoned from 76 held-out normal images)" in printed
+    assert "5,000 good images: 100 false alarms (2.00%, estimated from 76 held-out normal images)" in printed
     threshold = json.loads((tmp_path / "tail-eval/evaluation.json").read_text())["threshold"]
     # -1 + 0.5 ln(0.25 / 0.02), a logit.
     assert threshold == pytest.approx(1 / (1 + np.exp(1 - 0.5 * np.log(12.5))))
@@ -347,3 +447,104 @@ def test_the_wanted_false_alarm_rate_sets_the_threshold(package: Package, tmp_pa
 def test_a_package_without_the_tail_of_its_normals_says_so(package: Package, capsys) -> None:
     assert main([str(package.path), "--false-alarm-rate", "0.01"]) == 2
     assert "train the package again" in capsys.readouterr().err
+
+
+def odd_names(folder: Path) -> list[str]:
+    """Images by names that break what takes names for text, for markup or for short ones."""
+    names = ["[red]a :smile: [/].png", os.fsdecode(b"caf\xe9.png"), f"{'n' * 250}.png", "b.png", "b.png.png/c.png"]
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (64, 64), np.uint8)).save(folder / name)
+    return names
+
+
+def test_odd_names_are_predicted_on_printed_and_written(
+    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names, output = odd_names(tmp_path / "camera"), tmp_path / "[bold]out"
+    assert main([str(package.path), "--images", str(tmp_path / "camera"), "--output", str(output)]) == 0
+    assert f"results: {output}" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert sorted(line["path"] for line in lines) == sorted(map(shown_path, names))
+    with (output / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [line["path"] for line in lines]
+    assert len({line["map"] for line in lines}) == len(names)
+    assert all((output / line["map"]).is_file() for line in lines)
+
+
+def test_odd_names_are_evaluated(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = Path(shutil.copytree(surfaces, tmp_path / "[x]"))
+    odd_names(data / "test" / "good")
+    shutil.rmtree(data / "test" / "good" / "b.png.png")
+    kind = next(folder for folder in (data / "test").iterdir() if folder.name != "good").name
+    odd_kind = os.fsdecode(b"[red]sp\xe4n")
+    for part in ("test", "ground_truth"):
+        (data / part / kind).rename(data / part / odd_kind)
+    output = tmp_path / os.fsdecode(b"aus\xff")
+    assert main([str(package.path), "--data", str(data), "--output", str(output)]) == 0
+    result = json.loads((output / "evaluation.json").read_text())
+    assert shown_path(odd_kind) in {row["kind"] for row in result["kinds"]}
+    assert (output / "sheet.png").is_file()
+    assert "[red]sp" in capsys.readouterr().out
+
+
+def test_predictions_until_an_error_are_kept(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 255, (64, 64), np.uint8)).save(folder / f"{number:02}.png")
+    (folder / "39.png").write_bytes(b"torn")
+    assert "39.png" in error_of([str(package.path), "--images", str(folder), "--output", str(tmp_path / "out")], capsys)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert (
+        [line["path"] for line in lines] == [row["path"] for row in rows] == [f"{n:02}.png" for n in range(len(rows))]
+    )
+    assert len(rows) >= 8
+
+
+@pytest.mark.parametrize(
+    ("option", "output"),
+    [
+        ("--data", "--output /proc/none"),
+        ("--data", "--json /proc/none/a.json"),
+        ("--data", "--sheet /proc/none/a.png"),
+        ("--images", "--output /proc/none"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_an_engine_is_opened(
+    package: Package,
+    surfaces: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    output: str,
+) -> None:
+    def opened(*arguments: object) -> None:
+        raise AssertionError("an engine was opened")
+
+    monkeypatch.setattr("prn_fast.engine.open_engine", opened)
+    assert "/proc/none" in error_of([str(package.path), option, str(surfaces), *output.split()], capsys)
+
+
+def test_a_rate_that_the_calibration_cannot_promise_is_told(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tail = {"level": -1.0, "share": 0.25, "mean_excess": 0.5}
+    calibration = {
+        "threshold": 0.5,
+        "pixel_threshold": 0.5,
+        "normal_tail": tail,
+        "normals": 4,
+        "false_alarm_rate": 0.01,
+    }
+    path = rewritten(package, tmp_path / "few.prn", calibration=calibration)
+    images = ["--images", str(surfaces / "test" / "good"), "--output", str(tmp_path / "out")]
+    assert main([str(path), *images]) == 0
+    assert "note: 4 held-out normal images can promise no false-alarm rate below 0.2" in capsys.readouterr().err
+    assert main([str(path), *images, "--false-alarm-rate", "0.21"]) == 0
+    assert capsys.readouterr().err == ""

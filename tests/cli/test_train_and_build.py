@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -30,19 +31,66 @@ def data(surfaces, tmp_path):
 
 
 def run_train(data, output, *more: str) -> int:
-    common = ["--image-size", str(SIDE), "--epochs", "1", "--batch", "4", "--seen", "1"]
+    # A lax bound on lost anomalies takes few of them.
+    screen = ["--lost", "0.5", "--screen-steps", "5"]
+    common = ["--image-size", str(SIDE), "--epochs", "1", "--batch", "4", "--seen", "1", *screen]
     return train.main(["--data", str(data), "--output", str(output), *common, *more])
 
 
 def test_train_then_build(data, tmp_path, capsys):
     output = tmp_path / "wood.prn"
     assert run_train(data, output) == 0
-    assert "validation image AUROC" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "validation image AUROC" in printed.out
+    assert printed.err.startswith(
+        "note: 3 held-out normal images are few: the threshold is set for a false-alarm rate of 0.25;"
+    )
     assert build_engine.main([str(output), "--precision", "fp32"]) == 0
     printed = capsys.readouterr().out
     assert "image auroc" in printed
     assert "difference, max score" in printed
     assert list(Package.open(output).engines) == ["openvino:fp32"]
+
+
+@pytest.mark.long
+def test_training_names_what_it_passes_over_and_asks_for_parts(data, tmp_path, capsys):
+    good = data / "train" / "good"
+    (good / "gone.png").symlink_to("nowhere.png")
+    first = min(good.glob("0*.png"))
+    first.rename(first.with_name("caf\udce9.png"))
+    output = tmp_path / "wood.prn"
+    assert run_train(data, output) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "passed over: 1 dangling link: train/good/gone.png" in printed
+    assert printed.count("name the parts with --parts") == 1
+    assert "note: likeness cannot decide" in printed
+    assert "[/]" not in printed
+    assert evaluate.main([str(output), "--engine", "optimized"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nnote: only copies of files count as pictures of one part" in printed
+    assert "[/]" not in printed
+    assert Package.open(output).manifest["training"]["parts"] is None
+
+
+@pytest.mark.long
+def test_named_parts_are_kept_with_the_package_and_used_by_the_evaluation(data, tmp_path, capsys):
+    output, pattern = tmp_path / "wood.prn", r"(\w+/\d+)_"
+    assert run_train(data, output, "--parts", pattern) == 0
+    assert "--parts" not in capsys.readouterr().out
+    training = Package.open(output).manifest["training"]
+    assert training["parts"] == pattern
+    (seen,) = training["seen"]
+    assert training["seen_parts"] == [re.search(pattern, seen)[1]]
+    image = data / seen
+    mask = data / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
+    for path in (image, mask):
+        shutil.copy(path, path.with_name(path.name.replace("_", "_again_", 1)))
+    with Image.open(image) as opened:
+        opened.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image.with_name(image.name.replace("_", "_again_", 1)))
+    assert evaluate.main([str(output), "--output", str(tmp_path / "eval")]) == 0
+    result = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
+    assert result["parts_told_by"] == "names"
+    assert result["seen"] == {"listed": 1, "left_out": 1, "near_duplicates": 1}
 
 
 def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
@@ -66,6 +114,8 @@ def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
         "hard_mining": 0.5,
         "ema": 0.5,
         "prototypes": 0.4,
+        "screen": False,
+        "screen_steps": 30,
     }
     options = []
     for name, value in wanted.items():
@@ -79,27 +129,29 @@ def test_every_part_of_a_recipe_is_an_option(data, tmp_path):
     package = Package.open(output)
     assert package.manifest["training"]["recipe"] == wanted
     assert (package.config.projection, package.config.residual) == ("pointwise", "absolute")
-    # Nine normals are trained on, three times each, in steps of six; four tenths of them are prototypes.
-    assert package.manifest["training"]["steps"] == 4
-    assert package.config.prototypes == (3, 3, 3)
+    # Seven normals are trained on, three times each, in steps of six; four tenths of them are prototypes.
+    assert package.manifest["training"]["steps"] == 3
+    assert package.config.prototypes == (2, 2, 2)
 
 
+@pytest.mark.long
 def test_a_recipe_by_name_stands_before_single_options(data, tmp_path):
     output = tmp_path / "published.prn"
     assert run_train(data, output, "--recipe", "published", "--prototypes", "0.3") == 0
-    expected = dataclasses.replace(PUBLISHED, epochs=1, batch=4, prototypes=0.3)
+    expected = dataclasses.replace(PUBLISHED, epochs=1, batch=4, prototypes=0.3, screen_steps=5)
     assert Package.open(output).manifest["training"]["recipe"] == expected.to_dict()
 
 
+@pytest.mark.long
 def test_tiles_are_trained_on_and_evaluated(tmp_path, capsys):
     data = write_synthetic_surfaces(tmp_path / "set", side=96, train=8, good=2, defects=4, materials=("wood",))
     output = tmp_path / "tiles.prn"
     assert run_train(data, output, "--tiles") == 0
-    # Seven images of two by two tiles each, and one held out.
-    assert "28 normal tiles to train on, 8 to validate" in " ".join(capsys.readouterr().out.split())
+    # Five images of two by two tiles each, and three held out.
+    assert "20 normal tiles to train on, 24 to validate" in " ".join(capsys.readouterr().out.split())
     package = Package.open(output)
     assert package.manifest["training"]["tiles"] == {"overlap": 32}
-    assert package.manifest["training"]["normals"] == 7
+    assert package.manifest["training"]["normals"] == 5
     assert evaluate.main([str(output), "--output", str(tmp_path / "eval"), "--false-alarm-rate", "0.1"]) == 0
     result = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
     assert result["tiles"] == {"overlap": 32, "per_image": 4.0}

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from prn_fast.data.images import write_image
 from prn_fast.data.layouts.mvtec import load as load_mvtec
-from prn_fast.data.samples import Sample, draw_seen, load_samples, split_validation
+from prn_fast.data.samples import InspectionSet, Sample, choose_channels, draw_seen, load_samples, split_validation
 from prn_fast.errors import DataError
 
 
@@ -47,7 +48,7 @@ def test_draw_of_none_and_of_all(test_samples):
 
 @pytest.mark.parametrize("count", [-1, 12])
 def test_draw_of_an_impossible_number(test_samples, count):
-    with pytest.raises(DataError, match="ask for 0 to 11"):
+    with pytest.raises(DataError, match="there are 11; give --seen N"):
         draw_seen(test_samples, count, seed=0)
 
 
@@ -117,7 +118,7 @@ def test_unreadable_image_is_named(mvtec_root):
 
 def test_mask_of_another_size_at_reading(mvtec_root):
     sample = load_mvtec(mvtec_root).test[2]
-    write_image(sample.mask, np.ones((10, 10), bool))
+    write_image(sample.mask, np.eye(10, dtype=bool))
     with pytest.raises(DataError, match="mask is 10x10 pixels"):
         load_samples([sample], 64, 1)
 
@@ -127,3 +128,59 @@ def test_mask_that_marks_nothing(mvtec_root):
     write_image(sample.mask, np.zeros((40, 48), bool))
     with pytest.raises(DataError, match="marks no pixel"):
         load_samples([sample], 64, 1)
+
+
+@pytest.fixture
+def colour_set(tmp_path) -> InspectionSet:
+    """Eleven images in colour after a grey one, all normal."""
+    write_image(tmp_path / "00.png", np.full((8, 9), 100, np.uint8))
+    for index in range(1, 12):
+        write_image(tmp_path / f"{index:02d}.png", np.full((8, 9, 3), (200, 30, 30), np.uint8))
+    return InspectionSet(tmp_path, tuple(Sample(path, 0, "good") for path in sorted(tmp_path.iterdir())), ())
+
+
+def test_one_grey_image_among_others_leaves_the_set_in_colour(colour_set):
+    channels, note = choose_channels(colour_set)
+    assert channels == 3
+    names = [sample.path for sample in colour_set.train]
+    assert note == (
+        f"1 of 12 images store grey values, such as {names[0]}; others are in colour, such as {names[1]}; "
+        "all are read as RGB"
+    )
+
+
+def test_colour_on_any_side_makes_a_set_colour(colour_set, tmp_path):
+    grey, colour = colour_set.train[:1], colour_set.train[1:2]
+    for sides in ({"test": colour}, {"test": (), "validation": colour}, {"test": (), "anomalies": colour}):
+        assert choose_channels(InspectionSet(tmp_path, grey, **sides))[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"), [("grey", (40, 40, 40)), ("palette", (40, 40, 40)), ("tinted", (40, 40, 41))]
+)
+def test_what_is_stored_as_colour_may_hold_grey(tmp_path, name, stored):
+    write_image(tmp_path / "first.png", np.full((8, 9), 100, np.uint8))
+    image = Image.fromarray(np.full((8, 9, 3), stored, np.uint8))
+    (image.quantize(4) if name == "palette" else image).save(tmp_path / "second.png")
+    samples = tuple(Sample(tmp_path / f"{one}.png", 0, "good") for one in ("first", "second"))
+    channels, note = choose_channels(InspectionSet(tmp_path, samples, ()))
+    if name == "tinted":
+        assert channels == 3
+    else:
+        assert channels == 1
+        assert note == "1 of 2 images are stored as colour but hold grey values only; all are read as grey"
+
+
+@pytest.mark.parametrize(("depth", "channels"), [((), 1), ((3,), 3)])
+def test_a_set_of_one_kind_needs_no_note(tmp_path, depth, channels):
+    pixels = np.zeros((8, 9, *depth), np.uint8)
+    pixels[..., :1] = 200
+    write_image(tmp_path / "a.png", pixels)
+    inspection = InspectionSet(tmp_path, (Sample(tmp_path / "a.png", 0, "good"),), ())
+    assert choose_channels(inspection) == (channels, "")
+
+
+def test_an_unreadable_image_is_named_when_channels_are_chosen(colour_set):
+    colour_set.train[7].path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"07\.png: is damaged"):
+        choose_channels(colour_set)

@@ -1,6 +1,7 @@
 """The TensorRT runner as far as a machine without a GPU goes: files, refusals, and images that lie on a device."""
 
 import ctypes
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 
 from prn_fast.engine import open_engine
 from prn_fast.engine.cuda_memory import DeviceImages, device_images, from_dlpack
-from prn_fast.engine.tensorrt import error_logger
+from prn_fast.engine.images import gpu_of
+from prn_fast.engine.tensorrt import NETWORK, error_logger
 from prn_fast.engine.tensorrt_file import (
     DESCRIPTION_FILE,
     ENGINE_FILE,
@@ -26,6 +28,8 @@ from prn_fast.engine.tensorrt_file import (
 from prn_fast.engine.tensorrt_flavours import FLAVOURS
 from prn_fast.errors import EngineError, PackageError
 from prn_fast.package import Package
+from tests import needs
+from tests.engine.host_gpu import open_on_host
 from tests.small_package import SIDE
 
 NAME = "tensorrt-rtx:fp16"
@@ -44,13 +48,13 @@ def run_without_torch(rtx_package_path, body: str) -> str:
     """What a fresh process prints that opens the engine and runs `body` where it is refused with `error`."""
     code = f"""
 import sys
+sys.modules["torch"] = None  # as if it were not installed: an import of it is an error
 import prn_fast.engine
 from prn_fast.errors import EngineError
 try:
     prn_fast.engine.open_engine({str(rtx_package_path)!r}, {NAME!r})
 except EngineError as error:
     print(error)
-assert "torch" not in sys.modules, "torch was imported"
 {body}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -58,16 +62,20 @@ assert "torch" not in sys.modules, "torch was imported"
     return done.stdout
 
 
-@pytest.mark.skipif(HAS_GPU, reason="says what happens on a machine without a GPU")
-def test_an_embedded_process_never_imports_torch(rtx_package_path):
+@needs.no_gpu
+def test_an_embedded_process_needs_no_torch(rtx_package_path):
     """It gets as far as the device: the package is verified, the engine hashed, the library loaded."""
     printed = run_without_torch(rtx_package_path, "assert any('tensorrt_rtx' in name for name in sys.modules)")
-    refusals = ("pycuda is not installed", "pycuda cannot be loaded", "TensorRT engines need an NVIDIA GPU")
+    refusals = (
+        "neither pycuda nor torch is installed",
+        "pycuda cannot be loaded",
+        "TensorRT engines need an NVIDIA GPU",
+    )
     assert printed.startswith(refusals)
     assert printed.count("\n") == 1
 
 
-@pytest.mark.skipif(HAS_GPU, reason="says what happens on a machine without a GPU")
+@needs.no_gpu
 def test_no_gpu_is_one_line(rtx_package_path):
     with pytest.raises(EngineError, match=r"^TensorRT engines need an NVIDIA GPU, and torch finds none") as caught:
         open_engine(rtx_package_path, NAME)
@@ -79,8 +87,8 @@ def test_missing_pycuda_is_one_line(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
-    monkeypatch.delitem(sys.modules, "torch")
-    with pytest.raises(EngineError, match="pycuda is not installed: pip install pycuda"):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(EngineError, match=r"neither pycuda nor torch is installed, .*pip install torch, or 'prn-fast"):
         cuda_memory.open_device()
 
 
@@ -113,12 +121,54 @@ def test_a_missing_engine_file_is_named(copied):
         read_engine(folder, description)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"batch": "many"}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"batch": "many"}', b"[" * 100_000])
 def test_a_damaged_description_is_named(copied, content):
     _, folder = copied
     (folder / DESCRIPTION_FILE).write_bytes(content)
     with pytest.raises(EngineError, match=r"engine\.json: cannot be read \(.*build the engine again"):
         Description.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("version", 1.7),
+        ("sha256", None),
+        ("capabilities", ["new"]),
+        ("batch", [0, 2, 4]),
+        ("batch", [4, 2, 1]),
+        ("bindings", ["images"]),
+        ("bindings", [{"name": "images"}]),
+        ("bindings", [{"name": "images", "type": "UInt8", "dimensions": [None]}]),
+        ("unknown", 1),
+    ],
+)
+def test_values_that_no_build_writes_are_named(copied, field, value):
+    _, folder = copied
+    file = folder / DESCRIPTION_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(EngineError, match=r"engine\.json: cannot be read \(.*build the engine again") as caught:
+        Description.read(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda plan: plan[:-100], lambda plan: plan[: len(plan) // 2], lambda _: bytes(1000), lambda _: b""]
+)
+def test_a_damaged_engine_with_new_hashes_is_refused_by_the_library(copied, monkeypatch, damage):
+    """The library is the real one, the device is not: it reads the engine before it needs one."""
+    from prn_fast.engine import tensorrt
+    from tests.engine.host_gpu import HostDevice
+
+    package, folder = copied
+    plan = damage((folder / ENGINE_FILE).read_bytes())
+    (folder / ENGINE_FILE).write_bytes(plan)
+    file = folder / DESCRIPTION_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sha256": hashlib.sha256(plan).hexdigest()}))
+    monkeypatch.setattr(tensorrt, "open_device", lambda index: HostDevice())
+    with pytest.raises(EngineError, match=r"model\.engine: TensorRT-RTX refuses the engine, ") as caught:
+        RTX_RUNNER()(package, folder=folder, precision="fp16", runtime_cache=False)
+    assert "\n" not in str(caught.value)
 
 
 def test_another_version_is_refused(copied):
@@ -203,6 +253,28 @@ def test_the_runners_calls_exist_in_the_library():
     assert library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
 
+@pytest.mark.parametrize(
+    ("torch", "pycuda", "chosen"),
+    [
+        ("loaded", "there", "TorchDevice"),
+        ("there", "there", "PycudaDevice"),
+        ("there", "missing", "TorchDevice"),
+        ("missing", "there", "PycudaDevice"),
+        ("missing", "missing", "PycudaDevice"),
+    ],
+)
+def test_memory_is_of_a_library_that_is_there(monkeypatch, torch, pycuda, chosen):
+    """Without pycuda, torch's, also where nobody has loaded torch yet; pycuda says what to install if none is there."""
+    from prn_fast.engine import cuda_memory
+
+    installed = {"torch": torch != "missing", "pycuda": pycuda != "missing"}
+    monkeypatch.setattr(cuda_memory, "find_spec", lambda name: "a spec" if installed[name] else None)
+    monkeypatch.setattr(cuda_memory, "sys", SimpleNamespace(modules={"torch": "loaded"} if torch == "loaded" else {}))
+    for name in ("TorchDevice", "PycudaDevice"):
+        monkeypatch.setattr(cuda_memory, name, lambda index, name=name: (name, index))
+    assert cuda_memory.open_device(1) == (chosen, 1)
+
+
 # -- images on a device ------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +290,41 @@ class OnDevice:
             "strides": None if strides == "plain" else array.strides,
             "version": 3,
         }
+
+
+class OnAnotherGPU(OnDevice):
+    """As torch and CuPy say where their arrays lie."""
+
+    def __dlpack_device__(self):
+        return 2, 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, None])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7])
+def test_images_on_a_gpu_are_read_from_their_first_byte_to_their_last(rtx_package_path, batch, count):
+    """The engine takes two to four images: a part of one is run with those before it, and there are always some."""
+    images = np.random.default_rng(count).integers(0, 255, (count, SIDE, SIDE, 1)).astype(np.uint8)
+    with open_on_host(rtx_package_path, smallest=2, batch=batch) as engine:
+        found = engine.infer(OnDevice(images))
+        np.testing.assert_array_equal(found.maps, images[..., 0] / np.float32(255))
+        first, end = images.ctypes.data, images.ctypes.data + images.nbytes
+        assert all(first <= start < stop <= end for start, stop in engine._programs[NETWORK].context.read)
+        # From host memory, which the engine fills up, any number goes.
+        np.testing.assert_array_equal(engine.infer(images[:1]).maps, found.maps[:1])
+        with pytest.raises(EngineError, match="takes 2 or more there"):
+            engine.infer(OnDevice(images[:1]))
+        with pytest.raises(EngineError, match="takes 2 or more there"):
+            engine.run(device_images(OnDevice(images))[:1])
+
+
+def test_images_on_another_gpu_are_refused(rtx_package_path):
+    images = np.zeros((4, SIDE, SIDE, 1), np.uint8)
+    assert (gpu_of(OnAnotherGPU(images)), gpu_of(images), gpu_of([1])) == (1, None, None)
+    with (
+        open_on_host(rtx_package_path) as engine,
+        pytest.raises(EngineError, match="images lie on GPU 1, and tensorrt-rtx:fp16 runs on GPU 0; copy them"),
+    ):
+        engine.infer(OnAnotherGPU(images))
 
 
 def bytes_at(images: DeviceImages) -> np.ndarray:

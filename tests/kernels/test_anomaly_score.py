@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from prn_fast.errors import ConfigError
-from prn_fast.kernels.anomaly_score import anomaly_score, fused, reference, stitch_tiles, traffic
+from prn_fast.kernels.anomaly_score import anomaly_score, fused, learned_score, reference, stitch_tiles, traffic
 from prn_fast.kernels.launch import Tile
 from prn_fast.kernels.tile_normalize.reference import tile_positions, tile_starts
 from tests.kernels.kernel_checks import assert_rounded
+from tests.kernels.number_formats import dtypes
 
 # Several programs a map, and several rounds of reading an image's candidates.
 TILES = (Tile({"BLOCK": 128}), Tile({"BLOCK": 256}))
 STITCH_TILE = Tile({"BLOCK": 32})
 formulations = pytest.mark.parametrize("formulation", [reference, fused], ids=["reference", "triton"])
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
 
 
 def test_score_is_the_mean_of_the_hundred_largest_pixels(normal):
@@ -64,10 +64,78 @@ def test_one_nan_makes_the_score_nan(normal, formulation, sign):
 
 
 @formulations
+def test_a_nan_anywhere_makes_the_score_nan(normal, formulation):
+    height, width = 10, 31
+    places = [*torch.randperm(height * width, device="cpu")[:14].tolist(), 0, height * width - 1]
+    logits = normal(1, 1, height, width, dtype=torch.float32).repeat(len(places) + 1, 1, 1, 1)
+    for image, place in enumerate(places):
+        logits[image].flatten()[place] = float("nan")
+    scores, _ = formulation.anomaly_score(logits)
+    assert scores.isnan().tolist() == [True] * len(places) + [False]
+    assert (
+        formulation.learned_score(logits, WEIGHTS, torch.zeros(len(logits))).isnan().tolist() == scores.isnan().tolist()
+    )
+
+
+@pytest.mark.parametrize("block", [64, 512], ids=["read-again", "read-once"])
+def test_triton_score_is_exact_whatever_the_ties(block):
+    # Few values, each many times, and those of the smallest differences that float32 has.
+    levels = torch.tensor([0.25, 0.25 + 2**-26, 0.5, 0.75])
+    logits = torch.logit(levels.double())[torch.randint(0, 4, (3, 1, 12, 20))].float()
+    scores, maps = fused.anomaly_score(logits, (TILES[0], Tile({"BLOCK": block})))
+    expected = maps.flatten(1).double().sort(dim=1, descending=True).values[:, :100].mean(1)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-6, atol=0)
+
+
+@formulations
 def test_maps_with_too_few_pixels_are_refused(formulation):
     for shape in [(1, 1, 9, 11), (1, 2, 16, 16), (1, 16, 16)]:
         with pytest.raises(ConfigError, match="100 pixels"):
             formulation.anomaly_score(torch.zeros(shape))
+
+
+WEIGHTS, OFFSETS = torch.tensor([0.4, -0.3, 0.5, -0.6, 0.2]), torch.tensor([0.1, -0.4, 0.3])
+
+
+def test_learned_score_weighs_what_it_says(normal):
+    logits = 4 * normal(3, 1, 12, 17)
+    logits[0, 0, 3, 4] = 40.0
+    values = logits.flatten(1).clamp(-10, 10)
+    ordered = values.sort(dim=1, descending=True).values
+    means = [ordered[:, :count].sum(1) / count for count in (1, 10, 100)]
+    spread = ((values**2).mean(1) - values.mean(1) ** 2).sqrt()
+    expected = torch.stack([*means, values.mean(1), spread], dim=1)
+    torch.testing.assert_close(reference.map_statistics(logits), expected)
+    decision = expected @ WEIGHTS.double() + OFFSETS
+    torch.testing.assert_close(reference.learned_score(logits, WEIGHTS, OFFSETS), torch.sigmoid(decision))
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(1, 1, 10, 10), (3, 1, 7, 37), (2, 1, 20, 20)], ids=str)
+def test_triton_learned_score_matches_float64(normal, shape, dtype):
+    logits = (4 * normal(*shape)).to(dtype)
+    # The spread of nearly equal logits must not drown in their size.
+    logits[-1] = (9 + 0.01 * normal(*shape[1:])).to(dtype)
+    offsets = OFFSETS[: len(logits)]
+    expected = reference.learned_score(logits.double(), WEIGHTS, offsets)
+    scores = fused.learned_score(logits, WEIGHTS, offsets, TILES)
+    assert scores.dtype == torch.float32
+    # Five statistics, each rounded.
+    assert_rounded(scores, expected, typical=8.0)
+
+
+@formulations
+@pytest.mark.parametrize("sign", [1, -1], ids=["nan", "negative-nan"])
+def test_one_nan_makes_the_learned_score_nan(normal, formulation, sign):
+    logits = normal(3, 1, 13, 29, dtype=torch.float32)
+    logits[1, 0, -1, -1] = torch.copysign(torch.tensor(float("nan")), torch.tensor(float(sign)))
+    assert formulation.learned_score(logits, WEIGHTS, OFFSETS).isnan().tolist() == [False, True, False]
+
+
+@formulations
+def test_weights_of_another_score_are_refused(normal, formulation):
+    with pytest.raises(ConfigError, match=r"has 5 weights \(largest 1, .*spread\), not \(4,\)"):
+        formulation.learned_score(normal(1, 1, 12, 12, dtype=torch.float32), WEIGHTS[:4], OFFSETS[:1])
 
 
 def test_two_tiles_fade_into_each_other_in_a_straight_line():
@@ -114,6 +182,7 @@ def test_maps_that_are_not_those_of_the_strip_are_refused(formulation):
 def test_operations_are_well_formed(normal):
     torch.library.opcheck(anomaly_score, (normal(3, 1, 12, 17, dtype=torch.float16),))
     torch.library.opcheck(anomaly_score, (normal(3, 1, 12, 17),))
+    torch.library.opcheck(learned_score, (normal(3, 1, 12, 17, dtype=torch.float16), WEIGHTS, OFFSETS))
     torch.library.opcheck(stitch_tiles, (normal(2, 8, 8, dtype=torch.float16), 8, 14, 2))
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from prn_fast.kernels.catalogue import KERNELS_OF_OP, SCALES, TRAINING_KERNELS_OF_OP
-from prn_fast.kernels.resources import MOST_REGISTERS, Row
+from prn_fast.kernels.catalogue import KERNELS_OF_OP, TRAINING_KERNELS_OF_OP
+from prn_fast.kernels.operation import SCALES
+from prn_fast.kernels.resources import MAX_REGISTERS, Row
 from prn_fast.kernels.tiles import CAPABILITIES
 
 OLDER_TRITON = "3.6.0"
@@ -27,7 +28,7 @@ COMPILE = """
 import json, sys
 from dataclasses import asdict
 import triton
-from prn_fast.kernels.catalogue import SCALES
+from prn_fast.kernels.operation import SCALES
 from prn_fast.kernels.resources import resource_rows
 configurations = [(tuple(capability), dtype) for capability, dtype in json.loads(sys.argv[1])]
 rows = resource_rows(configurations, SCALES[:1], batch=32, processes=2, training=json.loads(sys.argv[2]))
@@ -50,6 +51,7 @@ TRAINING_CONFIGURATIONS = {
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("version", CONFIGURATIONS)
+@pytest.mark.long
 def test_every_kernel_compiles_within_the_limits_of_a_device(version, training):
     configurations = (TRAINING_CONFIGURATIONS if training else CONFIGURATIONS)[version]
     kernels_of_op = TRAINING_KERNELS_OF_OP if training else KERNELS_OF_OP
@@ -66,11 +68,12 @@ def test_every_kernel_compiles_within_the_limits_of_a_device(version, training):
     assert found == {(kernel, f"{c[0]}.{c[1]}", dtype) for kernel in kernels for c, dtype in configurations}
     for row in rows:
         assert row["spills"] == 0, row
-        assert row["registers"] <= MOST_REGISTERS, row
+        assert row["registers"] <= MAX_REGISTERS, row
         assert row["shared_memory"] <= row["shared_memory_limit"], row
         assert row["global_scratch"] == 0, row
 
 
+@pytest.mark.long
 def test_the_command_prints_resources_and_bytes_of_every_operation():
     arguments = ("--capability", "9.0", "--dtype", "float16", "--side", str(SCALES[0].side))
     done = run("-m", "prn_fast.kernels", *arguments)
@@ -82,6 +85,49 @@ def test_the_command_prints_resources_and_bytes_of_every_operation():
             assert [op, kernel] in [line.split()[:2] for line in resources.splitlines()]
 
 
+@pytest.mark.long
+def test_a_run_of_the_network_makes_few_launches_and_few_passes_over_its_maps():
+    done = run("-m", "prn_fast.kernels", "--pass", "--batch", "1", "--dtype", "float16", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    apart, after, within = json.loads(done.stdout)["rows"]
+    launches = [sum(row["kernels"].values()) for row in (apart, after, within)]
+    passes = [sum(row["megabytes_an_image"].values()) for row in (apart, after, within)]
+    assert launches == sorted(launches, reverse=True)
+    assert launches[2] < 110
+    assert passes[1] < passes[0] / 2.5
+    assert passes[2] < 40
+    # Every convolution of the network, whoever adds and clamps.
+    convolutions = [
+        sum(n for name, n in row["kernels"].items() if "conv" in name and "bias" not in name)
+        for row in (apart, after, within)
+    ]
+    # Two are part of `logit_head`.
+    assert convolutions == [67, 56, 56]
+    assert after["kernels"]["bias_add_relu_kernel"] == apart["kernels"]["relu"] - 1 == 44
+
+
+LOADS = """
+import torch
+from prn_fast.kernels.aot import compile_launch
+from prn_fast.kernels.tile_normalize.fused import plan_tile_normalize
+from prn_fast.kernels.tiles import tile_for
+tile = tile_for("tile_normalize", (9, 0), torch.float16)
+for lines, width in ((1024, 256), (256, 1000)):
+    spec = (0.5,) * 3, (0.25,) * 3, torch.float16, True, tile
+    ptx = compile_launch(plan_tile_normalize(lines, width, 3, 3 * width, 256, 32, *spec), (9, 0)).ptx
+    print(ptx.count("ld.global.b8"), ptx.count("ld.global"))
+"""
+
+
+@pytest.mark.long
+def test_bytes_of_colour_images_are_read_several_at_once():
+    done = run("-c", LOADS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Also in a strip whose lines allow eight bytes at a time.
+    assert done.stdout.split() == ["0", "1", "0", "1"]
+
+
+@pytest.mark.long
 def test_the_command_refuses_a_dtype_that_a_device_lacks():
     done = run("-m", "prn_fast.kernels", "--capability", "7.5", "--dtype", "bfloat16")
     assert done.returncode == 2

@@ -5,9 +5,17 @@ import torch
 
 from prn_fast.kernels import multi_scale_fusion as operation
 from prn_fast.kernels.launch import Tile
-from prn_fast.kernels.multi_scale_fusion import fused, lean, project_upsample_add, reference, traffic
+from prn_fast.kernels.multi_scale_fusion import (
+    fuse_scale,
+    fused,
+    optimized,
+    project_upsample_add,
+    reference,
+    traffic,
+)
 from prn_fast.kernels.multi_scale_fusion.reference import FusionWeights, Projection
 from tests.kernels.kernel_checks import assert_rounded
+from tests.kernels.number_formats import dtypes, dtypes_and_layouts, layouts
 
 # batch, channels of the three scales, height and width of the finest map
 CASES = {
@@ -37,7 +45,7 @@ def draw_inputs(normal, case, dtype=torch.float64):
 
 
 @cases
-@pytest.mark.parametrize("formulation", [lean, operation], ids=["lean", "operation"])
+@pytest.mark.parametrize("formulation", [optimized, operation], ids=["optimized", "operation"])
 def test_outputs_and_gradients_match_reference(normal, case, formulation):
     maps, weights = draw_inputs(normal, case)
     upstream = [normal(*one.shape) for one in maps]
@@ -52,12 +60,6 @@ def test_outputs_and_gradients_match_reference(normal, case, formulation):
         gradients = [leaf.grad for leaf in leaves] + [t.grad for p in projections for t in p]
         results.append(([output.detach() for output in outputs], gradients))
     torch.testing.assert_close(results[1], results[0])
-
-
-layouts = pytest.mark.parametrize(
-    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"]
-)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
 
 
 def draw_sum(normal, full, shape, coarse, dtype):
@@ -85,32 +87,96 @@ SUMS = {
 }
 
 
-@layouts
-@dtypes
+@dtypes_and_layouts
 @pytest.mark.parametrize("case", SUMS.values(), ids=SUMS)
 def test_triton_project_upsample_add_matches_float64(normal, case, dtype, layout):
     full, coarse, weights, biases = draw_sum(normal, *case, dtype)
     full, coarse = ([one.to(memory_format=layout) for one in maps] for maps in (full, coarse))
-    expected = lean.project_upsample_add(*widened((full, coarse, weights, biases)))
+    expected = optimized.project_upsample_add(*widened((full, coarse, weights, biases)))
     output = fused.project_upsample_add(full, coarse, weights, biases, tile=SMALL_TILE)
     assert output.is_contiguous(memory_format=layout)
     assert_rounded(output, expected)
 
 
+# sets; batch, channels, height and width; coarse maps; fine maps, side of their kernel, stride, channels of a group
+SCALES = {
+    "middle": (2, (2, 8, 8, 6), [(6, 4, 3)], [((4, 16, 12), 3, 2, 1)]),
+    "coarsest": (2, (1, 16, 4, 5), [], [((4, 16, 20), 5, 4, 1), ((8, 8, 10), 3, 2, 1)]),
+    "odd": (3, (2, 10, 5, 7), [(3, 3, 4)], [((15, 9, 13), 3, 2, 3), ((5, 18, 27), 5, 4, 1)]),
+    "more-channels-than-a-block": (1, (1, 38, 3, 3), [], [((19, 6, 6), 3, 2, 1)]),
+}
+
+
+def draw_scale(normal, case, dtype, layout=torch.contiguous_format):
+    """Arguments of `fuse_scale`."""
+    sets, (batch, channels, height, width), coarse, fine = case
+
+    def maps(sizes):
+        return [normal(batch, *one, dtype=dtype).to(memory_format=layout) for _ in range(sets) for one in sizes]
+
+    def weights(shapes):
+        return [normal(channels, *one, dtype=dtype) / (one[0] * one[1] ** 2) ** 0.5 for one in shapes]
+
+    return (
+        maps([(channels, height, width)]),
+        maps(coarse),
+        weights([(one[0], 1, 1) for one in coarse]),
+        [normal(channels, dtype=dtype) for _ in coarse],
+        maps([one for one, *_ in fine]),
+        weights([(group, kernel, kernel) for _, kernel, _, group in fine]),
+        [normal(channels, dtype=dtype) for _ in fine],
+        [stride for _, _, stride, _ in fine],
+        sets,
+    )
+
+
+def expected_of_scale(arguments):
+    return optimized.fuse_scale(*widened(arguments[:7]), *arguments[7:])
+
+
+@dtypes_and_layouts
+@pytest.mark.parametrize("case", SCALES.values(), ids=SCALES)
+def test_triton_fuses_all_that_comes_to_a_scale(normal, case, dtype, layout):
+    arguments = draw_scale(normal, case, dtype, layout)
+    output = fused.fuse_scale(*arguments, tile=SMALL_TILE)
+    assert output.is_contiguous(memory_format=layout)
+    assert_rounded(output, expected_of_scale(arguments))
+
+
+def planted(arguments, place, change):
+    return [change(one) if number == place else one for number, one in enumerate(arguments)]
+
+
+FAULTS = {
+    "sets exchanged": (4, lambda maps: maps[len(maps) // 2 :] + maps[: len(maps) // 2]),
+    "kernel mirrored": (5, lambda weights: [one.flip(2) for one in weights]),
+    "kernel transposed": (5, lambda weights: [one.transpose(2, 3) for one in weights]),
+    "channels of another group": (4, lambda maps: [one.roll(1, 1) for one in maps]),
+    "shifted by a pixel": (4, lambda maps: [one.roll(1, 3) for one in maps]),
+    "no bias": (6, lambda biases: [0 * one for one in biases]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_the_comparison_sees_a_planted_fault(normal, fault):
+    arguments = draw_scale(normal, SCALES["middle"], torch.bfloat16)
+    with pytest.raises(AssertionError):
+        assert_rounded(fused.fuse_scale(*planted(arguments, *fault), tile=SMALL_TILE), expected_of_scale(arguments))
+
+
 @layouts
-def test_triton_sum_fills_half_of_a_larger_map(normal, layout):
-    full, coarse, weights, biases = draw_sum(normal, *SUMS["odd-channels-wide-map"], torch.float32)
-    full = [one.to(memory_format=layout) for one in full]
-    both = torch.full((3, 10, 8, 24), 7.0).to(memory_format=layout)
-    fused.project_upsample_add(full, coarse, weights, biases, out=both[:, 5:], tile=SMALL_TILE)
-    assert_rounded(both[:, 5:], lean.project_upsample_add(*widened((full, coarse, weights, biases))))
-    assert (both[:, :5] == 7).all()
-
-
-def test_triton_sum_refuses_an_output_of_another_layout(normal):
-    full, coarse, weights, biases = draw_sum(normal, *SUMS["two-sources"], torch.float32)
-    with pytest.raises(ValueError, match="layout"):
-        fused.project_upsample_add(full, coarse, weights, biases, out=torch.empty(1, 4, 16, 16).transpose(2, 3))
+def test_an_engine_s_fusion_of_two_sets_is_that_of_each_side_by_side(normal, layout):
+    sets, (_, weights) = (
+        [draw_inputs(normal, CASES["square"])[0] for _ in range(2)],
+        draw_inputs(normal, CASES["square"]),
+    )
+    both = [[one.to(memory_format=layout) for one in maps] for maps in zip(*sets, strict=True)]
+    each = [reference.multi_scale_fusion(*maps, weights) for maps in sets]
+    expected = [torch.cat(pair, dim=1) for pair in zip(*each, strict=True)]
+    for formulation in (reference, optimized, operation):
+        torch.testing.assert_close(formulation.multi_scale_fusion(*both, weights), tuple(expected))
+    fuse_scale_arguments = draw_scale(normal, SCALES["odd"], torch.float32, layout)
+    torch.library.opcheck(fuse_scale, fuse_scale_arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_triton_upsampling_keeps_a_constant_map(normal):
@@ -125,7 +191,7 @@ def test_triton_upsampling_keeps_a_constant_map(normal):
 @pytest.mark.parametrize(("full", "coarse"), [(64, 32), (64, 16), (7, 3), (5, 1), (1, 4), (9, 9)])
 @pytest.mark.parametrize("tile", [1, 2, 8, 16])
 def test_a_tile_covers_the_coarse_positions_it_needs(full, coarse, tile):
-    neighbours = lean.interpolation_weights(full, coarse) > 0
+    neighbours = optimized.interpolation_weights(full, coarse) > 0
     spans = []
     for start in range(0, full, tile):
         needed = neighbours[start : start + tile].any(0).nonzero()
@@ -142,6 +208,7 @@ def test_few_images_take_smaller_tiles_so_that_every_multiprocessor_has_one():
     assert fused.grid_of(small, 1, 64, 64, 64) == (64, 2, 1)
 
 
+@pytest.mark.long
 @layouts
 def test_operation_is_well_formed(normal, layout):
     arguments = draw_sum(normal, 2, (2, 3, 8, 6), [(5, 4, 3), (4, 2, 2)], torch.float64)
@@ -155,7 +222,7 @@ def test_gradients_match_float64(normal, dtype):
     arguments = draw_sum(normal, *SUMS["odd-channels-wide-map"], dtype)
     upstream = normal(3, 5, 8, 24, dtype=dtype)
     results = []
-    for function, tensors in ((lean.project_upsample_add, widened(arguments)), (project_upsample_add, arguments)):
+    for function, tensors in ((optimized.project_upsample_add, widened(arguments)), (project_upsample_add, arguments)):
         leaves = [[one.clone().requires_grad_() for one in group] for group in tensors]
         flat = [one for group in leaves for one in group]
         output = function(*leaves)
@@ -171,7 +238,7 @@ def test_interpolation_weights_are_what_pytorch_interpolates_with(full, coarse):
     # One channel an impulse.
     impulses = torch.eye(coarse, dtype=torch.float64).reshape(1, coarse, coarse, 1)
     expected = torch.nn.functional.interpolate(impulses, (full, 1), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(lean.interpolation_weights(full, coarse), expected[0, :, :, 0].T)
+    torch.testing.assert_close(optimized.interpolation_weights(full, coarse), expected[0, :, :, 0].T)
 
 
 def test_operation_survives_compile_and_export(normal):
@@ -185,7 +252,7 @@ def test_operation_survives_compile_and_export(normal):
     compiled = torch.compile(Fusion(), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*maps), expected)
     program = torch.export.export(Fusion(), tuple(maps))
-    assert sum(node.target is torch.ops.prn_fast.project_upsample_add.default for node in program.graph.nodes) == 2
+    assert sum(node.target is torch.ops.prn_fast.fuse_scale.default for node in program.graph.nodes) == 3
     torch.testing.assert_close(program.module()(*maps), expected)
 
 

@@ -6,14 +6,16 @@ import torch
 from prn_fast.kernels.launch import Tile
 from prn_fast.kernels.multi_size_attention import (
     fused,
-    lean,
     multi_size_attention,
     multi_size_attention_backward,
+    optimized,
     reference,
     traffic,
 )
 from prn_fast.kernels.multi_size_attention import gradient as fused_gradient
+from prn_fast.kernels.multi_size_attention.geometry import supports
 from tests.kernels.kernel_checks import assert_rounded
+from tests.kernels.number_formats import dtypes_and_layouts, layouts
 
 # batch, channels, height, width, grids
 CASES = {
@@ -38,29 +40,29 @@ def draw_weights(normal, channels, height, width, grids, dtype=torch.float64):
 
 
 @cases
-def test_lean_backward_matches_the_gradients_of_lean(normal, case):
+def test_optimized_backward_matches_the_gradients_of_optimized(normal, case):
     batch, channels, height, width, grids = case
     maps = normal(batch, channels, height, width)
     query_key, value = draw_weights(normal, channels, height, width, grids)
     upstream = normal(batch, len(grids) * channels, height, width)
     inputs = [tensor.requires_grad_() for tensor in (maps, *query_key, *value)]
-    output = lean.multi_size_attention(maps, grids, query_key, value)
+    output = optimized.multi_size_attention(maps, grids, query_key, value)
     expected = torch.autograd.grad(output, inputs, upstream, materialize_grads=True)
     with torch.no_grad():
-        grad_maps, grad_query_key, grad_value = lean.multi_size_attention_backward(
+        grad_maps, grad_query_key, grad_value = optimized.multi_size_attention_backward(
             upstream, maps, grids, query_key, value
         )
     torch.testing.assert_close([grad_maps, *grad_query_key, *grad_value], list(expected))
 
 
 @cases
-def test_lean_output_and_gradients_match_reference(normal, case):
+def test_optimized_output_and_gradients_match_reference(normal, case):
     batch, channels, height, width, grids = case
     maps = normal(batch, channels, height, width)
     query_key, value = draw_weights(normal, channels, height, width, grids)
     upstream = normal(batch, len(grids) * channels, height, width)
     results = []
-    for formulation in (reference, lean):
+    for formulation in (reference, optimized):
         leaves = [tensor.clone().requires_grad_() for tensor in (maps, *query_key, *value)]
         leaf_query_key, leaf_value = leaves[1 : 1 + len(query_key)], leaves[1 + len(query_key) :]
         output = formulation.multi_size_attention(leaves[0], grids, leaf_query_key, leaf_value)
@@ -69,7 +71,7 @@ def test_lean_output_and_gradients_match_reference(normal, case):
     torch.testing.assert_close(results[1], results[0])
 
 
-@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+@pytest.mark.parametrize("formulation", [reference, optimized], ids=["reference", "optimized"])
 def test_permuting_patches_permutes_outputs(normal, formulation):
     maps = normal(2, 3, 8, 8)
     query_key, value = draw_weights(normal, 3, 8, 8, (4,))
@@ -82,7 +84,7 @@ def test_permuting_patches_permutes_outputs(normal, formulation):
     torch.testing.assert_close(formulation.multi_size_attention(permuted(maps), (4,), query_key, value), expected)
 
 
-@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+@pytest.mark.parametrize("formulation", [reference, optimized], ids=["reference", "optimized"])
 def test_equal_tokens_give_uniform_attention(normal, formulation):
     # All tokens alike: whatever the weights of the mean, it is the token itself.
     maps = normal(1, 3, 2, 2).repeat(1, 1, 4, 4)
@@ -92,7 +94,7 @@ def test_equal_tokens_give_uniform_attention(normal, formulation):
     torch.testing.assert_close(formulation.multi_size_attention(maps, (4,), query_key, value), expected)
 
 
-@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+@pytest.mark.parametrize("formulation", [reference, optimized], ids=["reference", "optimized"])
 def test_zero_query_averages_all_tokens(normal, formulation):
     maps = normal(1, 3, 8, 8)
     query_key, value = draw_weights(normal, 3, 8, 8, (2,))
@@ -102,7 +104,7 @@ def test_zero_query_averages_all_tokens(normal, formulation):
     torch.testing.assert_close(formulation.multi_size_attention(maps, (2,), query_key, value), expected)
 
 
-@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+@pytest.mark.parametrize("formulation", [reference, optimized], ids=["reference", "optimized"])
 def test_a_single_token_is_only_scaled_and_shifted(normal, formulation):
     maps, value = normal(2, 3, 4, 6), [normal(2, 3, 4, 6)]
     expected = maps * value[0][0] + value[0][1]
@@ -114,16 +116,12 @@ TILES = (
     Tile({"BLOCK_ROWS": 4}),
     Tile({"BLOCK_D": 16, "STEPS": 2, "BLOCK_B": 2}),
 )
-layouts = pytest.mark.parametrize(
-    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"]
-)
 
 
 def fused_attention(maps, grids, query_key, value):
     return fused.attend(maps, grids, [fused.fold_query_key(one) for one in query_key], value, TILES)
 
 
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
 KERNEL_CASES = {
     "square": (1, 4, 16, 16, (1, 2, 4, 8)),
     "odd-channels-wide-map": (3, 5, 8, 24, (1, 2, 4, 8)),
@@ -133,8 +131,7 @@ KERNEL_CASES = {
 kernel_cases = pytest.mark.parametrize("case", KERNEL_CASES.values(), ids=KERNEL_CASES)
 
 
-@layouts
-@dtypes
+@dtypes_and_layouts
 @kernel_cases
 def test_triton_output_matches_reference(normal, case, dtype, layout):
     batch, channels, height, width, grids = case
@@ -156,17 +153,16 @@ GRADIENT_TILES = (
 )
 
 
-@layouts
-@dtypes
+@dtypes_and_layouts
 @kernel_cases
 def test_triton_gradients_match_float64(normal, case, dtype, layout):
     batch, channels, height, width, grids = case
     maps = normal(batch, channels, height, width, dtype=dtype).to(memory_format=layout)
     query_key, value = draw_weights(normal, channels, height, width, grids, dtype)
     # Folded before, so that the rounding of the fold is not part of the comparison.
-    projections = [lean.fold_query_key(one) for one in query_key]
+    projections = [optimized.fold_query_key(one) for one in query_key]
     upstream = normal(batch, len(grids) * channels, height, width, dtype=dtype)
-    expected = lean.multi_size_attention_backward(
+    expected = optimized.multi_size_attention_backward(
         upstream.double(), maps.double(), grids, [one.double() for one in projections], [one.double() for one in value]
     )
     gradient, *weights = gradients = fused_gradient.attend_backward(
@@ -186,23 +182,25 @@ def test_triton_gradients_match_float64(normal, case, dtype, layout):
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["query-and-key", "folded"])
-def test_triton_gradients_of_query_and_key_match_lean(normal, folded):
+def test_triton_gradients_of_query_and_key_match_optimized(normal, folded):
     maps = normal(2, 3, 8, 8, dtype=torch.float32)
     query_key, value = draw_weights(normal, 3, 8, 8, (1, 2, 4), torch.float32)
     if folded:
-        query_key = [lean.fold_query_key(one) for one in query_key]
+        query_key = [optimized.fold_query_key(one) for one in query_key]
     arguments = (normal(2, 9, 8, 8, dtype=torch.float32), maps, (1, 2, 4), query_key, value)
     result = fused_gradient.multi_size_attention_backward(*arguments)
-    torch.testing.assert_close(flat(result), flat(lean.multi_size_attention_backward(*arguments)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        flat(result), flat(optimized.multi_size_attention_backward(*arguments)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_triton_gradients_smaller_than_half_precision_holds_keep_their_size(normal):
     # Y holds 1/D beside a small upstream gradient: in float16 it would be zero.
     maps = normal(1, 8, 16, 16, dtype=torch.float16)
     query_key, value = draw_weights(normal, 8, 16, 16, (2,), torch.float16)
-    projections = [lean.fold_query_key(query_key[0])]
+    projections = [optimized.fold_query_key(query_key[0])]
     upstream = normal(1, 8, 16, 16, dtype=torch.float16) * 1e-4
-    expected = lean.multi_size_attention_backward(
+    expected = optimized.multi_size_attention_backward(
         upstream.double(), maps.double(), (2,), [projections[0].double()], [value[0].double()]
     )
     _, grad_projections, _ = fused_gradient.attend_backward(upstream, maps, (2,), projections, value, GRADIENT_TILES)
@@ -244,7 +242,7 @@ def test_triton_permuting_patches_permutes_outputs(normal):
 
 
 def test_kernels_refuse_grids_they_do_not_take():
-    assert not any(fused.supports(grids) for grids in [(1, 2, 4, 6), (1,), (16,)])
+    assert not any(supports(grids) for grids in [(1, 2, 4, 6), (1,), (16,)])
     with pytest.raises(ValueError, match="powers of two"):
         fused.attend(torch.zeros(1, 1, 12, 12), (6,), [], [])
 
@@ -303,15 +301,3 @@ def test_traffic_of_a_small_case():
     assert moved.written == 2 * 192 + partials + attention
     published = traffic.published_bytes_moved(2, 3, 4, 4, (1, 2), 2)
     assert (published.read, published.written) == ((5 + 12) * 192, (5 + 10) * 192)
-
-
-def test_traffic_of_a_small_backward():
-    # As above, with 3 groups of images.
-    moved = traffic.backward_bytes_moved(2, 3, 4, 4, (1, 2), 5, 3, 2)
-    maps, partials = 2 * 48 * 2, 2 * 5 * 2 * 16 * 4
-    # Twice 16 values, then 4 columns and 2 scales.
-    attention = 2 * (2 * 16 * 2 + (4 + 2) * 4)
-    sums = (2 * 48 + 4 * 12) * 4
-    # The map for logits, its gradient and each grid's weights; gradients of the grids 1 and 2 twice and three times.
-    assert moved.read == (1 + 1 + 2 + 2 + 3) * maps + (48 + 6 * 12) * 2 + partials + 2 * attention + 3 * sums
-    assert moved.written == maps + partials + attention + 4 * sums

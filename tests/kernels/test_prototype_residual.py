@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prn_fast.kernels.launch import Tile
-from prn_fast.kernels.prototype_residual import fused, lean, prototype_residual, reference, traffic
+from prn_fast.kernels.prototype_residual import candidates, fused, optimized, prototype_residual, reference, traffic
 from tests.kernels.kernel_checks import assert_rounded
 
 SHAPES = {
@@ -16,21 +16,21 @@ shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 @shapes
-def test_lean_order_is_half_the_published_squares_up_to_a_term_of_the_image(normal, shape):
+def test_optimized_order_is_half_the_published_squares_up_to_a_term_of_the_image(normal, shape):
     batch, count, *map_shape = shape
     features, prototypes = normal(batch, *map_shape), normal(count, *map_shape)
     halves = reference.prototype_distances(features, prototypes).square() / 2
-    order = lean.distance_order(features, prototypes)
+    order = optimized.distance_order(features, prototypes)
     torch.testing.assert_close(order - order[:, :1], halves - halves[:, :1])
 
 
 @shapes
-def test_lean_residual_and_gradient_match_reference(normal, shape):
+def test_optimized_residual_and_gradient_match_reference(normal, shape):
     batch, count, *map_shape = shape
     features, prototypes = normal(batch, *map_shape), normal(count, *map_shape)
     upstream = normal(batch, *map_shape)
     results = []
-    for formulation in (reference, lean):
+    for formulation in (reference, optimized):
         leaf = features.clone().requires_grad_()
         residual = formulation.prototype_residual(leaf, prototypes)
         residual.backward(upstream)
@@ -38,13 +38,13 @@ def test_lean_residual_and_gradient_match_reference(normal, shape):
     torch.testing.assert_close(results[1], results[0])
 
 
-@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+@pytest.mark.parametrize("formulation", [reference, optimized], ids=["reference", "optimized"])
 def test_a_prototype_is_its_own_nearest_with_zero_residual(normal, formulation):
     prototypes = normal(5, 3, 4, 4)
     assert torch.equal(formulation.prototype_residual(prototypes, prototypes), torch.zeros(5, 3, 4, 4).double())
 
 
-@pytest.mark.parametrize("formulation", [reference, lean], ids=["reference", "lean"])
+@pytest.mark.parametrize("formulation", [reference, optimized], ids=["reference", "optimized"])
 def test_a_tie_takes_the_lowest_index(formulation):
     # 1e-6 is lost beside 2**20 in float32, so that both prototypes are exactly equally far.
     step = 2.0**20
@@ -87,16 +87,6 @@ def test_triton_residual_of_half_precision_takes_the_nearest_by_exact_difference
     assert (residual == 0).all()
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
-def test_triton_residual_fills_half_of_a_larger_map(normal, layout):
-    features = normal(2, 3, 4, 6, dtype=torch.float32).to(memory_format=layout)
-    prototypes = normal(5, 3, 4, 6, dtype=torch.float32)
-    both = torch.full((2, 6, 4, 6), 7.0).to(memory_format=layout)
-    fused.prototype_residual(features, prototypes, out=both[:, 3:], tiles=TILES)
-    assert_rounded(both[:, 3:], reference.prototype_residual(features.double(), prototypes.double()))
-    assert (both[:, :3] == 7).all()
-
-
 def test_triton_finds_a_prototype_itself_and_the_lowest_index_on_a_tie(normal):
     prototypes = normal(5, 3, 4, 4, dtype=torch.float32)
     assert (fused.prototype_residual(prototypes, prototypes, tiles=TILES) == 0).all()
@@ -114,12 +104,6 @@ def test_triton_keeps_nan_visible(normal):
     assert residual[1].isnan().all()
 
 
-def test_triton_refuses_an_output_of_another_layout(normal):
-    features = normal(1, 3, 4, 4, dtype=torch.float32)
-    with pytest.raises(ValueError, match="layout"):
-        fused.prototype_residual(features, features, out=torch.empty(1, 3, 4, 4).transpose(2, 3), tiles=TILES)
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
 def test_operation_is_well_formed_and_differentiable(normal, layout):
     features = normal(2, 3, 4, 6).to(memory_format=layout).requires_grad_()
@@ -129,6 +113,19 @@ def test_operation_is_well_formed_and_differentiable(normal, layout):
         torch.autograd.grad(prototype_residual(features, prototypes).square().sum(), features),
         torch.autograd.grad(reference.prototype_residual(features, prototypes).square().sum(), features),
     )
+
+
+def test_backward_takes_the_prototype_of_the_forward_in_half_precision():
+    # The second lies nearer by a hundred-thousandth of the squared distance, which half precision does not see.
+    prototypes = torch.ones(2, 3, 4, 5).half()
+    prototypes[0, 0, 0, 0] += 1 / 1024
+    prototypes[1] = -1
+    features = torch.zeros(1, 3, 4, 5).half().requires_grad_()
+    gradient = torch.autograd.grad(prototype_residual(features, prototypes).sum(), features)[0]
+    assert (gradient == 2).all()
+    assert fused.nearest_prototype(features.detach(), prototypes, TILES[0]).item() == 1
+    chosen = fused.prototype_residual(features.detach(), prototypes, tiles=TILES)
+    assert (chosen == 1).all()
 
 
 def test_operation_survives_compile_and_export(normal):
@@ -151,3 +148,109 @@ def test_traffic_of_a_small_case():
     assert (moved.read, moved.written) == (2 * 40 + (3 + 2) * 20 + 96, 96 + 40)
     published = traffic.published_bytes_moved(2, 3, 10, 2)
     assert (published.read, published.written) == (6 * 120 + 3 * 40, 4 * 120 + 2 * 40)
+
+
+# -- on tensor cores --
+
+CANDIDATE_TILES = (
+    Tile({"BLOCK_B": 16, "BLOCK_D": 32, "STEPS": 2}),
+    Tile({"BLOCK_D": 64, "STEPS": 2}),
+    Tile({"BLOCK_D": 64, "STEPS": 2}),
+)
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+
+
+def on_tensor_cores(features, prototypes):
+    """The residual, and which prototype was taken."""
+    output = torch.empty_like(features, memory_format=torch.preserve_format)
+    candidates.write_residual(features, prototypes, output, (9, 0), CANDIDATE_TILES)
+    return output, candidates.nearest_prototype(features, prototypes, (9, 0), CANDIDATE_TILES[:2])
+
+
+def nearest_in_float64(features, prototypes):
+    return reference.prototype_distances(features.double(), prototypes.double()).argmin(dim=1)
+
+
+@HALVES
+@pytest.mark.parametrize("shape", [(3, 8, 3, 5, 7), (17, 9, 1, 4, 9)], ids=str)
+def test_tensor_cores_give_the_residual_of_the_reference(normal, shape, dtype):
+    batch, count, *map_shape = shape
+    # Far from zero, beside which they differ little: an uncentred product would cancel.
+    features, prototypes = (30 + normal(one, *map_shape) for one in (batch, count))
+    features, prototypes = features.to(dtype), prototypes.to(dtype)
+    output, nearest = on_tensor_cores(features, prototypes)
+    assert nearest.tolist() == nearest_in_float64(features, prototypes).tolist()
+    assert_rounded(output, reference.prototype_residual(features.double(), prototypes.double()))
+
+
+@HALVES
+def test_tensor_cores_choose_between_near_ties_as_float64_does(normal, dtype):
+    count, size = 12, (3, 4, 16)
+    prototypes = normal(count, *size).to(dtype)
+    # Each map lies between two prototypes or three, nearer to one of them by a hair that products of rounded
+    # differences do not see.
+    pairs = [(first, second) for first in range(0, count, 3) for second in (first + 1, first + 5)]
+    maps = []
+    for first, second in pairs:
+        middle = (prototypes[first].double() + prototypes[second % count].double()) / 2
+        maps.append((middle + 1e-3 * normal(*size)).to(dtype))
+    maps.append((sum(prototypes[k].double() for k in (2, 7, 9)) / 3).to(dtype))
+    features = torch.stack(maps)
+    distances = reference.prototype_distances(features.double(), prototypes.double()).sort(dim=1).values
+    assert (distances[:-1, 1] / distances[:-1, 0] - 1).median() < 0.01
+    _, nearest = on_tensor_cores(features, prototypes)
+    assert nearest.tolist() == nearest_in_float64(features, prototypes).tolist()
+
+
+def test_the_second_look_decides_where_the_first_is_blind(normal):
+    # Far from the mean, where these three lie, half precision rounds their differences to nothing.
+    prototypes = normal(9, 2, 4, 8).half()
+    prototypes[:6] += 3000
+    prototypes[6:] = 1 + torch.arange(3)[:, None, None, None] / 1024
+    features = prototypes[[8, 6, 7]].clone()
+    _, nearest = on_tensor_cores(features, prototypes)
+    assert nearest.tolist() == [8, 6, 7]
+    centre = prototypes.double().mean(dim=0)
+    centred = (prototypes.double() - centre).half()
+    assert torch.equal(centred[6], centred[7])
+
+
+def test_tensor_cores_take_the_lowest_index_on_a_tie_and_keep_nan_visible(normal):
+    prototypes = normal(9, 3, 4, 4, dtype=torch.float32).half()
+    prototypes[6] = prototypes[2]
+    features = prototypes[[6, 4, 2]].clone()
+    features[1] = float("nan")
+    output, nearest = on_tensor_cores(features, prototypes)
+    assert nearest[[0, 2]].tolist() == [2, 2]
+    assert (output[[0, 2]] == 0).all()
+    assert output[1].isnan().all()
+
+
+def test_tensor_cores_are_taken_where_arithmetic_takes_longer_than_memory():
+    half = torch.float16, (9, 0)
+    assert fused.pays(32, 20, *half)
+    assert fused.pays(128, 13, *half)
+    assert not fused.pays(16, 20, *half)
+    assert not fused.pays(1, 256, *half)
+    assert not fused.pays(128, 257, *half)
+    assert not fused.pays(128, 7, *half)
+    assert not fused.pays(32, 20, torch.float32, (9, 0))
+    assert not fused.pays(32, 20, torch.float16, (7, 5))
+
+
+def test_many_maps_go_to_tensor_cores_and_backward_takes_the_same_prototypes(normal, monkeypatch):
+    features, prototypes = normal(40, 2, 3, 4).half(), normal(16, 2, 3, 4).half()
+    monkeypatch.setattr(fused, "partial_distances", None)
+    residual = fused.prototype_residual(features, prototypes)
+    nearest = fused.nearest_prototype(features, prototypes)
+    assert_rounded(residual, reference.prototype_residual(features.double(), prototypes.double()))
+    assert nearest.tolist() == nearest_in_float64(features, prototypes).tolist()
+
+
+def test_bytes_on_tensor_cores_are_those_of_the_tensors():
+    batch, count, size, looked, splits, look_splits = 3, 10, 500, 4, 7, 5
+    moved = traffic.candidate_bytes_moved(batch, count, size, looked, splits, look_splits, 2)
+    partials, found = batch * count * splits * 4, batch * looked * look_splits * 4 + batch * looked * 4
+    # Twelve candidates of ten prototypes are all of them.
+    assert moved.read == (3 * batch + count + count + batch) * size * 2 + partials + found
+    assert moved.written == partials + found + batch * size * 2

@@ -7,6 +7,7 @@ from prn_fast.errors import ConfigError
 from prn_fast.kernels.launch import Tile
 from prn_fast.kernels.tile_normalize import fused, normalize_images, reference, tile_normalize, traffic
 from tests.kernels.kernel_checks import assert_rounded
+from tests.kernels.number_formats import dtypes
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TILE = Tile({"BLOCK": 64})
@@ -47,7 +48,6 @@ STRIPS = {
     "ring-filled": (12, 12, 20, 5, 1),
 }
 strips = pytest.mark.parametrize("strip", STRIPS.values(), ids=STRIPS)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
 channel_counts = pytest.mark.parametrize("channels", [1, 3], ids=["grey", "colour"])
 layouts = pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels-last"])
 

@@ -3,13 +3,13 @@
 import asyncio
 import base64
 import json
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import aiohttp
-import pytest
+
+from tests.needs import BROWSER
 
 FLAGS = (
     "--headless",
@@ -20,19 +20,17 @@ FLAGS = (
     "--disable-sync",
     "--disable-component-update",
     "--remote-debugging-port=0",
-    "--window-size=1400,800",
 )
 
 
 class Browser:
-    """One page in a browser of its own; `folder` is its fresh user data."""
+    """One page in a browser of its own; `folder` is its fresh user data. See `tests.needs.chromium`."""
 
-    def __init__(self, url: str, folder: Path) -> None:
-        program = shutil.which("chromium")
-        if program is None:
-            pytest.skip("chromium is not installed: apt-get install chromium")
+    def __init__(self, url: str, folder: Path, size: tuple[int, int] = (1400, 800)) -> None:
         self._process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={folder}", url], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(BROWSER), *FLAGS, f"--window-size={size[0]},{size[1]}", f"--user-data-dir={folder}", url],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         file = folder / "DevToolsActivePort"
         deadline = time.monotonic() + 30

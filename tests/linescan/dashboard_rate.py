@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from prn_fast.bench.measurement import leave_measurement
+from prn_fast.bench.machine.measurement import leave_measurement
 from prn_fast.linescan.dashboard.server import Dashboard
 from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.sources.synthetic import SyntheticSource

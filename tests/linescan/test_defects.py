@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_fast.errors import ConfigError
-from prn_fast.linescan.defects import DefectTracker, Scale, Severity, SeverityLimits
+from prn_fast.linescan.defects import DefectTracker, PixelSize, Severity, SeverityLimits
 
 
 def in_parts(tracker, heat, cuts):
@@ -23,9 +23,9 @@ def boxes(defects):
     return sorted((one.first_line, one.left, one.lines, one.width, one.area, round(one.peak, 5)) for one in defects)
 
 
-def regions_at_once(heat, threshold, min_area, reach):
+def regions_at_once(heat, threshold, min_area, hysteresis):
     """The definition: connected components of the whole map, at the lower level, that reach the threshold."""
-    above = (heat >= reach * threshold).astype(np.uint8)
+    above = (heat >= hysteresis * threshold).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     found = []
     for label in range(1, count):
@@ -40,13 +40,13 @@ def regions_at_once(heat, threshold, min_area, reach):
     cuts=st.lists(st.integers(1, 59), max_size=20),
     density=st.sampled_from([0.1, 0.35, 0.45, 0.6]),
     min_area=st.sampled_from([1, 5]),
-    reach=st.sampled_from([1.0, 0.8]),
+    hysteresis=st.sampled_from([1.0, 0.8]),
 )
-def test_any_cutting_gives_the_components_of_the_whole(seed, cuts, density, min_area, reach):
+def test_any_cutting_gives_the_components_of_the_whole(seed, cuts, density, min_area, hysteresis):
     heat = np.random.default_rng(seed).random((60, 23), np.float32)
     threshold = 1 - density
-    found = in_parts(DefectTracker(threshold, min_area, reach=reach), heat, cuts)
-    assert boxes(found) == regions_at_once(heat, threshold, min_area, reach)
+    found = in_parts(DefectTracker(threshold, min_area, hysteresis=hysteresis), heat, cuts)
+    assert boxes(found) == regions_at_once(heat, threshold, min_area, hysteresis)
     assert [one.number for one in found] == list(range(1, len(found) + 1))
 
 
@@ -64,7 +64,7 @@ def test_a_faint_stretch_does_not_part_a_scratch_and_is_none_alone():
     heat[9, 5:25] = 0.45
     found = in_parts(DefectTracker(0.5, 1), heat, [4, 7])
     assert boxes(found) == [(3, 2, 1, 26, 26, 0.7)]
-    assert len(in_parts(DefectTracker(0.5, 1, reach=1.0), heat, [4, 7])) == 2
+    assert len(in_parts(DefectTracker(0.5, 1, hysteresis=1.0), heat, [4, 7])) == 2
 
 
 def test_a_defect_is_reported_when_it_has_ended_and_not_before():
@@ -106,7 +106,7 @@ def test_many_specks_below_the_least_area_are_no_defects():
 def test_millimetres_and_severity():
     heat = np.zeros((20, 20), np.float32)
     heat[4:14, 6:11] = 0.75
-    tracker = DefectTracker(0.5, 1, limits=SeverityLimits(0.4, 10), scale=Scale(pixel=0.1, line=0.2))
+    tracker = DefectTracker(0.5, 1, limits=SeverityLimits(0.4, 10), scale=PixelSize(pixel=0.1, line=0.2))
     (one,) = in_parts(tracker, heat, [])
     assert one.severity == Severity.MAJOR
     assert one.to_dict() == {
@@ -129,11 +129,11 @@ def test_millimetres_and_severity():
     [
         lambda: DefectTracker(0.0),
         lambda: DefectTracker(float("nan")),
-        lambda: DefectTracker(0.5, reach=0.0),
-        lambda: DefectTracker(0.5, reach=1.1),
+        lambda: DefectTracker(0.5, hysteresis=0.0),
+        lambda: DefectTracker(0.5, hysteresis=1.1),
         lambda: DefectTracker(0.5, min_area=0),
         lambda: SeverityLimits(20, 10),
-        lambda: Scale(0, 1),
+        lambda: PixelSize(0, 1),
     ],
 )
 def test_values_that_cannot_work_are_refused(make):

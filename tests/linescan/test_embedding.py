@@ -12,27 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prn_fast.errors import ConfigError, EngineError
+from prn_fast.linescan import embedding
 from prn_fast.linescan.cmake_dir import cmake_dir
 from prn_fast.linescan.core import LineRing
-from prn_fast.linescan.inspector import Settings, open_inspector
+from prn_fast.linescan.embedding import Host
+from prn_fast.linescan.inspection import Inspection
+from prn_fast.linescan.inspector import InspectionSettings, Inspector, open_inspector
+from tests import needs
+from tests.linescan.webs import DarknessEngine, ListSource, blocks, make_inspector
 from tests.small_package import SIDE, textured_images
 
 REPOSITORY = Path(__file__).parents[2]
 WIDTH, LINES, OVERLAP = 96, 200, 32
-
-
-def python_library_exists() -> bool:
-    folder, name = sysconfig.get_config_vars("LIBDIR", "LDLIBRARY")
-    return bool(folder and name) and (Path(folder) / name).exists()
-
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None or shutil.which("cmake") is None,
-    reason="needs a compiler and CMake (Debian: apt-get install g++ cmake)",
-)
-needs_python_library = pytest.mark.skipif(
-    not python_library_exists(), reason="needs Python as a library (Debian: apt-get install python3-dev)"
-)
 
 
 def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -96,7 +88,7 @@ def build_host(sources: Path, folder: Path, python: Path) -> Path:
 
 def python_defects(package: Path, web: np.ndarray) -> list[dict[str, object]]:
     """What the Python inspector finds."""
-    inspector = open_inspector(package, WIDTH, engine="eager", settings=Settings(overlap=OVERLAP))
+    inspector = open_inspector(package, WIDTH, engine="eager", settings=InspectionSettings(overlap=OVERLAP))
     ring = LineRing(WIDTH, tile=SIDE, overlap=OVERLAP, depth=64)
     ring.push(web)
     ring.finish()
@@ -106,8 +98,10 @@ def python_defects(package: Path, web: np.ndarray) -> list[dict[str, object]]:
     return [one.to_dict() for one in found + inspector.finish()]
 
 
-@needs_compiler
-@needs_python_library
+@pytest.mark.long
+@needs.cpp_compiler
+@needs.cmake
+@needs.embeddable_python
 def test_the_example_finds_what_python_finds(installed_python, built_package_path, web, tmp_path):
     program = build_host(REPOSITORY / "examples" / "cpp_camera", tmp_path, installed_python)
     (tmp_path / "lines.raw").write_bytes(web.tobytes())
@@ -124,22 +118,26 @@ def test_the_example_finds_what_python_finds(installed_python, built_package_pat
     assert "no.prn" in missing.stderr
 
 
-@needs_compiler
-@needs_python_library
+@pytest.mark.long
+@needs.cpp_compiler
+@needs.cmake
+@needs.embeddable_python
 def test_in_a_process_that_has_an_interpreter(installed_python, built_package_path, tmp_path):
     """Both faults of holding the interpreter's lock, and exceptions: each would show as a missing line."""
     program = build_host(Path(__file__).parent / "native", tmp_path, installed_python)
     output = checked(program, installed_python, built_package_path, WIDTH, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
     assert output.splitlines() == [
         "CHECK errors of opening",
-        "CHECK exceptions are contained",
+        "CHECK a failing engine ends the inspection",
+        "CHECK a failing callback ends nothing",
         "CHECK grabbing goes on while Python is busy",
         "CHECK late strips are dropped and counted",
         "CHECK destroying with the lock held",
     ]
 
 
-@needs_compiler
+@needs.cpp_compiler
+@needs.cmake
 def test_the_host_in_the_docs_compiles(tmp_path):
     text = (REPOSITORY / "docs" / "embedding.md").read_text()
     source = tmp_path / "host.cpp"
@@ -159,3 +157,77 @@ def test_without_a_compiler_all_else_installs_and_says_what_is_missing(tmp_path)
     importing = run(sys.executable, "-c", script, env={"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path)
     assert importing.returncode == 1
     assert "LinescanError: the native line ring is not installed" in importing.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"budget_ms": value} for value in (float("nan"), float("inf"), -1.0)),
+        *({"threshold": value} for value in (float("nan"), float("inf"), -0.1, 1.0)),
+        *({"pixel_mm": value, "line_mm": 1.0} for value in (float("nan"), float("inf"), -1.0, 0.0)),
+        {"pixel_mm": 1.0},
+        {"overlap": -1},
+    ],
+    ids=str,
+)
+def test_options_of_a_host_that_cannot_work_are_refused(built_package_path, options):
+    given = {"width": WIDTH, "pixel_format": 0x01080001, "overlap": OVERLAP, "engine": "eager"}
+    with pytest.raises(ConfigError):
+        Host(str(built_package_path), **given | options)
+
+
+def host_with(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host of an inspector; it takes a `LineRing` where a C++ program gives a capsule."""
+    monkeypatch.setattr(embedding, "open_inspector", lambda *_, **__: inspector)
+    monkeypatch.setattr(embedding.LineRing, "from_capsule", staticmethod(lambda ring: ring), raising=False)
+    return Host("demo.prn", width=WIDTH, pixel_format=0x01080001, overlap=16)
+
+
+def test_a_closing_host_drops_what_waits_and_reports_no_error(monkeypatch):
+    """With one strip in all: a second reader would find the place taken, or take it."""
+    web = np.full((200, WIDTH), 150, np.uint8)
+    host = host_with(make_inspector(ListSource(WIDTH, blocks(web, [200])), DarknessEngine()), monkeypatch)
+    ring = LineRing(WIDTH, tile=host.tile, overlap=16, depth=1)
+    ring.push(web[:64])
+    errors = []
+
+    def is_closing() -> bool:
+        closing = ring.ledger().inspected > 0
+        if closing and not ring.finished:
+            ring.push(web[64:])
+            ring.finish()
+        return closing
+
+    host.run(ring, lambda *_: None, errors.append, is_closing)
+    ledger = ring.ledger()
+    assert errors == []
+    assert ledger.waiting == 0
+    assert ledger.inspected == 64
+    assert ledger.dropped["closed"] > 0
+    assert ledger.dropped["closed"] + ledger.dropped["queue_full"] == 200 - 64
+
+
+def test_both_loops_drop_what_follows_an_engine_s_error(monkeypatch):
+    """`Inspection` and `Host` on one web, with an engine that fails on its third strip."""
+    web = np.full((200, WIDTH), 150, np.uint8)
+    web[70:90, 20:40] = 10
+    source = ListSource(WIDTH, blocks(web, [200]))
+    inspection = Inspection(source, make_inspector(source, DarknessEngine(broken_from=4)), depth=16)
+    with pytest.raises(EngineError, match="NaN"):
+        inspection.run()
+    expected = inspection.snapshot()
+
+    host = host_with(make_inspector(source, DarknessEngine(broken_from=4)), monkeypatch)
+    ring = LineRing(WIDTH, tile=host.tile, overlap=16, depth=1 + len(web) // 48)
+    ring.push(web)
+    ring.finish()
+    found, errors = [], []
+    host.run(ring, lambda *fields: found.append(fields[:2]), errors.append)
+    ledger = ring.ledger()
+    assert ledger.waiting == 0
+    assert ledger.inspected == expected.inspected == 64 + 48
+    assert sum(ledger.dropped.values()) == sum(expected.dropped.values()) == 200 - 112
+    assert ledger.dropped["engine_error"] == 200 - 112
+    (error,) = errors
+    assert error.startswith("lines 112 to 159: EngineError: ")
+    assert found == [(one.number, one.first_line) for one in expected.recent]

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from prn_fast.errors import LinescanError
 from prn_fast.kernels.tile_normalize import reference
-from prn_fast.linescan.core import ABI_VERSION, DROP_REASONS, MISSING_REASONS, PIXEL_FORMATS, LineRing, Tiler
+from prn_fast.linescan.core import (
+    ABI_VERSION,
+    DROP_REASONS,
+    MISSING_REASONS,
+    PIXEL_FORMATS,
+    LineRing,
+    Tiler,
+    row_bytes,
+)
 
 
 def random_lines(lines: int, width: int, seed: int = 0) -> np.ndarray:
@@ -216,6 +224,19 @@ def test_colour_comes_out_as_rgb(name):
 
 def test_all_formats_are_tested():
     assert set(PIXEL_FORMATS) == {*MONO, "RGB8", "BGR8"}
+
+
+@pytest.mark.parametrize("name", PIXEL_FORMATS)
+def test_a_row_has_as_many_bytes_as_its_pixels_fill(name):
+    bits = MONO.get(name, 24)
+    stored = 12 if name.endswith("Packed") else bits if name.endswith("p") else 8 * -(-bits // 8)
+    assert row_bytes(name, 20) == LineRing(20, name, tile=4).row_bytes == 20 * stored // 8
+
+
+def test_a_row_that_cannot_be_has_no_size():
+    for name, width in (("Mono10p", 6), ("Mono12p", 5), ("Mono12Packed", 5), ("Mono8", -1), ("Mono17", 8)):
+        with pytest.raises(LinescanError):
+            row_bytes(name, width)
 
 
 def test_a_word_above_the_range_is_the_brightest_pixel():
@@ -439,7 +460,7 @@ def test_cut_writes_into_the_given_array():
 def test_a_reader_waits_without_the_gil():
     ring = LineRing(8, tile=4)
     found = []
-    reader = threading.Thread(target=lambda: found.append(ring.pop(timeout=60)))
+    reader = threading.Thread(target=lambda: found.append(ring.pop(timeout=60)), daemon=True)
     reader.start()
     ring.push(random_lines(4, 8))  # could not run if the reader slept with the GIL
     reader.join(timeout=30)
@@ -460,7 +481,7 @@ def test_two_producers_at_once_are_refused_and_nothing_is_torn():
             except LinescanError as error:
                 refused.append(str(error))
 
-    threads = [threading.Thread(target=produce) for _ in range(2)]
+    threads = [threading.Thread(target=produce, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -483,7 +504,7 @@ def test_the_ledger_balances_with_producer_and_reader_in_parallel():
             elif ring.finished:
                 return
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     for start in range(0, len(image), 7):
         ring.push(image[start : start + 7])
@@ -541,6 +562,13 @@ def test_a_host_of_another_version_is_refused():
     name = b"prn_fast.ring_reference"
     with pytest.raises(LinescanError, match="build the host again"):
         LineRing.from_capsule(make_capsule(ctypes.addressof(reference), name))
+
+
+def test_a_host_without_a_ring_is_refused():
+    table = (ctypes.c_uint32 * 64)(256, ABI_VERSION)
+    for lent in (RingReference(None, None), RingReference(None, ctypes.addressof(table))):
+        with pytest.raises(LinescanError, match="does not hold a line ring"):
+            LineRing.from_capsule(make_capsule(ctypes.addressof(lent), b"prn_fast.ring_reference"))
 
 
 def test_another_capsule_is_refused():

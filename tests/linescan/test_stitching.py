@@ -32,7 +32,7 @@ class Web:
             lines = slice(top, top + SIDE)
             if number not in left_out:
                 done += self._stitcher.add(
-                    self.maps[number * per_strip : (number + 1) * per_strip],
+                    self._stitcher.along_the_line(self.maps[number * per_strip : (number + 1) * per_strip]),
                     self.pixels[lines],
                     self.missing[lines],
                     top,

@@ -1,12 +1,15 @@
 """A web whose defects a simple engine can find, and the comparison of what was found with what was planted."""
 
+import time
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.engine.base import Engine
 from prn_fast.linescan.defects import Defect
-from prn_fast.linescan.inspector import Inspector, Settings
+from prn_fast.linescan.inspector import InspectionSettings, Inspector
+from prn_fast.linescan.snapshot import Snapshot
 from prn_fast.linescan.sources.base import Block, Event, Source
 from prn_fast.linescan.sources.synthetic import Planted, weave
 
@@ -42,7 +45,7 @@ class DarknessEngine(Engine):
 def make_inspector(source: Source, engine: Engine | None = None, **settings: object) -> Inspector:
     """An inspector for a source, with the engine above."""
     values = {"overlap": 16, "threshold": THRESHOLD, "min_area": 6} | settings
-    return Inspector(engine or DarknessEngine(), source.width, source.pixel_format, Settings(**values))
+    return Inspector(engine or DarknessEngine(), source.width, source.pixel_format, InspectionSettings(**values))
 
 
 def planted_strip(width: int, lines: int, seed: int = 0, defects: int = 10) -> tuple[NDArray[np.uint8], list[Planted]]:
@@ -132,3 +135,22 @@ def blocks(web: NDArray[np.uint8], sizes: list[int], first_line: int = 0) -> lis
         cut.append(Block(rows, first_line + line, 0))
         line += len(rows)
     return cut
+
+
+class SlowEngine(DarknessEngine):
+    """Takes a number of seconds for each run."""
+
+    def __init__(self, seconds: float, side: int = SIDE) -> None:
+        super().__init__(side)
+        self.seconds = seconds
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Engine.run`."""
+        time.sleep(self.seconds)
+        return super().run(images)
+
+
+def assert_balanced(snapshot: Snapshot) -> None:
+    """Every line is inspected, missing or dropped."""
+    assert snapshot.waiting == 0
+    assert snapshot.lines == snapshot.inspected + sum(snapshot.missing.values()) + sum(snapshot.dropped.values())

@@ -7,16 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from prn_fast.kernels import FUSED, LEAN, Ops, multi_scale_fusion
+from prn_fast.kernels import FUSED, OPTIMIZED, Ops, multi_scale_fusion
 from prn_fast.kernels.anomaly_score import fused as score
+from prn_fast.kernels.convolution_relu import fused as convolution
+from prn_fast.kernels.logit_head import fused as logit_head
 from prn_fast.kernels.multi_scale_fusion import fused as fusion
 from prn_fast.kernels.multi_size_attention import fused as attention
 from prn_fast.kernels.prototype_residual import fused as residual
 from prn_fast.kernels.tile_normalize import fused as normalize
 from prn_fast.model.config import PRNConfig
-from prn_fast.model.engine_graph import EngineGraph, fold_attention, fold_batch_norm
+from prn_fast.model.engine_graph import EngineGraph, fold_attention, fold_batch_norm, two_stages
 from prn_fast.model.prn import PRN
-from tests.small_package import small_config, small_model, textured_images
+from prn_fast.model.screen import Screen, screen_score
+from tests.small_package import small_config, small_model, small_screen, textured_images
 
 # Mean difference of maps and largest of scores, in 0..1. Rounding grows through a network with random weights.
 TOLERANCES = {
@@ -66,7 +69,7 @@ def test_folding_attention_twice_is_folding_it_once(model):
     ("config", "ops"),
     [
         pytest.param(small_config(), FUSED, id="elementwise-fused"),
-        pytest.param(small_config(projection="pointwise"), LEAN, id="pointwise-lean"),
+        pytest.param(small_config(projection="pointwise"), OPTIMIZED, id="pointwise-optimized"),
         pytest.param(small_config(residual="absolute"), FUSED, id="absolute-fused"),
         pytest.param(PRNConfig(image_size=64, prototypes=(3, 2, 4), attention_layers=1), FUSED, id="resnet18-fused"),
     ],
@@ -91,13 +94,17 @@ def test_every_precision_stays_within_its_tolerance(model, images, expected, dty
 # What FUSED runs on a GPU.
 KERNELS = Ops(
     prototype_residual=residual.prototype_residual,
-    multi_scale_fusion=partial(multi_scale_fusion.multi_scale_fusion, raise_to=fusion.project_upsample_add),
+    multi_scale_fusion=partial(multi_scale_fusion.with_raise_to, raise_to=fusion.project_upsample_add),
     multi_size_attention=attention.multi_size_attention,
     normalize_images=normalize.normalize_images,
     anomaly_score=score.anomaly_score,
+    convolution_relu=convolution.convolution_relu,
+    logit_head=logit_head.logit_head,
+    learned_score=score.learned_score,
 )
 
 
+@pytest.mark.long
 def test_the_whole_network_with_its_kernels_in_the_interpreter(model, images, expected):
     scores, maps = EngineGraph(model, KERNELS, torch.float16, torch.channels_last)(images[:1])
     mean_map, most_score = TOLERANCES[torch.float16]
@@ -125,8 +132,55 @@ def test_fused_graph_survives_export_with_its_operations_whole(model, images):
         torch.testing.assert_close(program.module()(part), graph(part), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_fused_graph_survives_compile_in_one_piece(model, images):
     graph = fused_graph(model, torch.float32)
     compiled = torch.compile(graph, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(images), graph(images), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def screen(model: PRN) -> Screen:
+    return small_screen(model)
+
+
+@pytest.mark.parametrize("ops", [OPTIMIZED, FUSED], ids=["optimized", "fused"])
+def test_two_stages_in_a_row_are_the_graph_bit_for_bit(model, screen, images, ops):
+    graph = EngineGraph(model, ops, memory_format=torch.channels_last)
+    first, second = two_stages(graph, screen)
+    with torch.no_grad():
+        torch.testing.assert_close(second(*first(images)[2:]), graph(images), rtol=0, atol=0)
+
+
+def test_the_second_stage_takes_any_images_of_the_first_in_any_order(model, screen):
+    images = torch.from_numpy(textured_images(5, 1, 8))
+    graph = EngineGraph(model).double()
+    first, second = two_stages(graph, screen)
+    chosen = torch.tensor([4, 0, 3])
+    with torch.no_grad():
+        scores, maps = second(*(tensor[chosen] for tensor in first(images)[2:]))
+        expected_scores, expected_maps = graph(images)
+    torch.testing.assert_close(scores, expected_scores[chosen], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(maps, expected_maps[chosen], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+def test_the_first_stage_screens_as_the_screen_does(model, screen, images, dtype, tolerance):
+    first, _ = two_stages(EngineGraph(model, FUSED, dtype, torch.channels_last), screen)
+    with torch.no_grad():
+        features = model.backbone.scales(model.normalize(images))
+        expected_scores, expected_maps = screen_score(screen(features, model.residuals(features)))
+        scores, maps, *scales = first(images)
+    assert maps.shape == (2, 8, 8)
+    assert {tensor.dtype for tensor in scales} == {dtype}
+    torch.testing.assert_close(scores.float(), expected_scores, rtol=0, atol=tolerance)
+    torch.testing.assert_close(maps.float(), expected_maps, rtol=0, atol=tolerance)
+
+
+def test_building_the_stages_leaves_the_screen_alone(model, screen):
+    before = {name: value.clone() for name, value in screen.state_dict().items()}
+    first, _ = two_stages(EngineGraph(model, FUSED, torch.float16), screen)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in first.modules())
+    for name, value in screen.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prn_fast.errors import ConfigError
-from prn_fast.kernels import FUSED, LEAN, PUBLISHED
+from prn_fast.kernels import FUSED, OPTIMIZED, REFERENCE
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
 from tests.small_package import small_config, small_model, textured_images
@@ -18,13 +18,13 @@ from tests.small_package import small_config, small_model, textured_images
         small_config(channels=3, image_size=192),
         small_config(attention_layers=2, patch_divisors=(1, 4)),
         small_config(projection="pointwise"),
-        PRNConfig(image_size=64, prototypes=(2, 1, 4), attention_layers=1),
+        pytest.param(PRNConfig(image_size=64, prototypes=(2, 1, 4), attention_layers=1), marks=pytest.mark.long),
     ],
     ids=["lite0", "colour-192", "two-layers-two-sizes", "pointwise", "resnet18"],
 )
-def test_published_and_lean_formulations_agree(config):
+def test_published_and_optimized_formulations_agree(config):
     model = small_model(config).double()
-    published = PRN(config, PUBLISHED).double().eval()
+    published = PRN(config, REFERENCE).double().eval()
     published.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, config.image_size, config.image_size, dtype=torch.float64)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_a_normal_image_equal_to_a_prototype_has_no_residual():
     with torch.no_grad():
         features = model.backbone(model.normalize(images))[:3]
     for maps, prototypes in zip(features, model.prototypes(), strict=True):
-        assert float(LEAN.prototype_residual(maps, prototypes).max()) == 0.0
+        assert float(OPTIMIZED.prototype_residual(maps, prototypes).max()) == 0.0
 
 
 def test_absolute_residuals_are_the_differences_themselves(monkeypatch):
@@ -67,7 +67,7 @@ def test_absolute_residuals_are_the_differences_themselves(monkeypatch):
     monkeypatch.setattr(model.fusion1, "forward", lambda *maps: seen.append(maps) or fuse(*maps))
     with torch.no_grad():
         model.logits(images)
-    for feature, prototypes, found in zip(seen[0], model.prototypes(), seen[1], strict=True):
+    for (feature, found), prototypes in zip(seen[0], model.prototypes(), strict=True):
         nearest = torch.cdist(feature.flatten(1), prototypes.flatten(1)).argmin(1)
         torch.testing.assert_close(found, (feature - prototypes[nearest]).abs())
 
@@ -83,20 +83,20 @@ def test_training_reaches_everything_but_the_backbone(changes):
         torch.testing.assert_close(new, old, rtol=0, atol=0)
 
 
-def test_the_fused_formulation_trains_no_less_exactly_than_the_lean_one():
+def test_the_fused_formulation_trains_no_less_exactly_than_the_optimized_one():
     config = small_config()
-    lean = small_model(config).train()
+    optimized = small_model(config).train()
     images = torch.randn(3, 3, config.image_size, config.image_size)
 
     def gradients(ops, half):
         model = PRN(config, ops).train()
-        model.load_state_dict(lean.state_dict())
+        model.load_state_dict(optimized.state_dict())
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = model.logits(images).float().square().mean()
         loss.backward()
         return {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
 
-    expected, half = gradients(PUBLISHED, half=False), gradients(LEAN, half=True)
+    expected, half = gradients(REFERENCE, half=False), gradients(OPTIMIZED, half=True)
     fused, half_fused = gradients(FUSED, half=False), gradients(FUSED, half=True)
     compared = 0
     for name, exact in expected.items():

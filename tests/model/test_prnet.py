@@ -1,4 +1,4 @@
-"""Against a second writing of PRN.md in plain functions over PRNet's own keys: every key and shape of a checkpoint."""
+"""Against a second implementation in plain functions over PRNet's own keys: every key and shape of a checkpoint."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def random_prototypes(count: int = 3, dtype: torch.dtype = torch.float64) -> dic
 
 
 class Peer:
-    """PRN.md, steps 1 to 7, over a PRNet checkpoint."""
+    """The published network, over a PRNet checkpoint."""
 
     def __init__(self, state, prototypes):
         self.s, self.prototypes = state, prototypes
@@ -139,6 +139,7 @@ class Peer:
         return self.conv(x, "conv_out", padding=1)
 
 
+@pytest.mark.long
 def test_logits_are_the_peers_in_float64():
     state, prototypes = random_checkpoint(), random_prototypes()
     images = torch.randn(1, 3, 256, 256, dtype=torch.float64)

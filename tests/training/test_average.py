@@ -44,3 +44,12 @@ def test_what_does_not_change_stays_exactly():
         average.update_parameters(model)
     for name, value in average.module.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
+
+
+def test_updates_are_counted_on_the_host_whatever_the_device():
+    with torch.device("meta"):
+        average = make_average(network(), 0.5)
+        average.update_parameters(network())
+        average.update_parameters(network())
+    assert average.n_averaged.device.type == "cpu"
+    assert average.n_averaged == 2

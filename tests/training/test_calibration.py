@@ -6,14 +6,17 @@ from prn_fast.engine import Detections
 from prn_fast.errors import ConfigError
 from prn_fast.package import ValidationSet
 from prn_fast.training.calibration import (
+    Scored,
     best_threshold,
     calibrate,
+    calibration_entry,
     defect_probability,
     expected_false_alarm_rate,
     fit_probability,
     normal_tail,
     threshold_for,
 )
+from prn_fast.training.conformal import conformal_threshold
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
@@ -47,11 +50,21 @@ def test_calibration_holds_thresholds_and_quantiles_of_the_normals():
     masks[5:, 0] = True
     maps = np.where(masks, 0.8, 0.1).astype(np.float32)
     validation = ValidationSet(np.zeros((10, 4, 4, 1), np.uint8), labels, masks)
-    result = calibrate(Detections(scores, maps), validation, false_alarm_rate=0.05)
+    result = calibrate(Detections.of(scores, maps), validation, false_alarm_rate=0.05)
     assert scores[4] < result["f1_threshold"] < scores[5]
+    # Five normals promise no rate below a sixth: the threshold is extrapolated, and lies above all of them.
     assert result["threshold"] == threshold_for(result, 0.05) > scores[4]
     assert result["false_alarm_rate"] == 0.05
+    assert result["promised_rate"] is None
     assert result["normals"] == 5
+    assert result["source"] == "training"
+    assert [row["supported"] for row in result["detection"]] == [False] * 4
+    assert [row["detected"] for row in result["detection"]][-1] > 0
+    usual = calibrate(Detections.of(scores, maps), validation)
+    assert usual["false_alarm_rate"] == 0.25
+    assert usual["promised_rate"] == 1 / 6
+    assert usual["threshold"] == np.nextafter(scores[4], np.float32(1))
+    assert result["lowest_rate"] == 1 / 6
     assert abs(result["pixel_threshold"] - 0.45) < 1e-6
     assert result["normal_score_quantiles"]["0.5"] == scores[2]
 
@@ -99,3 +112,34 @@ def test_probabilities_are_those_that_made_the_labels():
     np.testing.assert_allclose(rare, 0.01, atol=0.002)
     with pytest.raises(ConfigError, match="share of defective"):
         defect_probability(np.array([0.5]), calibration, defect_share=0.0)
+
+
+def entry_of(scores: np.ndarray, rate: float | None = None, defects: np.ndarray | None = None) -> dict:
+    images = np.zeros((len(scores), 4, 4, 1), np.uint8)
+    found = np.empty(0, np.float32) if defects is None else defects
+    return calibration_entry(Scored(images, scores), found, rate, source="here", defects="real")
+
+
+def test_thresholds_of_an_entry_are_the_conformal_ones_for_all_rates_that_its_normals_support():
+    scores = np.random.default_rng(4).random(200).astype(np.float32)
+    entry = entry_of(scores)
+    assert entry["false_alarm_rate"] == 0.02
+    assert entry["promised_rate"] == 4 / 201
+    for rate in (0.005, 0.01, 0.02, 0.05, 0.25):
+        assert threshold_for(entry, rate) == conformal_threshold(scores, rate)
+    assert threshold_for(entry, 0.001) > scores.max()
+    for rate in (0.01, 0.05, 0.2):
+        found = expected_false_alarm_rate(entry, threshold_for(entry, rate))
+        assert rate - 1 / 201 < found <= rate
+
+
+def test_detection_is_told_at_several_rates():
+    normals = np.linspace(0.0, 0.5, 99).astype(np.float32)
+    defects = np.linspace(0.4, 0.9, 51).astype(np.float32)
+    rows = {row["false_alarm_rate"]: row for row in entry_of(normals, 0.01, defects)["detection"]}
+    assert list(rows) == [0.001, 0.01, 0.02, 0.05]
+    assert [row["supported"] for row in rows.values()] == [False, True, True, True]
+    for rate, row in rows.items():
+        assert row["detected"] == (defects >= threshold_for(entry_of(normals), rate)).sum()
+        assert row["low"] < row["detected"] / row["defects"] < row["high"]
+    assert entry_of(normals)["detection"] == []

@@ -17,7 +17,8 @@ from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.engine.base import Engine
 from prn_fast.errors import ConfigError, DataError, EngineError
 from prn_fast.kernels.anomaly_score.reference import anomaly_score
-from prn_fast.training.evaluation import evaluate, leave_out_seen, predict
+from prn_fast.training.calibration import Scored, calibration_entry
+from prn_fast.training.evaluation import evaluate, predict
 from prn_fast.training.metrics import image_metrics, pixel_metrics
 
 SIDE = 64
@@ -51,7 +52,8 @@ def samples(surfaces: Path) -> tuple[Sample, ...]:
 
 def test_figures_are_those_of_scores_and_maps(samples: tuple[Sample, ...]) -> None:
     result = evaluate(ContrastEngine(), samples, threshold=THRESHOLD, pixel_threshold=PIXEL_THRESHOLD)
-    scores = np.array([image.score for image in result.images])
+    scores = np.array([image.raw_score for image in result.images])
+    assert [image.defect for image in result.images] == [image.score >= 0.5 for image in result.images]
     labels = np.array([sample.label for sample in samples])
     assert result.image == image_metrics(scores, labels)
     assert result.pixel == pixel_metrics(result.maps, result.masks)
@@ -78,11 +80,11 @@ def test_each_kind_is_set_against_all_good_images(samples: tuple[Sample, ...]) -
 
 def test_confusion_at_a_threshold_that_divides_both_classes(samples: tuple[Sample, ...]) -> None:
     first = evaluate(ContrastEngine(), samples, threshold=0.5, pixel_threshold=PIXEL_THRESHOLD)
-    good = sorted(image.score for image in first.images if not image.label)
+    good = sorted(image.raw_score for image in first.images if not image.label)
     # Exactly the score of an image: "at or above" includes it.
     result = evaluate(ContrastEngine(), samples, threshold=good[-2], pixel_threshold=PIXEL_THRESHOLD)
-    assert [alarm.score for alarm in result.false_alarms] == [good[-1], good[-2]]
-    detected = sum(image.score >= good[-2] for image in result.images if image.label)
+    assert [alarm.raw_score for alarm in result.false_alarms] == [good[-1], good[-2]]
+    detected = sum(image.raw_score >= good[-2] for image in result.images if image.label)
     counts = result.confusion
     assert counts.to_dict() == {
         "detected": detected,
@@ -91,6 +93,23 @@ def test_confusion_at_a_threshold_that_divides_both_classes(samples: tuple[Sampl
         "false_alarms": 2,
     }
     assert sum(image.correct for image in result.images) == counts.detected + counts.passed
+
+
+def test_counts_at_several_rates_are_those_of_their_thresholds(samples: tuple[Sample, ...]) -> None:
+    result = evaluate(ContrastEngine(), samples, threshold=THRESHOLD, pixel_threshold=PIXEL_THRESHOLD)
+    good = np.array([image.raw_score for image in result.images if not image.label], np.float32)
+    normals = Scored(np.zeros((len(good), 1, 1, 1), np.uint8), good)
+    calibration = calibration_entry(normals, np.empty(0, np.float32), None, source="here", defects="real")
+    rated = result.at_rates(calibration, (0.01, 0.2))
+    assert [one.supported for one in rated.rates] == [False, True]
+    for one in rated.rates:
+        again = evaluate(ContrastEngine(), samples, threshold=one.threshold, pixel_threshold=PIXEL_THRESHOLD).confusion
+        assert (one.detected, one.false_alarms) == (again.detected, again.false_alarms)
+        assert (one.defects, one.good) == (9, 6)
+    assert rated.rates[0].false_alarms == 0
+    # A rate of images is one of a quarter as many for each of four tiles.
+    assert result.at_rates(calibration, (0.8,), pieces=4.0).rates[0].threshold == rated.rates[1].threshold
+    assert rated.to_dict()["rates"][1]["false_alarm_rate"] == 0.2
 
 
 @pytest.mark.parametrize("batch", [1, 4, 15, 64])
@@ -116,14 +135,6 @@ def test_dict_is_json_with_paths_below_the_root(samples: tuple[Sample, ...], sur
     assert values["confusion"]["false_alarms"] == len(values["false_alarms"]) == 6
     assert all((surfaces / image["path"]).is_file() for image in values["images"])
     assert all(path.startswith("test/good/") for path in values["false_alarms"])
-
-
-def test_seen_samples_are_left_out_by_their_path(samples: tuple[Sample, ...], surfaces: Path) -> None:
-    defects = [sample for sample in samples if sample.label]
-    names = [sample.path.relative_to(surfaces).as_posix() for sample in defects[:2]]
-    rest, left_out = leave_out_seen(samples, surfaces, [*names, "test/crack/not_here.png"])
-    assert list(left_out) == defects[:2]
-    assert [*rest] == [sample for sample in samples if sample not in defects[:2]]
 
 
 def test_prediction_equals_evaluation(samples: tuple[Sample, ...]) -> None:
@@ -153,8 +164,8 @@ def test_tiles_are_scored_on_the_stitched_map(samples: tuple[Sample, ...]) -> No
         stitched = total / weights
         np.testing.assert_allclose(prediction.map, stitched, atol=1e-5)
         score = np.sort(stitched.ravel())[-100:].mean()
-        assert prediction.score == pytest.approx(score, abs=1e-5)
-        assert result.images[index].score == pytest.approx(score, abs=1e-5)
+        assert prediction.raw_score == pytest.approx(score, abs=1e-5)
+        assert result.images[index].raw_score == pytest.approx(score, abs=1e-5)
         np.testing.assert_allclose(result.maps[index].mean(), stitched.mean(), rtol=1e-3)
         assert result.masks[index].any() == bool(sample.label)
 

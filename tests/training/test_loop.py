@@ -1,31 +1,39 @@
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from prn_fast.data.images import write_image
 from prn_fast.data.layouts.mvtec import load as load_mvtec
+from prn_fast.data.samples import draw_seen, load_samples
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError, PackageError
+from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.package import Package
 from prn_fast.training import loop
-from prn_fast.training.loop import FromBytes, is_kept, train
+from prn_fast.training.checkpoint import STATE
+from prn_fast.training.image_score import fit_score
+from prn_fast.training.loop import FromBytes, is_kept, prepare_run, train
 from prn_fast.training.recipe import QUICK
-from prn_fast.training.settings import Settings
+from prn_fast.training.settings import TrainingSettings
 from tests.small_package import SIDE, small_config, small_model
 
-RECIPE = dataclasses.replace(QUICK, epochs=4, batch=8, ema=0.9)
+RECIPE = dataclasses.replace(QUICK, epochs=4, batch=8, ema=0.9, screen=False)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("surfaces") / "set"
-    return write_synthetic_surfaces(root, side=SIDE, train=24, good=4, defects=8, materials=("woven_fabric",))
+    return write_synthetic_surfaces(root, side=SIDE, train=30, good=4, defects=8, materials=("woven_fabric",))
 
 
-def settings(data, output, **changes) -> Settings:
+def settings(data, output, **changes) -> TrainingSettings:
     values = {"data": data, "output": output, "image_size": SIDE, "seen": 3, "seed": 5, "recipe": RECIPE}
-    return Settings(**(values | changes))
+    return TrainingSettings(**(values | changes))
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +46,13 @@ def test_a_run_leaves_a_package_and_nothing_else(trained):
     assert [path.name for path in package.path.parent.iterdir()] == ["fabric.prn"]
     training = package.manifest["training"]
     assert training["epochs"] == 4
-    assert training["steps"] == 4 * (2 * 22 // 8)
+    # Each normal image plain, and with one anomaly.
+    assert training["steps"] == 4 * (2 * 20 // 8)
     assert 0.0 <= training["validation"]["image_auroc"] <= 1.0
-    assert 0.0 < package.manifest["calibration"]["threshold"] < 1.0
+    calibration = package.manifest["calibration"]
+    assert 0.0 < calibration["threshold"] < 1.0
+    assert calibration["normals"] == 10
+    assert calibration["lowest_rate"] == 1 / 11
 
 
 def test_seen_anomalies_are_listed_and_nothing_of_the_test_set_is_stored(trained, data):
@@ -48,11 +60,26 @@ def test_seen_anomalies_are_listed_and_nothing_of_the_test_set_is_stored(trained
     seen = trained.manifest["training"]["seen"]
     assert len(seen) == 3
     assert all((data / name).is_file() and name.startswith("test/") for name in seen)
-    from prn_fast.data.samples import load_samples
-
     test_images, _ = load_samples(inspection.test, SIDE, trained.config.image_channels)
     stored = [*trained.calibration_images(), *trained.validation().images]
     assert not any(np.array_equal(image, other) for image in test_images for other in stored)
+
+
+@pytest.mark.parametrize("markup", [True, False], ids=["as a library", "as a command"])
+def test_a_grey_image_among_others_in_colour_is_trained_on_in_colour(tmp_path, markup):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        depth = (3,) if number else ()
+        path = tmp_path / "set" / "train" / "good" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, rng.integers(0, 255, (SIDE, SIDE, *depth), np.uint8))
+    console = Console(file=io.StringIO(), width=1000, markup=markup)
+    run, _ = prepare_run(settings(tmp_path / "set", tmp_path / "one.prn", seen=0), console)
+    assert run.model.config.image_channels == 3
+    printed = console.file.getvalue()
+    assert "RGB" in printed
+    assert "note: 1 of 4 images store grey values, such as " in printed
+    assert "note: likeness cannot decide which images show the same part" in printed
 
 
 def test_the_backbone_is_as_published_and_the_rest_is_trained(trained):
@@ -69,10 +96,11 @@ def test_the_backbone_is_as_published_and_the_rest_is_trained(trained):
     assert model.config.prototypes == (2, 2, 2)
 
 
-@pytest.mark.parametrize("seconds_between_checkpoints", [0.0, 1e6], ids=["in mid-epoch", "at an epoch's end"])
-def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(
-    trained, data, tmp_path, monkeypatch, seconds_between_checkpoints
-):
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "is_due", [lambda run: True, lambda run: run.batches == 0], ids=["in mid-epoch", "at an epoch's end"]
+)
+def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(trained, data, tmp_path, monkeypatch, is_due):
     output = tmp_path / "fabric.prn"
     train_epoch = loop.Run.train_epoch
 
@@ -85,7 +113,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(
 
         train_epoch(self, report_until)
 
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", seconds_between_checkpoints)
+    monkeypatch.setattr(loop.Run, "is_checkpoint_due", is_due)
     monkeypatch.setattr(loop.Run, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         train(settings(data, output))
@@ -98,6 +126,72 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(
         assert torch.equal(value, expected[name]), name
 
 
+def test_checkpoints_are_written_by_time_not_by_epoch_and_no_step_waits_for_a_value(data, tmp_path, monkeypatch):
+    class Waits(TorchDispatchMode):
+        """Counts values that are read back: on a GPU each waits for all that is queued. Counters lie on the host."""
+
+        count = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            if function.overloadpacket is torch.ops.aten._local_scalar_dense:
+                self.count += arguments[0].dtype not in (torch.int64, torch.bool)
+            return function(*arguments, **(options or {}))
+
+    waits, saved = Waits(), []
+    save, train_step, tick = loop.Run.save, loop.Run.train_step, loop.Clock.tick
+
+    def under_watch(function):
+        def watched(self, *arguments):
+            with waits:
+                return function(self, *arguments)
+
+        return watched
+
+    def step_without_optimizer(self, images, masks, rate):
+        # Adam counts its steps on the host; a GPU is not asked.
+        monkeypatch.setattr(self.optimizer, "step", lambda: None, raising=False)
+        return under_watch(train_step)(self, images, masks, rate)
+
+    monkeypatch.setattr(loop.Run, "save", lambda self: (saved.append(self.epoch), save(self)))
+    monkeypatch.setattr(loop.Run, "train_step", step_without_optimizer)
+    monkeypatch.setattr(loop.Clock, "tick", under_watch(tick))
+    train(settings(data, tmp_path / "fabric.prn"))
+    assert saved == [RECIPE.epochs]
+    assert waits.count == 0
+
+
+def test_workers_are_used_by_default_where_a_gpu_computes(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
+    assert loop.loader_workers(None, torch.device("cpu")) == 0
+    assert loop.loader_workers(None, torch.device("cuda")) == 8
+    assert loop.loader_workers(2, torch.device("cuda")) == 2
+
+
+def test_a_gpu_trains_with_triton_kernels_unless_told_otherwise(data, tmp_path, monkeypatch):
+    built = []
+
+    class Stop(Exception):
+        pass
+
+    def network(config, ops):
+        built.append(ops)
+        raise Stop
+
+    monkeypatch.setattr(loop, "PRN", network)
+    for optimized in (False, True):
+        monkeypatch.setattr(loop, "launch", lambda precision: FabricOnGPU())
+        with pytest.raises(Stop):
+            loop.prepare_run(settings(data, tmp_path / "fabric.prn", optimized=optimized))
+    assert built == [FUSED, OPTIMIZED]
+
+
+class FabricOnGPU:
+    """What preparing a run asks of Fabric before the network is built."""
+
+    is_global_zero, world_size, device = True, 1, torch.device("cuda")
+
+
+@pytest.mark.long
 def test_the_same_settings_give_the_same_weights(trained, data, tmp_path):
     expected = trained.model().state_dict()
     for name, value in train(settings(data, tmp_path / "again.prn")).model().state_dict().items():
@@ -113,6 +207,9 @@ def test_resuming_with_other_settings_is_refused(data, tmp_path, monkeypatch):
         train(settings(data, output, recipe=dataclasses.replace(RECIPE, epochs=1)))
     with pytest.raises(ConfigError, match="seed=5, now it is 6"):
         train(settings(data, output, seed=6, resume=True, recipe=dataclasses.replace(RECIPE, epochs=1)))
+    torch.save({"model": {}}, output.with_name("fabric.prn.training") / STATE)
+    with pytest.raises(ConfigError, match=f"{STATE}: is no state of this run"):
+        train(settings(data, output, resume=True, recipe=dataclasses.replace(RECIPE, epochs=1)))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +262,9 @@ def test_minutes_bound_a_run(data, tmp_path):
     assert package.manifest["training"]["epochs"] < 100
 
 
+@pytest.mark.long
 def test_a_slow_validation_is_done_on_fewer_images(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "LEAST_VALIDATION_NORMALS", 1)
+    monkeypatch.setattr(loop, "MIN_VALIDATION_NORMALS", 1)
     monkeypatch.setattr(loop.Run, "estimate_validation", lambda self: 100.0)
     package = train(settings(data, tmp_path / "slow.prn", minutes=0.1, recipe=dataclasses.replace(RECIPE, epochs=500)))
     assert package.manifest["calibration"]["normals"] == 1
@@ -182,3 +280,69 @@ def test_impossible_minutes_are_refused(data, tmp_path, minutes):
 def test_a_target_that_is_no_package_is_refused_before_training(data, tmp_path):
     with pytest.raises(PackageError, match=r"ends in \.prn"):
         train(settings(data, tmp_path / "a.zip"))
+
+
+@pytest.mark.long
+def test_a_network_learns_its_image_score_where_asked_for(data, tmp_path):
+    trained = train(settings(data, tmp_path / "learned.prn", score="learned", memory=1000, lost=0))
+    config, score = trained.config, trained.model().score
+    assert (config.score, config.memory) == ("learned", 1000)
+    assert score.memory.patches.shape == (1000, 152)
+    assert score.memory.patches.square().sum(1).min() > 0
+    weights = torch.cat([score.map_weights, score.memory_weights])
+    assert (weights != 0).all()
+    validation, calibration = trained.validation(), trained.manifest["calibration"]
+    model, inspection = trained.model(OPTIMIZED), load_mvtec(data)
+    seen = load_samples(draw_seen(inspection.test, 3, 5)[0], config.image_size, config.image_channels)[0]
+
+    @torch.no_grad()
+    def statistics(images):
+        features = model.features(model.normalize(torch.from_numpy(images)))
+        residuals = model.residuals(features[:3])
+        return model.score.statistics(model.logits_of_features(features), features[:3], residuals).numpy()
+
+    fitted = fit_score(statistics(validation.images), validation.labels, statistics(seen), len(score.map_weights), 5)
+    torch.testing.assert_close(torch.from_numpy(fitted.weights[:-1]), weights, rtol=1e-3, atol=1e-3)
+    # A threshold is set by scores of images that the weights were fitted without, so that it holds for others.
+    normals = fitted.held_out[validation.labels == 0]
+    assert calibration["highest_scores"][0] == pytest.approx(normals.max(), abs=1e-3)
+    with torch.no_grad():
+        scores, maps = model.detect(torch.from_numpy(validation.images))
+    assert scores[validation.labels == 0].max() < normals.max() - 2e-3
+    assert not torch.allclose(scores, maps.flatten(1).topk(100).values.mean(1), atol=1e-2)
+
+
+@pytest.mark.long
+def test_a_learned_score_reads_the_screen_that_is_trained_behind_the_network(data, tmp_path):
+    recipe = dataclasses.replace(RECIPE, screen=True, screen_steps=10)
+    trained = train(settings(data, tmp_path / "screen.prn", score="learned", recipe=recipe, lost=0))
+    model = trained.model(OPTIMIZED)
+    assert trained.config.screen_width == model.score.screen.width > 0
+    assert (model.score.screen_weights != 0).all()
+    # It is the one that images leave by.
+    leaving = trained.screen().state_dict()
+    assert all(torch.equal(value, leaving[name]) for name, value in model.score.screen.state_dict().items())
+    validation, calibration = trained.validation(), trained.manifest["calibration"]
+    with torch.no_grad():
+        scores, _ = model.detect(torch.from_numpy(validation.images))
+    median = float(scores[validation.labels == 0].median())
+    assert median == pytest.approx(calibration["normal_score_quantiles"]["0.5"], abs=0.02)
+    # The screen weighs nothing where no time is left for it.
+    hurried = train(
+        settings(data, tmp_path / "hurried.prn", score="learned", recipe=recipe, lost=0, minutes=0.02, resume=False)
+    )
+    assert not hurried.model().score.screen_weights.any()
+
+
+def test_with_few_seen_defects_a_score_is_learned_only_where_asked_for(data, tmp_path):
+    def score(**changes):
+        run, _ = prepare_run(settings(data, tmp_path / "other.prn", **changes), Console(quiet=True))
+        assert (run.model.score is None) == (run.model.config.score == "published")
+        return run.model.config.score
+
+    assert score() == score(tiles=True) == "published"
+    assert score(score="learned") == "learned"
+    with pytest.raises(ConfigError, match="--score learned is for whole images"):
+        settings(data, tmp_path / "other.prn", tiles=True, score="learned")
+    with pytest.raises(ConfigError, match="--memory must be 0 or more"):
+        settings(data, tmp_path / "other.prn", memory=-1)

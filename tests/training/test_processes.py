@@ -13,10 +13,11 @@ from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.package import Package
 from prn_fast.training.loop import train
 from prn_fast.training.recipe import Recipe
-from prn_fast.training.settings import Settings
+from prn_fast.training.settings import TrainingSettings
 from tests.small_package import SIDE
 
-RECIPE = Recipe(epochs=2, batch=8, learning_rate=2e-4, ema=0.5, hard_mining=0.5)
+pytestmark = pytest.mark.long
+RECIPE = Recipe(epochs=2, batch=8, learning_rate=2e-4, ema=0.5, hard_mining=0.5, screen=False)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def packages(tmp_path_factory):
     """The package of one process, that of two, and what the two printed."""
     folder = tmp_path_factory.mktemp("processes")
     data = write_synthetic_surfaces(folder / "set", side=SIDE, train=24, good=2, defects=4, materials=("woven_fabric",))
-    settings = Settings(data, folder / "one.prn", image_size=SIDE, seen=3, precision="32-true", recipe=RECIPE)
+    settings = TrainingSettings(data, folder / "one.prn", image_size=SIDE, seen=3, precision="32-true", recipe=RECIPE)
     one = train(settings)
     options = [f"--data={data}", f"--output={folder / 'two.prn'}", f"--image-size={SIDE}", "--seen=3", "--minutes=30"]
     for name, value in dataclasses.asdict(RECIPE).items():
@@ -32,10 +33,9 @@ def packages(tmp_path_factory):
             options.append(f"--{name.replace('_', '-')}={value}")
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "prn_fast.cli.train"]
     command = [sys.executable, *start, *options, "--precision=32-true", "--optimizer=adam", "--schedule=constant"]
+    command += ["--no-flips", "--no-screen"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--no-flips"], capture_output=True, text=True, timeout=300, env=environment, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return one, Package.open(folder / "two.prn"), done.stdout
 
@@ -72,6 +72,6 @@ def test_scores_and_figures_are_those_of_one_process(packages):
 
 def test_one_of_the_processes_prints(packages):
     printed = packages[2]
-    assert printed.count("22 normal images to train on") == 1
+    assert printed.count("16 normal images to train on") == 1
     assert printed.count("epoch 2,") == 1
     assert printed.count("next: prn-build-engine") == 1

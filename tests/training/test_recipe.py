@@ -47,6 +47,9 @@ def test_cosine_rises_then_falls_to_a_hundredth():
         {"ema": 1.0},
         {"ema": float("nan")},
         {"prototypes": 0.0},
+        {"learning_rate": float("inf")},
+        {"light": float("inf")},
+        {"weight_decay": 1e300},
     ],
     ids=str,
 )

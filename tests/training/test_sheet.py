@@ -1,6 +1,6 @@
 """What the pictures show: colours, outlines, the choice of images, and the sheet's layout."""
 
-import io
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from prn_fast.data.images import write_image
-from prn_fast.training.evaluation import Evaluation, KindMetrics, ScoredImage
+from prn_fast.training import sheet
+from prn_fast.training.evaluation import Evaluation, KindMetrics, RateCounts, ScoredImage
 from prn_fast.training.metrics import ImageMetrics, PixelMetrics
 from prn_fast.training.sheet import choose, heat, outcome, render_panels, render_sheet, write_sheet
 
@@ -16,7 +17,7 @@ SIDE = 64
 
 
 def scored(kind: str, score: float, threshold: float = 0.5) -> ScoredImage:
-    return ScoredImage(Path(f"{kind}_{score}.png"), int(kind != "good"), kind, score, score >= threshold)
+    return ScoredImage(Path(f"{kind}_{score}.png"), int(kind != "good"), kind, score, score >= threshold, score)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def evaluation(tmp_path: Path) -> Evaluation:
             write_image(path, rng.integers(60, 120, (50, 80, 1), np.uint8))
             mask = np.zeros((SIDE, SIDE), bool)
             mask[20:40, 20:40] = kind != "good"
-            images.append(ScoredImage(path, int(kind != "good"), kind, score, score >= 0.5))
+            images.append(ScoredImage(path, int(kind != "good"), kind, score, score >= 0.5, score))
             masks.append(mask)
             maps.append(np.where(mask, score, 0.05).astype(np.float32))
     return Evaluation(
@@ -98,14 +99,10 @@ def test_outline_lies_at_the_pixel_threshold() -> None:
     assert not changed[:13].any()
 
 
-def test_panels_as_png(evaluation: Evaluation) -> None:
+def test_panels_show_image_and_mask_at_the_wanted_size(evaluation: Evaluation) -> None:
     image = np.zeros((30, 40, 3), np.uint8)
     image[..., 0] = 200
     panels = render_panels(image, evaluation.maps[-1], 0.4, evaluation.masks[-1], side=100)
-    files = panels.to_png()
-    assert list(files) == ["image", "mask", "map", "contour"]
-    for name, content in files.items():
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), getattr(panels, name))
     assert panels.image[50, 50].tolist() == [200, 0, 0]
     assert panels.mask[:, :, 0].mean() / 255 == pytest.approx(evaluation.masks[-1].mean(), abs=0.01)
 
@@ -136,7 +133,18 @@ def test_sheet_holds_the_chosen_panels_and_marks_mistakes(evaluation: Evaluation
 def test_sheet_with_a_colour_image_and_a_long_name(evaluation: Evaluation, tmp_path: Path) -> None:
     path = tmp_path / f"{'very_long_name' * 8}.png"
     write_image(path, np.full((40, 40, 3), (10, 200, 30), np.uint8))
-    images = (*evaluation.images[:-1], ScoredImage(path, 1, "spot", 0.95, True))
+    images = (*evaluation.images[:-1], ScoredImage(path, 1, "spot", 0.95, True, 0.95))
     changed = Evaluation(**{**vars(evaluation), "images": images})
     sheet = render_sheet(changed, "title")
     assert (sheet == (10, 200, 30)).all(axis=2).sum() > 10_000
+
+
+def test_the_sheet_tells_detection_at_several_rates(evaluation: Evaluation) -> None:
+    rates = (RateCounts(0.01, 0.8, False, 1, 4, 0, 3), RateCounts(0.05, 0.6, True, 3, 4, 1, 3))
+    plain, rated = evaluation, dataclasses.replace(evaluation, rates=rates)
+    assert sheet._rates_line(rates) == (
+        "by false-alarm rate    1.0%*: 25% detected, 0.0% alarms    5.0%: 75% detected, 33.3% alarms    "
+        "(* extrapolated)"
+    )
+    # One line more above the pictures.
+    assert len(render_sheet(rated, "parts.prn")) - len(render_sheet(plain, "parts.prn")) == 21

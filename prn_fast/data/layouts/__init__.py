@@ -3,11 +3,13 @@
 A layout is a module with `load(root) -> InspectionSet` and `matches(root) -> bool`, which looks at folder names only.
 """
 
+import dataclasses
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from prn_fast.data.images import existing_folder
+from prn_fast.data.folders import PassedOver, existing_folder, list_folder, subfolders
+from prn_fast.data.pages import further_pages
 from prn_fast.data.samples import InspectionSet
 from prn_fast.errors import ConfigError, DataError
 
@@ -30,15 +32,14 @@ def load_inspection_set(root: Path | str, layout: str = AUTO) -> InspectionSet:
 
     Args:
         root: folder of the product (of one category, where a set has several).
-        layout: key of `LAYOUTS`, or "auto" to tell by the folder names.
+        layout: key of `LAYOUTS`, or "auto" to recognise it by the folder names.
     Raises:
         ConfigError: an unknown layout.
         DataError: a folder of no known layout, or whatever the layout's own reader finds wrong.
     """
-    if layout != AUTO:
-        return layout_module(layout).load(existing_folder(root))
     root = existing_folder(root)
-    return layout_module(detect_layout(root)).load(root)
+    inspection: InspectionSet = layout_module(detect_layout(root) if layout == AUTO else layout).load(root)
+    return dataclasses.replace(inspection, passed_over=_passed_over(inspection))
 
 
 def detect_layout(root: Path) -> str:
@@ -46,7 +47,7 @@ def detect_layout(root: Path) -> str:
     for name in LAYOUTS:
         if layout_module(name).matches(root):
             return name
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for folder in subfolders(root):
         if any(layout_module(name).matches(folder) for name in LAYOUTS):
             raise DataError(f"{root}: holds several products; give the folder of one, such as {folder}")
     # A plant's own folder is most often meant as the first of them, with a name misspelt.
@@ -55,6 +56,16 @@ def detect_layout(root: Path) -> str:
         f"{root}: has no folder train/good, nor another layout that is known here; put the normal training images "
         f"into train/good, or name a layout ({known})"
     )
+
+
+def _passed_over(inspection: InspectionSet) -> tuple[PassedOver, ...]:
+    """What lies in the set's folder and is neither an image of it nor a mask: also images that have no place in it."""
+    samples = (*inspection.train, *inspection.validation, *inspection.test, *inspection.anomalies)
+    images = [sample.path for sample in samples]
+    read = {*images, *(sample.mask for sample in samples), *inspection.companions}
+    listing = list_folder(inspection.root)
+    unused = [PassedOver(path, "unused image") for path in listing.images if path not in read]
+    return (*unused, *listing.passed_over, *further_pages(images))
 
 
 def layout_module(name: str) -> ModuleType:

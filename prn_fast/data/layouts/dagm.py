@@ -9,10 +9,11 @@ Inspection", competition at the DAGM symposium 2007.
 
 from pathlib import Path
 
-from prn_fast.data.images import is_image, list_images
+from prn_fast.data.folders import is_image, list_images
 from prn_fast.data.layouts.pairs import masked_sample
 from prn_fast.data.samples import GOOD, InspectionSet, Sample
 from prn_fast.errors import DataError
+from prn_fast.paths import composed
 
 _MASK_ENDING = "_label"
 _DEFECT = "defect"
@@ -40,11 +41,14 @@ def load(root: Path) -> InspectionSet:
 
 def _side(folder: Path) -> list[Sample]:
     labels = {
-        path.stem.removesuffix(_MASK_ENDING): path for path in sorted((folder / "Label").glob("*")) if is_image(path)
+        composed(path.stem).removesuffix(_MASK_ENDING): path
+        for path in sorted((folder / "Label").glob("*"))
+        if is_image(path)
     }
     samples = [
-        masked_sample(image, labels.pop(image.stem), _DEFECT) if image.stem in labels else Sample(image, 0, GOOD)
+        masked_sample(image, labels.pop(name), _DEFECT) if name in labels else Sample(image, 0, GOOD)
         for image in list_images(folder)
+        for name in [composed(image.stem)]
     ]
     for label in labels.values():
         raise DataError(f"{label}: no image for this label in {folder}; add the image or remove the label")

@@ -10,8 +10,9 @@ Surface-Defect Detection", Journal of Intelligent Manufacturing, 2019.
 
 from pathlib import Path
 
-from prn_fast.data.images import read_mask
+from prn_fast.data.folders import is_image
 from prn_fast.data.layouts.pairs import is_for_training, masked_sample
+from prn_fast.data.masks import read_mask
 from prn_fast.data.samples import GOOD, InspectionSet, Sample
 from prn_fast.errors import DataError
 
@@ -24,14 +25,15 @@ def matches(root: Path) -> bool:
 
 
 def load(root: Path) -> InspectionSet:
-    """List an inspection set; reads all masks to tell normal images from others.
+    """List an inspection set; reads all masks to separate normal images from others.
 
     Raises:
         DataError: an image without mask, a mask of another size, or no normal image for one of the two sides.
     """
     train: list[Sample] = []
     test: list[Sample] = []
-    for image in sorted(root.glob("kos*/Part*.jpg")):
+    empty_masks: list[Path] = []
+    for image in sorted(filter(is_image, root.glob("kos*/Part*.jpg"))):
         sample = masked_sample(image, image.with_name(f"{image.stem}_label.bmp"), _DEFECT)
         assert sample.mask is not None
         if read_mask(sample.mask).any():
@@ -39,6 +41,7 @@ def load(root: Path) -> InspectionSet:
         else:
             side = train if is_for_training(image.parent.name) else test
             side.append(Sample(image, 0, GOOD))
+            empty_masks.append(sample.mask)
     if not train or all(sample.label for sample in test):
         raise DataError(f"{root}: too few items for a training and a test side; copy the whole set")
-    return InspectionSet(root, tuple(train), tuple(test))
+    return InspectionSet(root, tuple(train), tuple(test), companions=tuple(empty_masks))

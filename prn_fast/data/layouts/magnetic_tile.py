@@ -9,10 +9,12 @@ Yuan, "Surface defect saliency of magnetic tile", The Visual Computer, 2020.
 
 from pathlib import Path
 
-from prn_fast.data.images import read_mask
+from prn_fast.data.folders import is_image, subfolders
 from prn_fast.data.layouts.pairs import good_samples, is_for_training, masked_sample
+from prn_fast.data.masks import read_mask
 from prn_fast.data.samples import InspectionSet, Sample
 from prn_fast.errors import DataError
+from prn_fast.paths import shown_path
 
 _FREE = "MT_Free"
 _PREFIX = "MT_"
@@ -29,15 +31,21 @@ def load(root: Path) -> InspectionSet:
     Raises:
         DataError: no normal images, an anomalous image without mask, or a mask of another size.
     """
-    free = sorted((root / _FREE / "Imgs").glob("*.jpg"))
+    free = _images(root / _FREE)
     if not free:
         raise DataError(f"{root / _FREE / 'Imgs'}: no normal images (*.jpg); copy the whole set")
     test: list[Sample] = list(good_samples(path for path in free if not is_for_training(path.name)))
-    for folder in sorted(path for path in root.glob(f"{_PREFIX}*") if path.is_dir() and path.name != _FREE):
-        kind = folder.name.removeprefix(_PREFIX).lower()
-        for image in sorted((folder / "Imgs").glob("*.jpg")):
+    for folder in subfolders(root):
+        if not folder.name.startswith(_PREFIX) or folder.name == _FREE:
+            continue
+        kind = shown_path(folder.name).removeprefix(_PREFIX).lower()
+        for image in _images(folder):
             sample = masked_sample(image, image.with_suffix(".png"), kind)
             assert sample.mask is not None
             if read_mask(sample.mask).any():
                 test.append(sample)
     return InspectionSet(root, good_samples(path for path in free if is_for_training(path.name)), tuple(test))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(filter(is_image, (folder / "Imgs").glob("*.jpg")))

@@ -10,10 +10,11 @@ Source: Bergmann, Fauser, Sattlegger, Steger, "MVTec AD", CVPR 2019. Files are P
 
 from pathlib import Path
 
-from prn_fast.data.images import existing_folder, is_image, list_images
+from prn_fast.data.folders import existing_folder, is_image, list_images, subfolders
 from prn_fast.data.layouts.pairs import good_samples, masked_samples
 from prn_fast.data.samples import GOOD, InspectionSet, Sample
 from prn_fast.errors import DataError
+from prn_fast.paths import composed, find_spelling, shown_path
 
 MASK_ENDING = "_mask"
 
@@ -39,32 +40,29 @@ def load(root: Path | str, good: str = GOOD) -> InspectionSet:
     if not (root / "train" / good).is_dir():
         raise DataError(f"{root}: has no folder train/{good}; put the normal training images there")
     train = good_samples(list_images(root / "train" / good))
-    return InspectionSet(root, train, tuple(_test_samples(root, good)))
+    # Some sets ship empty masks for their good images; these say nothing new.
+    companions = tuple(filter(is_image, (root / "ground_truth" / good).glob("*")))
+    return InspectionSet(root, train, tuple(_test_samples(root, good)), companions=companions)
 
 
 def _test_samples(root: Path, good: str) -> list[Sample]:
-    folders = [path for path in _subfolders(root / "test") if path.name != good]
+    folders = [path for path in subfolders(root / "test") if path.name != good]
     _refuse_masks_without_folder(root, {folder.name for folder in folders}, good)
     samples: list[Sample] = []
     if (root / "test" / good).is_dir():
         samples += good_samples(list_images(root / "test" / good))
     for folder in folders:
-        samples += masked_samples(folder, root / "ground_truth" / folder.name, folder.name, MASK_ENDING)
+        masks = find_spelling(root / "ground_truth" / folder.name)
+        samples += masked_samples(folder, masks, shown_path(folder.name), MASK_ENDING)
     return samples
 
 
 def _refuse_masks_without_folder(root: Path, kinds: set[str], good: str) -> None:
-    for folder in _subfolders(root / "ground_truth"):
+    known = {composed(kind) for kind in kinds} | {good}
+    for folder in subfolders(root / "ground_truth"):
         for mask in filter(is_image, sorted(folder.iterdir())):
-            # Some sets ship empty masks for their good images; these say nothing new.
-            if folder.name not in kinds | {good}:
+            if composed(folder.name) not in known:
                 raise DataError(
                     f"{mask}: no image for this mask, {root / 'test' / folder.name} is missing; "
                     f"add the images or remove the mask"
                 )
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -10,7 +10,7 @@ labels; use `prn-eval --images` for them.
 
 from pathlib import Path
 
-from prn_fast.data.images import list_images
+from prn_fast.data.folders import list_images
 from prn_fast.data.layouts.mvtec import MASK_ENDING
 from prn_fast.data.layouts.pairs import good_samples, masked_samples
 from prn_fast.data.samples import GOOD, InspectionSet

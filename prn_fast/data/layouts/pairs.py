@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from prn_fast.data.images import image_size, is_image, list_images
+from prn_fast.data.folders import is_image, list_images
+from prn_fast.data.images import image_size
 from prn_fast.data.samples import GOOD, Sample, size_mismatch
 from prn_fast.errors import DataError
+from prn_fast.paths import composed, find_spelling
 
 # Share of the normal images that goes to the training side where a set has no split of its own.
 TRAIN_SHARE = 0.8
@@ -19,6 +21,7 @@ def good_samples(paths: Iterable[Path]) -> tuple[Sample, ...]:
 
 def masked_sample(image: Path, mask: Path, kind: str) -> Sample:
     """An anomalous image and its mask; a DataError where the mask is missing or of another size."""
+    mask = find_spelling(mask)
     if not mask.is_file():
         raise DataError(f"{image}: no mask for this image; add {mask}")
     if image_size(image) != image_size(mask):
@@ -40,12 +43,12 @@ def masked_samples(images: Path, masks: Path, kind: str, ending: str) -> list[Sa
     found: dict[str, Path] = {}
     if masks.is_dir():
         for path in sorted(filter(is_image, masks.iterdir())):
-            name = path.stem.removesuffix(ending)
+            name = composed(path.stem).removesuffix(ending)
             if name in found:
                 raise DataError(f"{path}: {found[name]} is a mask of the same image; keep one of them")
             found[name] = path
     samples = [
-        masked_sample(path, found.pop(path.stem, masks / f"{path.stem}{ending}.png"), kind)
+        masked_sample(path, found.pop(composed(path.stem), masks / f"{path.stem}{ending}.png"), kind)
         for path in list_images(images)
     ]
     for mask in found.values():
@@ -55,5 +58,5 @@ def masked_samples(images: Path, masks: Path, kind: str, ending: str) -> list[Sa
 
 def is_for_training(name: str) -> bool:
     """Side of a normal image in a set without a published split: four of five go to training, by a hash of a name."""
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") < TRAIN_SHARE * 2**64

@@ -9,11 +9,13 @@ Detection and Segmentation", ECCV 2022.
 """
 
 import csv
+import os
 from pathlib import Path
 
 from prn_fast.data.layouts.pairs import masked_sample
 from prn_fast.data.samples import GOOD, InspectionSet, Sample
 from prn_fast.errors import DataError
+from prn_fast.paths import find_spelling
 
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _ANOMALY = "anomaly"
@@ -59,7 +61,8 @@ def load(root: Path) -> InspectionSet:
 
 def _inside(root: Path, name: str, table: Path, line: int) -> Path:
     """A listed file, which must lie in the product's folder."""
-    path = (root.parent / name).resolve()
+    # Links are followed: where they lead is its owner's choice, while ".." in a table may be anybody's.
+    path = find_spelling(Path(os.path.normpath(root.parent / name)))
     if not path.is_relative_to(root):
         raise DataError(f"{table}, line {line}: {name} lies outside {root}")
     if not path.is_file():

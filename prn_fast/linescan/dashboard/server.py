@@ -3,40 +3,25 @@
 import asyncio
 import base64
 import json
-import threading
 from dataclasses import dataclass, field
-from importlib.resources import files
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import cv2
 
-from prn_fast.errors import ConfigError, LinescanError
 from prn_fast.linescan.dashboard.view import Frame, StripView
 from prn_fast.linescan.defects import Defect
 from prn_fast.linescan.inspector import Inspected
+from prn_fast.local_server import LOOPBACK, LocalServer
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from prn_fast.linescan.inspection import Inspection
 
-DEFAULT_HOST = "127.0.0.1"
 FRAMES_PER_SECOND = 30
 _STATES_PER_SECOND = 5
-_PAGE = {
-    "/": ("index.html", "text/html"),
-    "/style.css": ("style.css", "text/css"),
-    "/app.js": ("app.js", "text/javascript"),
-}
 _THUMBNAIL = 96
 _MESSAGES_WAITING = 120
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 
 
 @dataclass(eq=False)
@@ -58,8 +43,7 @@ class Dashboard:
     It shows the lines that `add` gets, and the figures of the inspection that `watch` names; defects have pictures
     where the inspector keeps crops.
 
-    Nobody can change anything from it. It listens on loopback unless told otherwise, and refuses requests that name
-    another host or come from another site, so that no web page elsewhere can read it through a browser.
+    Nobody can change anything from it. Who can reach it: see `LocalServer`.
 
     Args:
         title: such as the package's name.
@@ -67,18 +51,12 @@ class Dashboard:
         threshold: of the anomaly map.
         host, port: to listen on; port 0 takes a free one.
     Attributes:
-        url: of the page.
+        url: of the page, with the token if there is one.
     Raises:
-        LinescanError: aiohttp is not installed.
-        ConfigError: the port is taken, or the host is not this machine's.
+        ConfigError: the port is taken, the host is not this machine's, or aiohttp is not installed.
     """
 
-    def __init__(self, title: str, width: int, threshold: float, host: str = DEFAULT_HOST, port: int = 0) -> None:
-        try:
-            import aiohttp
-        except ImportError:
-            raise LinescanError("aiohttp is not installed: pip install 'prn-fast[linescan]'") from None
-        del aiohttp
+    def __init__(self, title: str, width: int, threshold: float, host: str = LOOPBACK, port: int = 0) -> None:
         self._view = StripView(width, threshold)
         self._hello = {
             "type": "hello",
@@ -88,20 +66,19 @@ class Dashboard:
             "view_width": self._view.width,
             "threshold": threshold,
         }
-        self._host, self._port = host, port
         self._inspection: Inspection | None = None
         self._viewers: set[_Viewer] = set()
-        self._loop = asyncio.new_event_loop()
-        self._ended = asyncio.Event()
-        self._started = threading.Event()
-        self._failure: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="prn-dashboard", daemon=True)
-        self._thread.start()
-        self._started.wait()
-        if self._failure is not None:
-            raise ConfigError(f"the dashboard cannot listen on {host}:{port} ({self._failure.strerror})")
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._port}/"
+        self._server = LocalServer(
+            "the dashboard",
+            "prn-inspect",
+            ("prn_fast.linescan.dashboard", "page"),
+            {("GET", "live"): self._live},
+            extra="linescan",
+            host=host,
+            port=port,
+            serving=self._broadcast,
+        )
+        self.url = self._server.url
 
     def watch(self, inspection: "Inspection") -> None:
         """Show the figures of an inspection."""
@@ -113,61 +90,9 @@ class Dashboard:
 
     def close(self) -> None:
         """Stop serving."""
-        self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join()
+        self._server.close()
 
     # -- the serving thread -------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._serve())
-        except OSError as error:
-            self._failure = error
-        finally:
-            self._started.set()
-            self._loop.close()
-
-    async def _serve(self) -> None:
-        from aiohttp import web
-
-        @web.middleware
-        async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
-            self._check(request)
-            return await handler(request)
-
-        application = web.Application(middlewares=[guard])
-        for path in _PAGE:
-            application.router.add_get(path, self._page)
-        application.router.add_get("/live", self._live)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, self._host, self._port)
-            await site.start()
-            self._port = runner.addresses[0][1]
-            self._started.set()
-            await self._broadcast()
-        finally:
-            await runner.cleanup()
-
-    def _check(self, request: "web.Request") -> None:
-        """Refuse what a page of another site sends through a visitor's browser."""
-        from aiohttp import web
-
-        host = urlsplit(f"//{request.host}").hostname or ""
-        if _is_loopback(self._host) and not _is_loopback(host):
-            raise web.HTTPForbidden(text="this page is served to its own machine only")
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
-            raise web.HTTPForbidden(text="requests from other sites are refused")
-
-    async def _page(self, request: "web.Request") -> "web.Response":
-        from aiohttp import web
-
-        name, kind = _PAGE[request.path]
-        text = (files("prn_fast.linescan.dashboard") / "page" / name).read_text(encoding="utf-8")
-        return web.Response(text=text, content_type=kind, headers=_HEADERS)
 
     async def _live(self, request: "web.Request") -> "web.WebSocketResponse":
         from aiohttp import web
@@ -188,9 +113,9 @@ class Dashboard:
             sending.cancel()
         return socket
 
-    async def _broadcast(self) -> None:
+    async def _broadcast(self, ended: asyncio.Event) -> None:
         tick = 0
-        while not self._ended.is_set():
+        while not ended.is_set():
             if self._viewers:
                 for frame in await asyncio.to_thread(self._view.take):
                     message = _pack(frame)
@@ -248,12 +173,3 @@ def _with_thumbnail(defect: Defect) -> dict[str, Any]:
         _, encoded = cv2.imencode(".jpg", small)
         values["picture"] = f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
     return values
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,23 +10,15 @@ from numpy.typing import NDArray
 
 from prn_fast.linescan.inspector import Inspected
 from prn_fast.linescan.stitching import Stitched
+from prn_fast.overlay import heat_colours
 
 VIEW_WIDTH = 1200
 # What an eye can follow.
 _ROWS_A_SECOND = 1000
-_MOST_ROWS_WAITING = 2000
+_MAX_ROWS_WAITING = 2000
 _JPEG_QUALITY = 80
 _HOLE_ROWS = 12
 _HOLE_COLOUR = (90, 60, 40, 255)  # BGRA
-
-
-def _heat_colours(threshold: float) -> NDArray[np.uint8]:
-    """(256, 4) BGRA for map values 0..1: clear far below the threshold, yellow at it, red at 1."""
-    value = np.linspace(0, 1, 256)
-    over = np.clip((value - threshold) / (1 - threshold), 0, 1)
-    alpha = np.clip((value - threshold / 2) / (threshold / 2), 0, 1) * (0.55 + 0.35 * over)
-    colours = np.stack([30 * np.ones(256), 200 * (1 - over) + 20, 235 * np.ones(256), 255 * alpha], axis=1)
-    return np.rint(colours).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class StripView:
         self.width = width // self.factor
         self.watched = False
         self._line_factor = self.factor
-        self._colours = _heat_colours(threshold)
+        self._colours = heat_colours(threshold)
         self._lock = threading.Lock()
         self._next_line: int | None = None
         self._rest: Stitched | None = None
@@ -119,7 +111,7 @@ class StripView:
             heat = self._colours[np.rint(blocks.max(axis=(1, 3)) * 255).astype(np.uint8)]
             heat[lines.missing.reshape(rows, -1).any(axis=1)] = _HOLE_COLOUR
         self._waiting.append((first_line, self._line_factor, picture, heat))
-        while sum(len(heat) for *_, heat in self._waiting) > _MOST_ROWS_WAITING:
+        while sum(len(heat) for *_, heat in self._waiting) > _MAX_ROWS_WAITING:
             self._waiting.pop(0)
         self._rows_this_second += len(heat)
         seconds = time.monotonic() - self._second_began

@@ -102,6 +102,16 @@ uint32_t to_u32(int64_t value, const char *name) {
     return uint32_t(value);
 }
 
+uint64_t row_bytes(const std::string &name, int64_t width) {
+    const prn::core::PixelFormat *format = prn::core::find_pixel_format(format_code(name));
+    const uint32_t pixels = to_u32(width, "width");
+    if (!format->fits(pixels)) {
+        throw Error("a line of " + std::to_string(width) + " pixels cannot be " + name +
+                    "; its width is a multiple of " + std::to_string(format->group_pixels));
+    }
+    return format->row_bytes(pixels);
+}
+
 uint64_t to_u64(int64_t value, const char *name) {
     if (value < 0) {
         throw Error(std::string(name) + " must not be negative, but is " + std::to_string(value));
@@ -279,7 +289,7 @@ class LineRing {
             std::string expected = "uint8 (lines, " + std::to_string(row_bytes) + ")";
             if (channels > 1) {
                 expected = "uint8 (lines, " + std::to_string(width) + ", 3)";
-            } else if (prn::find_pixel_format(info_.pixel_format)->group_bytes == 2) {
+            } else if (prn::core::find_pixel_format(info_.pixel_format)->group_bytes == 2) {
                 expected = "uint16 (lines, " + std::to_string(width) + "), little-endian";
             }
             throw Error("rows are " + shape_text(rows) + "; a ring for " + format_name(info_.pixel_format) + " takes " +
@@ -338,10 +348,16 @@ LineRing adopt(const py::capsule &capsule) {
         throw Error("the capsule does not hold a line ring");
     }
     const auto *reference = capsule.get_pointer<prn_ring_reference>();
+    if (reference->api == nullptr) {
+        throw Error("the capsule does not hold a line ring");
+    }
     if (reference->api->abi_version != PRN_ABI_VERSION || reference->api->struct_size < sizeof(prn_ring_api)) {
         throw Error("the host was built with another version of prn_fast (ABI " +
                     std::to_string(reference->api->abi_version) + ", installed is " + std::to_string(PRN_ABI_VERSION) +
                     "); build the host again");
+    }
+    if (reference->ring == nullptr) {
+        throw Error("the capsule does not hold a line ring");
     }
     reference->api->retain(reference->ring);
     return LineRing(prn::LineRing(prn::RingHandle(reference->ring, reference->api)));
@@ -362,6 +378,7 @@ PYBIND11_MODULE(_native, module) {
     module.attr("DROP_REASONS") = as_tuple(DROP_REASONS);
     module.attr("PIXEL_FORMATS") = as_tuple(format_names());
     module.def("pixel_format_name", &format_name, py::arg("code"));
+    module.def("row_bytes", &row_bytes, py::arg("pixel_format"), py::arg("width"));
 
     py::class_<Ledger>(module, "Ledger")
         .def_property_readonly("lines", [](const Ledger &ledger) { return ledger.counts.lines; })

@@ -1,128 +1,34 @@
 // Hosts the Python inspection: one thread that enters the interpreter once and stays in `prn_fast.linescan.embedding`.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "embedded_python.hpp"
 
 #include "prn_fast/inspector.hpp"
 
 #include <atomic>
+#include <cmath>
 #include <exception>
 #include <future>
 #include <mutex>
 #include <thread>
 
-#ifndef PRN_FAST_PYTHON
-#define PRN_FAST_PYTHON ""
-#endif
-
 namespace prn {
-namespace {
 
-// Waiting for the inspecting thread while holding the interpreter's lock would wait for ever: that thread needs the
-// lock.
-class WithoutGil {
-  public:
-    WithoutGil() : state_(Py_IsInitialized() && PyGILState_Check() ? PyEval_SaveThread() : nullptr) {}
-    ~WithoutGil() {
-        if (state_ != nullptr) {
-            PyEval_RestoreThread(state_);
-        }
-    }
-    WithoutGil(const WithoutGil &) = delete;
-    WithoutGil &operator=(const WithoutGil &) = delete;
-
-  private:
-    PyThreadState *const state_;
-};
-
-class WithGil {
-  public:
-    WithGil() : state_(PyGILState_Ensure()) {}
-    ~WithGil() { PyGILState_Release(state_); }
-    WithGil(const WithGil &) = delete;
-    WithGil &operator=(const WithGil &) = delete;
-
-  private:
-    const PyGILState_STATE state_;
-};
-
-// Starts the interpreter unless there is one. It is never ended: extension modules such as numpy do not survive a
-// restart.
-void start_python(std::string executable) {
-    static std::mutex mutex;
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (Py_IsInitialized()) {
-        return;
-    }
-    if (executable.empty()) {
-        executable = PRN_FAST_PYTHON;
-    }
-    PyConfig config;
-    PyConfig_InitPythonConfig(&config);
-    config.install_signal_handlers = 0;
-    config.parse_argv = 0;
-    PyStatus status = PyStatus_Ok();
-    if (!executable.empty()) {
-        status = PyConfig_SetBytesString(&config, &config.program_name, executable.c_str());
-    }
-    if (!PyStatus_Exception(status)) {
-        status = Py_InitializeFromConfig(&config);
-    }
-    PyConfig_Clear(&config);
-    if (PyStatus_Exception(status)) {
-        throw Error("Python does not start with " + (executable.empty() ? "its defaults" : executable) + ": " +
-                    (status.err_msg == nullptr ? "unknown reason" : status.err_msg));
-    }
-    PyEval_SaveThread();
-}
-
-// Owns a reference; made and destroyed with the interpreter's lock.
-class Object {
-  public:
-    explicit Object(PyObject *owned) : object_(owned) {}
-    ~Object() { Py_XDECREF(object_); }
-    Object(const Object &) = delete;
-    Object &operator=(const Object &) = delete;
-    PyObject *get() const { return object_; }
-
-  private:
-    PyObject *const object_;
-};
-
-// The pending exception as one line, and clears it.
-std::string take_exception() {
-    PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    const Object owned_type(type), owned_value(value), owned_traceback(traceback);
-    const Object text(value == nullptr ? nullptr : PyObject_Str(value));
-    const char *utf8 = text.get() == nullptr ? nullptr : PyUnicode_AsUTF8(text.get());
-    std::string line = type == nullptr ? "unknown error" : reinterpret_cast<PyTypeObject *>(type)->tp_name;
-    if (utf8 != nullptr && *utf8 != '\0') {
-        line += ": " + std::string(utf8);
-    }
-    PyErr_Clear();
-    return line;
-}
-
-PyObject *require_object(PyObject *object) {
-    if (object == nullptr) {
-        throw Error(take_exception());
-    }
-    return object;
-}
-
-}  // namespace
+using python::Object;
+using python::require_object;
+using python::start_python;
+using python::take_exception;
+using python::WithGil;
+using python::WithoutGil;
 
 namespace detail {
 
 struct Inspection {
     std::optional<LineRing> ring;
     std::thread inspecting;
+    std::atomic<bool> closing{false};  // the inspecting thread drops what waits; it alone reads the ring
 
-    void run(const std::string &package, const InspectorOptions &options, std::promise<void> &ready);
-    void finish_ring();
+    void run(const std::string &package, const InspectorOptions &options, std::promise<void> ready);
     void drop_all(int32_t reason);
-    void join();
+    void end_web();
 
     // A callback is copied and called without the mutex, so it may set another.
     template <typename Callback, typename Value>
@@ -143,6 +49,10 @@ struct Inspection {
     std::mutex callbacks_mutex;
     std::function<void(const Defect &)> on_defect;
     std::function<void(const std::string &)> on_error;
+    std::function<void(const Drift &)> on_drift;
+
+    std::mutex drift_mutex;
+    Drift drift;  // the last that was told
 };
 
 }  // namespace detail
@@ -206,8 +116,29 @@ PyObject *report_error(PyObject *capsule, PyObject *fields) {
     return call_host([&, line = std::string(text)] { inspection.call(inspection.on_error, line); });
 }
 
+PyObject *report_drift(PyObject *capsule, PyObject *fields) {
+    const char *state = nullptr, *reason = nullptr, *notes = nullptr;
+    unsigned long long tiles = 0, window = 0;
+    if (!PyArg_ParseTuple(fields, "ssKKs", &state, &reason, &tiles, &window, &notes)) {
+        return nullptr;
+    }
+    const Drift drift = {state, reason, tiles, window, notes};
+    Inspection &inspection = inspection_of(capsule);
+    {
+        const std::lock_guard<std::mutex> lock(inspection.drift_mutex);
+        inspection.drift = drift;
+    }
+    return call_host([&] { inspection.call(inspection.on_drift, drift); });
+}
+
+PyObject *is_closing(PyObject *capsule, PyObject *) {
+    return PyBool_FromLong(inspection_of(capsule).closing);
+}
+
 PyMethodDef REPORT_DEFECT = {"report_defect", report_defect, METH_VARARGS, nullptr};
 PyMethodDef REPORT_ERROR = {"report_error", report_error, METH_VARARGS, nullptr};
+PyMethodDef REPORT_DRIFT = {"report_drift", report_drift, METH_VARARGS, nullptr};
+PyMethodDef IS_CLOSING = {"is_closing", is_closing, METH_NOARGS, nullptr};
 
 PyObject *import_embedding() {
     if (PyObject *const module = PyImport_ImportModule("prn_fast.linescan.embedding")) {
@@ -226,11 +157,29 @@ PyObject *open_host(const std::string &package, const InspectorOptions &options)
     const Object module(import_embedding());
     const Object type(require_object(PyObject_GetAttrString(module.get(), "Host")));
     const Object arguments(require_object(Py_BuildValue("(s)", package.c_str())));
-    const Object settings(require_object(Py_BuildValue(
-        "{s:I,s:I,s:I,s:s,s:d,s:I,s:d,s:d,s:d}", "width", options.width, "pixel_format", options.pixel_format,
-        "overlap", options.overlap, "engine", options.engine.c_str(), "threshold", options.threshold, "min_area",
-        options.min_area, "pixel_mm", options.pixel_mm, "line_mm", options.line_mm, "budget_ms", options.budget_ms)));
+    const Object settings(require_object(
+        Py_BuildValue("{s:I,s:I,s:I,s:s,s:d,s:I,s:d,s:d,s:d,s:I}", "width", options.width, "pixel_format",
+                      options.pixel_format, "overlap", options.overlap, "engine", options.engine.c_str(), "threshold",
+                      options.threshold, "min_area", options.min_area, "pixel_mm", options.pixel_mm, "line_mm",
+                      options.line_mm, "budget_ms", options.budget_ms, "drift_window", options.drift_window)));
     return require_object(PyObject_Call(type.get(), arguments.get(), settings.get()));
+}
+
+// What Python would take for something else: 0 stands for "none" or "the package's", so no number may be below it.
+void check_options(const InspectorOptions &options) {
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {{"budget_ms", options.budget_ms},
+                   {"threshold", options.threshold},
+                   {"pixel_mm", options.pixel_mm},
+                   {"line_mm", options.line_mm}};
+    for (const auto &one : numbers) {
+        if (!std::isfinite(one.value) || one.value < 0) {
+            throw Error(std::string("options.") + one.name + " is " + std::to_string(one.value) +
+                        "; give a finite number, 0 or more");
+        }
+    }
 }
 
 uint32_t read_tile(PyObject *host) {
@@ -241,7 +190,7 @@ uint32_t read_tile(PyObject *host) {
 }  // namespace
 
 // The inspecting thread: opens the engine, tells that it is ready, and stays in Python until the web has ended.
-void Inspection::run(const std::string &package, const InspectorOptions &options, std::promise<void> &ready) {
+void Inspection::run(const std::string &package, const InspectorOptions &options, std::promise<void> ready) {
     std::string failure;
     {
         const WithGil gil;
@@ -255,8 +204,10 @@ void Inspection::run(const std::string &package, const InspectorOptions &options
             const Object self(require_object(PyCapsule_New(this, INSPECTION_CAPSULE, nullptr)));
             const Object defects(require_object(PyCFunction_New(&REPORT_DEFECT, self.get())));
             const Object errors(require_object(PyCFunction_New(&REPORT_ERROR, self.get())));
-            const Object done(
-                require_object(PyObject_CallMethod(host.get(), "run", "OOO", lent.get(), defects.get(), errors.get())));
+            const Object closes(require_object(PyCFunction_New(&IS_CLOSING, self.get())));
+            const Object drifts(require_object(PyCFunction_New(&REPORT_DRIFT, self.get())));
+            const Object done(require_object(PyObject_CallMethod(host.get(), "run", "OOOOO", lent.get(), defects.get(),
+                                                                 errors.get(), closes.get(), drifts.get())));
         } catch (const Error &error) {
             if (!ring) {
                 ready.set_exception(std::current_exception());
@@ -272,13 +223,6 @@ void Inspection::run(const std::string &package, const InspectorOptions &options
         } catch (...) {  // NOLINT: a host whose error callback throws has been told all there is to tell
         }
         drop_all(PRN_DROPPED_ENGINE_ERROR);
-    }
-}
-
-void Inspection::finish_ring() {
-    const RingHandle &handle = ring->handle();
-    while (handle.api()->finish(handle.ring()) == PRN_BUSY) {
-        std::this_thread::yield();
     }
 }
 
@@ -299,9 +243,15 @@ void Inspection::drop_all(int32_t reason) {
     }
 }
 
-void Inspection::join() {
+// No more lines are taken; waits for the inspecting thread.
+void Inspection::end_web() {
     if (inspecting.get_id() == std::this_thread::get_id()) {
         throw Error("a callback cannot finish or destroy the inspector that calls it");
+    }
+    const WithoutGil without_gil;
+    const RingHandle &handle = ring->handle();
+    while (handle.api()->finish(handle.ring()) == PRN_BUSY) {
+        std::this_thread::yield();
     }
     if (inspecting.joinable()) {
         inspecting.join();
@@ -310,25 +260,23 @@ void Inspection::join() {
 
 Inspector::Inspector(const std::string &package, const InspectorOptions &options)
     : inspection_(std::make_unique<Inspection>()) {
+    check_options(options);
     start_python(options.python);
     const WithoutGil without_gil;
     std::promise<void> ready;
     std::future<void> opened = ready.get_future();
-    inspection_->inspecting =
-        std::thread([this, package, options, &ready] { inspection_->run(package, options, ready); });
+    inspection_->inspecting = std::thread(&Inspection::run, inspection_.get(), package, options, std::move(ready));
     try {
         opened.get();
     } catch (...) {
-        inspection_->join();
+        inspection_->inspecting.join();
         throw;
     }
 }
 
 Inspector::~Inspector() {
-    const WithoutGil without_gil;
-    inspection_->finish_ring();
-    inspection_->drop_all(PRN_DROPPED_CLOSED);
-    inspection_->join();
+    inspection_->closing = true;
+    inspection_->end_web();
 }
 
 void Inspector::on_defect(std::function<void(const Defect &)> callback) {
@@ -337,6 +285,15 @@ void Inspector::on_defect(std::function<void(const Defect &)> callback) {
 
 void Inspector::on_error(std::function<void(const std::string &)> callback) {
     inspection_->set(inspection_->on_error, std::move(callback));
+}
+
+void Inspector::on_drift(std::function<void(const Drift &)> callback) {
+    inspection_->set(inspection_->on_drift, std::move(callback));
+}
+
+Drift Inspector::drift() const {
+    const std::lock_guard<std::mutex> lock(inspection_->drift_mutex);
+    return inspection_->drift;
 }
 
 void Inspector::push(const Block &block) {
@@ -348,9 +305,7 @@ void Inspector::push_missing(uint64_t lines, int32_t reason) {
 }
 
 void Inspector::finish() {
-    const WithoutGil without_gil;
-    inspection_->finish_ring();
-    inspection_->join();
+    inspection_->end_web();
 }
 
 prn_ledger Inspector::ledger() const {

@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstring>
 #include <thread>
 
-namespace prn {
+namespace prn::core {
 namespace {
 
-enum State : uint64_t { FREE = 0, WRITING = 1, WAITING = 2, HELD = 3 };
-constexpr uint64_t STATE_BITS = 2, STATE_MASK = 3;
+// SETTLED: held, with its verdict.
+enum State : uint64_t { FREE = 0, WRITING = 1, WAITING = 2, HELD = 3, SETTLED = 4 };
+constexpr uint64_t STATE_BITS = 3, STATE_MASK = 7;
 
 constexpr uint64_t word_of(uint64_t index, State state) {
     return index << STATE_BITS | state;
@@ -19,7 +21,7 @@ constexpr uint32_t MAX_WIDTH = 1u << 20, MAX_TILE = 1u << 14, MAX_DEPTH = 1024;
 // 400,000 years at 80 kHz: a counter beyond is garbage.
 constexpr uint64_t MAX_LINE = 1ull << 60;
 // Where a strip cannot be taken yet, the reader looks again this often: the grab path then needs no lock to wake it.
-constexpr std::chrono::microseconds POLL{200};
+constexpr uint64_t POLL_NS = 200'000;
 
 uint64_t monotonic_ns() {
     const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -76,7 +78,8 @@ LineRing::LineRing(const prn_ring_options &options)
 prn_status LineRing::push(const uint8_t *rows, uint64_t lines, size_t pitch, uint64_t first_line,
                           uint64_t timestamp_ns) {
     pitch = pitch == 0 ? format_.row_bytes(options_.width) : pitch;
-    if ((rows == nullptr && lines > 0) || pitch < format_.row_bytes(options_.width)) {
+    if ((rows == nullptr && lines > 0) || pitch < format_.row_bytes(options_.width) ||
+        (lines > 0 && pitch > SIZE_MAX / lines)) {
         return PRN_BAD_ARGUMENT;
     }
     const Producing producing(producing_);
@@ -192,11 +195,11 @@ void LineRing::complete(uint32_t completed) {
     free_unpublished(last_complete_);
     last_complete_ = completed;
     Slot &slot = slots_[completed];
-    slot.owned_present = uint64_t(std::count(slot.missing + (slot.owned_begin - slot.first_line),
+    const auto present = uint64_t(std::count(slot.missing + (slot.owned_begin - slot.first_line),
                                              slot.missing + (slot.owned_end - slot.first_line), 0));
+    slot.owned_present.store(present, std::memory_order_relaxed);
     slot.arrival_ns = timestamp_ns_;
-    slot.settled.store(false, std::memory_order_relaxed);
-    if (slot.owned_present > 0) {
+    if (present > 0) {
         slot.word.store(word_of(slot.index, WAITING), std::memory_order_release);
     }
 }
@@ -227,7 +230,8 @@ uint32_t LineRing::acquire_slot() {
         }
         // The exchange fails where the reader took the strip meanwhile; then another slot is free or waits.
         if (oldest != NO_SLOT && slots_[oldest].word.compare_exchange_strong(oldest_word, WRITING)) {
-            dropped_[PRN_DROPPED_QUEUE_FULL].fetch_add(slots_[oldest].owned_present, std::memory_order_release);
+            dropped_[PRN_DROPPED_QUEUE_FULL].fetch_add(slots_[oldest].owned_present.load(std::memory_order_relaxed),
+                                                       std::memory_order_release);
             return oldest;
         }
     }
@@ -283,14 +287,20 @@ prn_status LineRing::pop(uint64_t timeout_ns, prn_strip &strip) {
     for (;;) {
         // Read first: a strip published before the end is then seen below.
         const bool finished = finished_.load(std::memory_order_acquire);
-        if (held_.fetch_add(1) >= options_.depth) {
+        if (held_.fetch_add(1) < options_.depth) {
+            if (take_oldest(strip)) {
+                return PRN_OK;
+            }
             held_.fetch_sub(1);
-            return PRN_TOO_MANY_HELD;
+        } else {
+            held_.fetch_sub(1);
+            if (all_places_are_held()) {
+                return PRN_TOO_MANY_HELD;
+            }
+            // A place that another reader keeps only while it looks, or is giving back.
+            std::this_thread::yield();
+            continue;
         }
-        if (take_oldest(strip)) {
-            return PRN_OK;
-        }
-        held_.fetch_sub(1);
         if (finished) {
             return PRN_END;
         }
@@ -298,9 +308,16 @@ prn_status LineRing::pop(uint64_t timeout_ns, prn_strip &strip) {
         if (waited >= timeout_ns) {
             return PRN_EMPTY;
         }
-        std::this_thread::sleep_for(
-            std::min<std::chrono::nanoseconds>(POLL, std::chrono::nanoseconds(timeout_ns - waited)));
+        // The least of both as unsigned numbers: the longest timeout has no place in signed nanoseconds.
+        std::this_thread::sleep_for(std::chrono::nanoseconds(std::min(POLL_NS, timeout_ns - waited)));
     }
+}
+
+bool LineRing::all_places_are_held() const {
+    const auto is_held = [](const Slot &slot) {
+        return (slot.word.load(std::memory_order_relaxed) & STATE_MASK) >= HELD;
+    };
+    return std::count_if(slots_.get(), slots_.get() + slot_count_, is_held) >= std::ptrdiff_t(options_.depth);
 }
 
 bool LineRing::take_oldest(prn_strip &strip) {
@@ -333,37 +350,44 @@ bool LineRing::take_oldest(prn_strip &strip) {
     }
 }
 
-// The slot of a strip that is held now; nullptr if it was given back, or never came from here.
-LineRing::Slot *LineRing::held_slot(const prn_strip &strip) {
-    if (strip.slot >= slot_count_) {
-        return nullptr;
+// The slot of a strip that this ring lent, now or before; nullptr for any other.
+LineRing::Slot *LineRing::slot_of(const prn_strip &strip) {
+    const bool ours = strip.slot < slot_count_ && strip.pixels == slots_[strip.slot].pixels &&
+                      strip.index <= UINT64_MAX >> STATE_BITS;
+    return ours ? &slots_[strip.slot] : nullptr;
+}
+
+// Gives the strip its verdict, unless it has one or was given back.
+bool LineRing::settle_held(Slot &slot, uint64_t index, std::atomic<uint64_t> &count) {
+    // Read first: once the strip has its verdict, another thread may give it back, and the slot is filled anew.
+    const uint64_t lines = slot.owned_present.load(std::memory_order_relaxed);
+    uint64_t expected = word_of(index, HELD);
+    if (!slot.word.compare_exchange_strong(expected, word_of(index, SETTLED))) {
+        return false;
     }
-    Slot &slot = slots_[strip.slot];
-    return slot.word.load(std::memory_order_acquire) == word_of(strip.index, HELD) ? &slot : nullptr;
+    count.fetch_add(lines, std::memory_order_release);
+    return true;
 }
 
 prn_status LineRing::settle(const prn_strip &strip, int32_t verdict) {
-    if (verdict != PRN_INSPECTED && (verdict < 0 || verdict >= PRN_DROPPED_REASONS)) {
+    Slot *const slot = slot_of(strip);
+    if (slot == nullptr || (verdict != PRN_INSPECTED && (verdict < 0 || verdict >= PRN_DROPPED_REASONS))) {
         return PRN_BAD_ARGUMENT;
     }
-    Slot *slot = held_slot(strip);
-    if (slot == nullptr || slot->settled.exchange(true)) {
-        return PRN_SETTLED;
-    }
     std::atomic<uint64_t> &count = verdict == PRN_INSPECTED ? inspected_ : dropped_[verdict];
-    count.fetch_add(slot->owned_present, std::memory_order_release);
-    return PRN_OK;
+    return settle_held(*slot, strip.index, count) ? PRN_OK : PRN_SETTLED;
 }
 
 prn_status LineRing::give_back(const prn_strip &strip) {
-    Slot *slot = held_slot(strip);
+    Slot *const slot = slot_of(strip);
     if (slot == nullptr) {
+        return PRN_BAD_ARGUMENT;
+    }
+    settle_held(*slot, strip.index, dropped_[PRN_DROPPED_ABANDONED]);
+    uint64_t expected = word_of(strip.index, SETTLED);
+    if (!slot->word.compare_exchange_strong(expected, FREE)) {
         return PRN_SETTLED;
     }
-    if (!slot->settled.exchange(true)) {
-        dropped_[PRN_DROPPED_ABANDONED].fetch_add(slot->owned_present, std::memory_order_release);
-    }
-    slot->word.store(FREE, std::memory_order_release);
     held_.fetch_sub(1);
     return PRN_OK;
 }
@@ -396,4 +420,4 @@ void LineRing::read_ledger(prn_ledger &ledger) const {
     ledger.lines = next_line_.load(std::memory_order_acquire);
 }
 
-}  // namespace prn
+}  // namespace prn::core

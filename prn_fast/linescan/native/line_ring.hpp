@@ -4,12 +4,18 @@
 // (two within the overlap), so a strip is contiguous and can be lent without a copy. A slot's state and strip index
 // share one atomic word; whoever exchanges the word owns the slot:
 //
-//     FREE --producer--> WRITING --producer--> WAITING --reader--> HELD --reader--> FREE
+//     FREE --producer--> WRITING --producer--> WAITING --reader--> HELD --reader--> SETTLED --reader--> FREE
 //                           ^------producer-------'   (queue full: the oldest waiting strip is dropped)
+//
+// Every step is an exchange that names the strip, so of two threads that settle or give back one strip, one succeeds,
+// and neither touches the strip that comes to lie in the slot afterwards.
 //
 // The producer has at most three slots in hand: the strip being filled, the next one within the overlap, and the last
 // complete one, whose lines the last strip of the web needs. The reader holds at most `depth`. With depth + 3 slots the
 // producer therefore always finds a free or a waiting one, and never waits for the reader.
+//
+// What hosts never include lives in prn::core: were this prn::LineRing, as the class of linescan.hpp is, the linker
+// would take the functions of one for those of the other.
 #pragma once
 
 #include <atomic>
@@ -20,7 +26,7 @@
 #include "pixel_format.hpp"
 #include "prn_fast/linescan.h"
 
-namespace prn {
+namespace prn::core {
 
 class LineRing {
   public:
@@ -42,9 +48,10 @@ class LineRing {
 
   private:
     struct Slot {
-        std::atomic<uint64_t> word{0};  // strip index << 2 | state
-        std::atomic<bool> settled{false};
-        uint64_t index = 0, first_line = 0, owned_begin = 0, owned_end = 0, owned_present = 0, arrival_ns = 0;
+        std::atomic<uint64_t> word{0};  // strip index << 3 | state
+        // Read by threads that only then learn whether the strip is still theirs.
+        std::atomic<uint64_t> owned_present{0};
+        uint64_t index = 0, first_line = 0, owned_begin = 0, owned_end = 0, arrival_ns = 0;
         uint8_t *pixels = nullptr, *missing = nullptr;
     };
     static constexpr uint32_t NO_SLOT = UINT32_MAX;
@@ -58,8 +65,10 @@ class LineRing {
     uint32_t acquire_slot();
     void free_unpublished(uint32_t number);
 
-    Slot *held_slot(const prn_strip &strip);
+    Slot *slot_of(const prn_strip &strip);
     bool take_oldest(prn_strip &strip);
+    bool all_places_are_held() const;
+    static bool settle_held(Slot &slot, uint64_t index, std::atomic<uint64_t> &count);
 
     const prn_ring_options options_;
     const PixelFormat format_;
@@ -87,4 +96,4 @@ class LineRing {
     std::atomic<uint64_t> dropped_[PRN_DROPPED_REASONS] = {};
 };
 
-}  // namespace prn
+}  // namespace prn::core

@@ -1,5 +1,6 @@
 // The C interface: checks what crosses it, and lets no exception through.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 
@@ -8,15 +9,39 @@
 
 struct prn_ring {
     explicit prn_ring(const prn_ring_options &options) : ring(options) {}
-    prn::LineRing ring;
+    prn::core::LineRing ring;
 };
 
 namespace {
 
+// Size of a structure as the oldest caller of this ABI version knows it: the end of its last field at that time. Fields
+// appended since then do not count.
+#define PRN_END_OF(type, field) (offsetof(type, field) + sizeof(type::field))
+template <typename Struct>
+constexpr size_t FIRST_SIZE = 0;
+template <>
+constexpr size_t FIRST_SIZE<prn_ring_options> = PRN_END_OF(prn_ring_options, depth);
+template <>
+constexpr size_t FIRST_SIZE<prn_ring_info> = PRN_END_OF(prn_ring_info, row_bytes);
+template <>
+constexpr size_t FIRST_SIZE<prn_strip> = PRN_END_OF(prn_strip, missing);
+template <>
+constexpr size_t FIRST_SIZE<prn_ledger> = PRN_END_OF(prn_ledger, dropped);
+#undef PRN_END_OF
+// A newer caller's structure may be longer, but no longer than this: beyond is memory that nobody set.
+constexpr size_t MAX_SIZE = 4096;
+
+// Whether a caller says how much of the structure it knows, and could know so much.
+template <typename Struct>
+bool is_sized(const Struct *value) {
+    static_assert(FIRST_SIZE<Struct> > 0, "every structure has its first size");
+    return value != nullptr && value->struct_size >= FIRST_SIZE<Struct> && value->struct_size <= MAX_SIZE;
+}
+
 // Read no more of an argument than its caller knows; an older caller's missing fields are 0.
 template <typename Struct>
 bool read_struct(const Struct *from, Struct &to) {
-    if (from == nullptr || from->struct_size < sizeof(uint32_t)) {
+    if (!is_sized(from)) {
         return false;
     }
     to = {};
@@ -30,11 +55,6 @@ void write_struct(const Struct &from, Struct *to) {
     const uint32_t size = to->struct_size;
     std::memcpy(to, &from, std::min<size_t>(size, sizeof(Struct)));
     to->struct_size = size;
-}
-
-template <typename Struct>
-bool is_sized(const Struct *value) {
-    return value != nullptr && value->struct_size >= sizeof(uint32_t);
 }
 
 }  // namespace
@@ -84,11 +104,14 @@ const char *prn_status_text(prn_status status) {
 
 prn_status prn_ring_create(const prn_ring_options *options, prn_ring **ring) {
     prn_ring_options known;
-    if (ring == nullptr || !read_struct(options, known)) {
+    if (ring == nullptr) {
         return PRN_BAD_ARGUMENT;
     }
     *ring = nullptr;
-    if (const prn_status status = prn::LineRing::check(known); status != PRN_OK) {
+    if (!read_struct(options, known)) {
+        return PRN_BAD_ARGUMENT;
+    }
+    if (const prn_status status = prn::core::LineRing::check(known); status != PRN_OK) {
         return status;
     }
     try {

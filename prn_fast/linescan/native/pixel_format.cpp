@@ -6,7 +6,7 @@
 
 #include "prn_fast/linescan.h"
 
-namespace prn {
+namespace prn::core {
 namespace {
 
 template <int CHANNELS>
@@ -82,4 +82,4 @@ const PixelFormat *find_pixel_format(uint32_t code) {
     return found == std::end(FORMATS) ? nullptr : found;
 }
 
-}  // namespace prn
+}  // namespace prn::core

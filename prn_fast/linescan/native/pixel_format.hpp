@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace prn {
+namespace prn::core {
 
 // How one PFNC format lies in memory, and how a row of it becomes 8-bit pixels (the upper 8 bits of each value).
 struct PixelFormat {
@@ -22,4 +22,4 @@ struct PixelFormat {
 // nullptr for a code that is not supported.
 const PixelFormat *find_pixel_format(uint32_t code);
 
-}  // namespace prn
+}  // namespace prn::core

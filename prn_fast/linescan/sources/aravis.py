@@ -1,20 +1,24 @@
 """Cameras that speak GigE Vision or USB3 Vision, through Aravis."""
 
+import ctypes
 import importlib.util
 import sys
 import threading
+from collections.abc import Callable
 from importlib.machinery import PathFinder
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.errors import LinescanError
-from prn_fast.linescan.sources.camera import CameraLost, CameraSource, Grabbed, monotonic_from_epoch
+from prn_fast.errors import LinescanError, printable
+from prn_fast.linescan.sources.camera import CameraLost, CameraSource, Grabbed, monotonic_from_epoch, name_in_camera
 from prn_fast.linescan.sources.line_numbers import GIGE_VISION_IDS
+from prn_fast.linescan.sources.options import BLOCK_LINES, BUFFERS
 
 # Debian's bindings lie here, where a virtual environment does not look.
 _SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
+_LIBRARY = "libaravis-0.8.so.0"
 
 
 def import_aravis() -> Any:
@@ -43,6 +47,27 @@ def import_aravis() -> Any:
     return Aravis
 
 
+def import_received_size() -> Callable[[Any], int]:
+    """A function that returns how many bytes of an `Aravis.Buffer` were received.
+
+    The bindings return it only together with a copy of all these bytes, so the C function is called.
+    """
+    try:
+        get_data = ctypes.CDLL(_LIBRARY).arv_buffer_get_data
+    except OSError:
+        raise LinescanError(f"Aravis is not installed: there is no {_LIBRARY}") from None
+    get_data.restype, get_data.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t)]
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+    def received_size(buffer: Any) -> int:
+        size = ctypes.c_size_t()
+        get_data(get_pointer(buffer.__gpointer__, None), size)
+        return size.value
+
+    return received_size
+
+
 class AravisSource(CameraSource):
     """A GenICam line camera on the network or on USB.
 
@@ -65,14 +90,18 @@ class AravisSource(CameraSource):
         where: str = "",
         *,
         width: int = 0,
-        lines: int = 256,
+        lines: int = BLOCK_LINES,
         line_rate: float = 0.0,
         pixel_format: str = "Mono8",
         counter: str = "block",
         packet_size: int = 0,
-        buffers: int = 16,
+        buffers: int = BUFFERS,
     ) -> None:
+        self.name = f"aravis:{printable(where)}"
+        numbers = {"lines": lines, "line_rate": line_rate, "packet_size": packet_size, "buffers": buffers}
+        self.check(self.name, pixel_format, counter, width, where=where, **numbers)
         self._aravis = import_aravis()
+        self._received_size = import_received_size()
         self._where = where
         self._settings = (width, lines, line_rate, pixel_format)
         self._packet_size = packet_size
@@ -84,9 +113,7 @@ class AravisSource(CameraSource):
         self._lost = threading.Event()
         self.connect()
         reported = self._rate()
-        super().__init__(
-            f"aravis:{where}", self._width, pixel_format, lines, reported, ids=self._ids(), counter=counter
-        )
+        super().__init__(self.name, self._width, pixel_format, lines, reported, ids=self._ids(), counter=counter)
 
     def connect(self) -> None:
         """See `CameraSource.connect`."""
@@ -96,12 +123,14 @@ class AravisSource(CameraSource):
         try:
             camera = aravis.Camera.new(self._where or None)
             if camera is None:
-                raise LinescanError(f"aravis:{self._where}: there is no such camera; is it on and reachable?")
-            camera.set_pixel_format_from_string(pixel_format)
-            if not width:
-                width = camera.get_integer("Width")
-            camera.set_integer("Width", width)
+                raise LinescanError(f"{self.name}: there is no such camera; is it on and reachable?")
+            available = camera.dup_available_pixel_formats_as_strings()
+            camera.set_pixel_format_from_string(name_in_camera(pixel_format, available))
+            if width:
+                camera.set_integer("Width", width)
             camera.set_integer("Height", lines)
+            self._width = camera.get_integer("Width")
+            self.check_size((width, lines), (self._width, camera.get_integer("Height")))
             if line_rate:
                 camera.set_float("AcquisitionLineRate", line_rate)
             if camera.is_gv_device():
@@ -114,7 +143,6 @@ class AravisSource(CameraSource):
                 # With the default size, blocks arrive incomplete as soon as the process is late once.
                 stream.set_property("socket-buffer", aravis.GvStreamSocketBuffer.FIXED)
                 stream.set_property("socket-buffer-size", max(4 << 20, 4 * camera.get_payload()))
-            self._width = width
             self._memory = {}
             for _ in range(self._buffers):
                 memory = np.zeros(camera.get_payload(), np.uint8)
@@ -127,7 +155,7 @@ class AravisSource(CameraSource):
             raise
         except Exception as error:  # GLib errors share no base class that can be named without gi
             message = getattr(error, "message", str(error))
-            raise LinescanError(f"aravis:{self._where}: {message}") from None
+            raise LinescanError(f"{self.name}: {printable(message)}") from None
         self._camera, self._stream = camera, stream
 
     def start(self) -> None:
@@ -159,8 +187,20 @@ class AravisSource(CameraSource):
         self._lent = buffer
         rows = None
         if buffer.get_status() == self._aravis.BufferStatus.SUCCESS:
-            rows = self._memory[buffer].reshape(self.lines, -1)
+            rows = self._rows(buffer)
         return Grabbed(buffer.get_frame_id(), rows, monotonic_from_epoch(buffer.get_system_timestamp()))
+
+    def _rows(self, buffer: Any) -> NDArray[np.uint8]:
+        """The lines of a buffer, as many as its header says and its bytes hold.
+
+        A camera that does not know beforehand how long a block gets announces a whole one and ends it early.
+        """
+        payload = self._aravis.BufferPayloadType
+        memory = self._memory[buffer][: self._received_size(buffer)]
+        if buffer.get_payload_type() not in (payload.IMAGE, payload.EXTENDED_CHUNK_DATA, payload.MULTIPART):
+            return self.rows_in(memory, None)
+        _, _, width, height = buffer.get_image_region()
+        return self.rows_in(memory, height, width, buffer.get_image_padding()[0])
 
     def disconnect(self) -> None:
         """See `CameraSource.disconnect`."""

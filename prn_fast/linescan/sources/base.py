@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 from numpy.typing import NDArray
 
 from prn_fast.errors import ConfigError
+from prn_fast.linescan.sources.options import MAX_PIXELS, check_options
 
 if TYPE_CHECKING:
     from prn_fast.linescan._native import MissingReason
+
+
+# Longer than this `wait_until` does not sleep at once: the system's clock cannot wait for any time.
+_WAIT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,18 @@ class Source(ABC):
         lines: most lines in one block.
         line_rate: lines per second that the source was told to deliver; None where it does not know.
         live: lines come whether or not anyone keeps up; the others wait for their reader, and have no gaps.
+        notes: what its user should know before it starts, a line each.
     """
 
     live = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, width: int, pixel_format: str, lines: int, line_rate: float | None = None) -> None:
-        if min(width, lines) < 1:
-            raise ConfigError(f"{name}: width {width} and blocks of {lines} lines cannot be; both are at least 1")
+        check_options(name, width=width, lines=lines, line_rate=line_rate)
+        if width < 1 or width * lines > MAX_PIXELS:
+            raise ConfigError(
+                f"{name}: blocks of {lines} lines of {width} pixels cannot be; give 1 to {MAX_PIXELS:,} pixels in all"
+            )
         self.name = name
         self.width = width
         self.pixel_format = pixel_format
@@ -95,12 +105,12 @@ class Source(ABC):
     def wait_until(self, due_ns: int) -> bool:
         """Sleep until a moment of the monotonic clock; False if `stop` was called meanwhile."""
         while (left := due_ns - time.monotonic_ns()) > 0:
-            if self._stopping.wait(left / 1e9):
+            if self._stopping.wait(min(left / 1e9, _WAIT_SECONDS)):
                 return False
         return not self.stopping
 
     def stop(self) -> None:
-        """Ask `events` to end soon; may be called from any thread."""
+        """Ask `events` to end within a second or so, also where nothing arrives; may be called from any thread."""
         self._stopping.set()
 
     @property

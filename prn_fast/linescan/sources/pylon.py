@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from prn_fast.errors import LinescanError
-from prn_fast.linescan.sources.camera import CameraLost, CameraSource, Grabbed
+from prn_fast.errors import LinescanError, one_line, printable
+from prn_fast.linescan.sources.camera import CameraLost, CameraSource, Grabbed, name_in_camera
 from prn_fast.linescan.sources.line_numbers import GIGE_VISION_IDS
+from prn_fast.linescan.sources.options import BLOCK_LINES, BUFFERS
 
 
 def import_pylon() -> Any:
@@ -30,17 +31,22 @@ class PylonSource(CameraSource):
         width, lines, line_rate, pixel_format, counter, buffers: as for `AravisSource`.
     """
 
+    fault = "failed"
+
     def __init__(
         self,
         where: str = "",
         *,
         width: int = 0,
-        lines: int = 256,
+        lines: int = BLOCK_LINES,
         line_rate: float = 0.0,
         pixel_format: str = "Mono8",
         counter: str = "block",
-        buffers: int = 16,
+        buffers: int = BUFFERS,
     ) -> None:
+        self.name = f"pylon:{printable(where)}"
+        numbers = {"lines": lines, "line_rate": line_rate, "buffers": buffers}
+        self.check(self.name, pixel_format, counter, width, where=where, **numbers)
         self._pylon = import_pylon()
         self._where = where
         self._settings = (width, lines, line_rate, pixel_format)
@@ -49,7 +55,7 @@ class PylonSource(CameraSource):
         self.camera: Any = None
         self.connect()
         super().__init__(
-            f"pylon:{where}",
+            self.name,
             self._width,
             pixel_format,
             lines,
@@ -77,13 +83,14 @@ class PylonSource(CameraSource):
                     camera.WidthMax.SetValue(width)
                 camera.Width.SetValue(width)
             camera.Height.SetValue(lines)
-            camera.PixelFormat.SetValue(pixel_format)
+            camera.PixelFormat.SetValue(name_in_camera(pixel_format, camera.PixelFormat.Symbolics))
             if line_rate:
                 self._set_rate(camera, line_rate, lines)
             camera.MaxNumBuffer.SetValue(self._buffers)
             self._width = int(camera.Width.GetValue())
+            self.check_size((width, lines), (self._width, int(camera.Height.GetValue())))
         except pylon.GenericException as error:
-            raise LinescanError(f"pylon:{self._where}: {_first_line(error)}") from None
+            raise LinescanError(f"{self.name}: {one_line(error)}") from None
         self.camera = camera
 
     def start(self) -> None:
@@ -130,10 +137,11 @@ class PylonSource(CameraSource):
         self._lent = result
         rows = None
         if result.GrabSucceeded():
-            rows = np.frombuffer(result.GetMemoryView(), np.uint8).reshape(result.GetHeight(), -1)
+            memory = np.frombuffer(result.GetMemoryView(), np.uint8)[: result.GetPayloadSize()]
+            rows = self.rows_in(memory, result.GetHeight(), result.GetWidth(), result.GetPaddingX())
             if self._counts_lines:
                 rows = rows.copy()
-        return Grabbed(result.BlockID or result.ImageNumber, rows, time.monotonic_ns(), "failed")
+        return Grabbed(result.BlockID or result.ImageNumber, rows, time.monotonic_ns())
 
     def disconnect(self) -> None:
         """See `CameraSource.disconnect`."""
@@ -152,7 +160,3 @@ def _has(camera: Any, name: str) -> bool:
 
     node = camera.GetNodeMap().GetNode(name)
     return node is not None and genicam.IsAvailable(node)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

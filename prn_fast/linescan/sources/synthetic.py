@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.data.synthetic import MATERIALS, Surface, add_defect, render
-from prn_fast.errors import ConfigError
+from prn_fast.errors import ConfigError, printable
 from prn_fast.linescan.sources.base import Block, Event, Source
+from prn_fast.linescan.sources.options import BLOCK_LINES, MAX_PIXELS, check_options
 
 # Surfaces and defects are drawn at this size.
 _SIDE = 256
@@ -58,12 +59,16 @@ def weave(
         ConfigError: an unknown name, or sizes that cannot work.
     """
     if material not in MATERIALS:
-        raise ConfigError(f"unknown material {material!r}; choose from {', '.join(MATERIALS)}")
+        raise ConfigError(f"unknown material '{printable(material)}'; choose from {', '.join(MATERIALS)}")
     kinds = tuple(kinds) or MATERIALS[material].defects
     if set(kinds) - set(MATERIALS[material].defects):
         raise ConfigError(f"{material} has the defects {', '.join(MATERIALS[material].defects)}, not {kinds}")
+    if channels not in (1, 3):
+        raise ConfigError(f"a strip of {channels} channels cannot be woven; it has 1 or 3")
     if width < 2 * _SIDE or lines < 2 * _SIDE or lines % (2 * _SIDE):
         raise ConfigError(f"a strip of {lines} x {width} cannot be woven; both at least 512, lines a multiple of 512")
+    if width * lines * channels > MAX_PIXELS:
+        raise ConfigError(f"a strip of {lines} x {width} cannot be woven; it has at most {MAX_PIXELS:,} pixels")
     rng = np.random.default_rng((seed, width, lines))
     surface = render(material, _SIDE, rng)
     picture, beneath = _mirrored(surface.picture), _mirrored(surface.beneath)
@@ -103,10 +108,41 @@ def _as_bytes(picture: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
 
-class SyntheticSource(Source):
-    """A woven strip, played round and round.
+class StripSource(Source):
+    """A strip, played round and round: line n shows row n modulo the rows of the strip.
 
-    Line n shows row n modulo `strip_lines`, so that each planted defect comes back with every round.
+    Args:
+        name: for people.
+        strip: uint8 (rows, width, C), with C of 1 or 3.
+        lines: lines in a block.
+        line_rate: lines per second; 0 plays as fast as the lines are inspected.
+        length: lines to play; 0 never ends.
+    """
+
+    def __init__(
+        self, name: str, strip: NDArray[np.uint8], *, lines: int = BLOCK_LINES, line_rate: float = 0.0, length: int = 0
+    ) -> None:
+        super().__init__(name, strip.shape[1], "Mono8" if strip.shape[2] == 1 else "RGB8", lines, line_rate or None)
+        self.live = bool(line_rate)
+        self._strip, self._length = strip, length
+
+    def events(self) -> Iterator[Event]:
+        """See `Source.events`."""
+        line, start = 0, time.monotonic_ns()
+        while not self._length or line < self._length:
+            count = min(self.lines, self._length - line) if self._length else self.lines
+            rows = np.take(self._strip, range(line, line + count), axis=0, mode="wrap")
+            due = time.monotonic_ns()
+            if self.line_rate:
+                due = start + int((line + count) / self.line_rate * 1e9)
+            if not self.wait_until(due):
+                return
+            yield Block(rows[:, :, 0] if rows.shape[2] == 1 else rows, line, due)
+            line += count
+
+
+class SyntheticSource(StripSource):
+    """A woven strip, so that each planted defect comes back with every round.
 
     Args:
         where: the material.
@@ -126,7 +162,7 @@ class SyntheticSource(Source):
         *,
         width: int = 2048,
         channels: int = 1,
-        lines: int = 256,
+        lines: int = BLOCK_LINES,
         line_rate: float = 0.0,
         strip_lines: int = 4096,
         defects: int = 6,
@@ -134,22 +170,10 @@ class SyntheticSource(Source):
         length: int = 0,
     ) -> None:
         where = where or "brushed_metal"
-        self._strip, self.planted = weave(width, strip_lines, channels, material=where, defects=defects, seed=seed)
-        self._length = length
-        name = "Mono8" if channels == 1 else "RGB8"
-        super().__init__(f"synthetic:{where}", width, name, lines, line_rate or None)
-        self.live = bool(line_rate)
-
-    def events(self) -> Iterator[Event]:
-        """See `Source.events`."""
-        line, start = 0, time.monotonic_ns()
-        while not self._length or line < self._length:
-            count = min(self.lines, self._length - line) if self._length else self.lines
-            rows = np.take(self._strip, range(line, line + count), axis=0, mode="wrap")
-            due = time.monotonic_ns()
-            if self.line_rate:
-                due = start + int((line + count) / self.line_rate * 1e9)
-            if not self.wait_until(due):
-                return
-            yield Block(rows[:, :, 0] if rows.shape[2] == 1 else rows, line, due)
-            line += count
+        source = f"synthetic:{printable(where)}"
+        check_options(
+            source, width=width, channels=channels, lines=lines, line_rate=line_rate, strip_lines=strip_lines,
+            defects=defects, seed=seed, length=length,
+        )  # fmt: skip
+        strip, self.planted = weave(width, strip_lines, channels, material=where, defects=defects, seed=seed)
+        super().__init__(source, strip, lines=lines, line_rate=line_rate, length=length)

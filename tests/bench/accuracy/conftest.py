@@ -6,7 +6,7 @@ import pytest
 
 from prn_fast.bench.accuracy import run as study_run
 from prn_fast.bench.accuracy.record import Record, new_record, put_run, read_record
-from prn_fast.bench.accuracy.run import Settings, run_study
+from prn_fast.bench.accuracy.run import StudySettings, run_study
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from tests.small_package import SIDE
 
@@ -14,11 +14,11 @@ COMMIT = "0123456789ab-dirty"
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> StudySettings:
     """Settings of a study of one variant and seed that has been run; its folder is shared, so do not change it."""
     root = tmp_path_factory.mktemp("study")
     data = write_synthetic_surfaces(root / "wood", side=SIDE, train=10, good=3, defects=4, materials=("wood",))
-    settings = Settings(
+    settings = StudySettings(
         study="seen",
         data=data,
         folder=root / "output",
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def recorded(trained: Settings) -> Record:
+def recorded(trained: StudySettings) -> Record:
     """What `trained` recorded; do not change it."""
     return read_record(trained.folder / "wood-seen.json")
 

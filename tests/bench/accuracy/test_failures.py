@@ -10,7 +10,7 @@ from PIL import Image
 
 from prn_fast.bench.accuracy import failures
 from prn_fast.bench.accuracy.failures import failure_figures, write_failures
-from prn_fast.bench.accuracy.run import Settings
+from prn_fast.bench.accuracy.run import StudySettings
 from prn_fast.data.images import write_image
 from prn_fast.data.samples import Sample
 from prn_fast.errors import ConfigError, DataError
@@ -19,12 +19,12 @@ from tests.bench.accuracy.conftest import COMMIT
 
 
 @pytest.fixture
-def package(trained: Settings) -> Path:
+def package(trained: StudySettings) -> Path:
     return next((trained.folder / COMMIT).glob("*.prn"))
 
 
 @pytest.fixture
-def evaluation(trained: Settings, tmp_path: Path) -> Path:
+def evaluation(trained: StudySettings, tmp_path: Path) -> Path:
     source = next((trained.folder / COMMIT).glob("*-eval/evaluation.json"))
     return Path(shutil.copy(source, tmp_path / "evaluation.json"))
 
@@ -34,7 +34,7 @@ def change(path: Path, **values: object) -> None:
 
 
 def test_the_worst_come_first_in_a_small_picture(
-    package: Path, evaluation: Path, trained: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, evaluation: Path, trained: StudySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
 
@@ -45,11 +45,11 @@ def test_the_worst_come_first_in_a_small_picture(
     monkeypatch.setattr(failures, "draw_sheet", draw)
     picture = tmp_path / "failures.jpg"
     assert "images, " in write_failures(package, evaluation, trained.data, picture)
-    assert picture.stat().st_size <= failures.MOST_BYTES
+    assert picture.stat().st_size <= failures.MAX_BYTES
     assert Image.open(picture).format == "JPEG"
     ((title, rows),) = drawn
     result = json.loads(evaluation.read_text())
-    assert title == f"{package.name} on wood, lean, commit {result['commit']}"
+    assert title == f"{package.name} on wood, optimized, commit {result['commit']}"
     good = sorted((image["score"] for image in result["images"] if not image["label"]), reverse=True)
     heading, first = next(iter(rows.items()))
     alarms = result["confusion"]["false_alarms"]
@@ -74,11 +74,11 @@ def test_one_part_does_not_fill_a_row(tmp_path: Path) -> None:
 
 
 def test_another_package_or_other_scores_are_refused(
-    package: Path, evaluation: Path, trained: Settings, tmp_path: Path
+    package: Path, evaluation: Path, trained: StudySettings, tmp_path: Path
 ) -> None:
     picture = tmp_path / "failures.jpg"
     images = json.loads(evaluation.read_text())["images"]
-    change(evaluation, images=[image | {"score": 1 - image["score"]} for image in images])
+    change(evaluation, images=[image | {"raw_score": 1 - image["raw_score"]} for image in images])
     with pytest.raises(ConfigError, match="gives scores that differ"):
         write_failures(package, evaluation, trained.data, picture)
     change(evaluation, images=[image | {"path": f"elsewhere/{image['path']}"} for image in images])
@@ -91,7 +91,7 @@ def test_another_package_or_other_scores_are_refused(
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"package": {}}'])
-def test_what_is_no_evaluation_is_refused(text: str, package: Path, trained: Settings, tmp_path: Path) -> None:
+def test_what_is_no_evaluation_is_refused(text: str, package: Path, trained: StudySettings, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"other\.json: cannot be read as a result of prn-eval"):
@@ -99,7 +99,7 @@ def test_what_is_no_evaluation_is_refused(text: str, package: Path, trained: Set
 
 
 def test_a_noisy_picture_is_compressed_until_it_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "MOST_BYTES", 60_000)
+    monkeypatch.setattr(failures, "MAX_BYTES", 60_000)
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     failures._write_jpeg(noise, tmp_path / "noise.jpg")
     assert (tmp_path / "noise.jpg").stat().st_size <= 60_000

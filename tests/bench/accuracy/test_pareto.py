@@ -8,7 +8,7 @@ import pytest
 
 from prn_fast.bench.accuracy.pareto import points, speed_figures, write_plot
 from prn_fast.bench.accuracy.record import Record, write_record
-from prn_fast.bench.plots import Series, accuracy_against_speed
+from prn_fast.bench.report.plots import Series, accuracy_against_speed
 from prn_fast.errors import ConfigError
 from tests.bench.reports import make_report
 

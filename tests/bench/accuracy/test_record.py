@@ -8,6 +8,7 @@ import pytest
 
 from prn_fast.bench.accuracy.record import (
     SCHEMA_PATH,
+    SCORES_FILE,
     Record,
     find_run,
     put_run,
@@ -75,6 +76,16 @@ def test_what_is_no_record_is_refused(record: Record, tmp_path: Path, damage, me
 def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(DataError, match=r"other\.json"):
+        read_records(tmp_path, "seen")
+
+
+def test_image_scores_lie_among_the_records_and_are_none(record: Record, tmp_path: Path) -> None:
+    write_record(record, tmp_path / "tiles-seen.json")
+    (tmp_path / SCORES_FILE).write_text('{"schema": "prn-scores", "packages": []}')
+    assert read_records(tmp_path, "seen") == {"tiles-seen.json": record}
+    # Under any other name they are refused.
+    (tmp_path / SCORES_FILE).rename(tmp_path / "tiles-scores.json")
+    with pytest.raises(DataError, match=r"tiles-scores\.json"):
         read_records(tmp_path, "seen")
 
 

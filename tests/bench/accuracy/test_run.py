@@ -1,5 +1,6 @@
 """Studies: what is run, recorded, skipped, resumed and refused."""
 
+import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +10,8 @@ import pytest
 
 from prn_fast.bench.accuracy import __main__ as command
 from prn_fast.bench.accuracy import run as study_run
-from prn_fast.bench.accuracy.record import Record, read_record
-from prn_fast.bench.accuracy.run import Settings, make_plan, run_study
+from prn_fast.bench.accuracy.record import Record, read_record, write_record
+from prn_fast.bench.accuracy.run import StudySettings, add_screens, plan_run, run_study
 from prn_fast.bench.accuracy.studies import STUDIES
 from prn_fast.errors import ConfigError, DataError
 from tests.bench.accuracy.conftest import COMMIT
@@ -26,7 +27,7 @@ class Copies:
         interrupted_at: number of the command that is interrupted as by Ctrl-C.
     """
 
-    def __init__(self, trained: Settings, interrupted_at: int | None = None) -> None:
+    def __init__(self, trained: StudySettings, interrupted_at: int | None = None) -> None:
         work = trained.folder / COMMIT
         self.package, self.evaluation = next(work.glob("*.prn")), next(work.glob("*-eval"))
         self.interrupted_at = interrupted_at
@@ -46,18 +47,18 @@ def commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def settings(trained: Settings, tmp_path: Path) -> Settings:
+def settings(trained: StudySettings, tmp_path: Path) -> StudySettings:
     """Two variants and two seeds, nothing run yet."""
     return replace(trained, folder=tmp_path / "output", seeds=(0, 1), only=("1 seen", "0 seen"))
 
 
-def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained: Settings) -> None:
+def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained: StudySettings) -> None:
     (run,) = recorded["runs"]
-    slug = "preset-lite0-seen-1-seed-0-image-size-64-epochs-1-batch-4"
-    options = "--preset lite0 --seen 1 --seed 0 --image-size 64 --epochs 1 --batch 4"
+    slug = "wood-preset-lite0-seen-1-no-screen-seed-0-image-size-64-epochs-1-batch-4"
+    options = "--preset lite0 --seen 1 --no-screen --seed 0 --image-size 64 --epochs 1 --batch 4"
     assert run["commands"] == {
         "train": f"prn-train --data wood --output {slug}.prn {options}",
-        "evaluate": f"prn-eval {slug}.prn --data wood --engine lean --output {slug}-eval",
+        "evaluate": f"prn-eval {slug}.prn --data wood --engine optimized --output {slug}-eval",
     }
     assert (run["commit"], run["clean"], run["resumed"]) == (COMMIT, False, False)
     assert run["training"]["epochs"] == 1
@@ -69,13 +70,13 @@ def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained:
     assert run["environment"]["threads"] >= 1
 
 
-def test_no_path_of_the_machine_is_recorded(trained: Settings) -> None:
+def test_no_path_of_the_machine_is_recorded(trained: StudySettings) -> None:
     text = (trained.folder / "wood-seen.json").read_text()
     assert str(trained.data.parent) not in text
     assert str(Path.home()) + "/" not in text
 
 
-def test_what_is_recorded_is_not_run_again(trained: Settings) -> None:
+def test_what_is_recorded_is_not_run_again(trained: StudySettings) -> None:
     lines: list[str] = []
 
     def refuse(*arguments: object) -> None:
@@ -85,7 +86,7 @@ def test_what_is_recorded_is_not_run_again(trained: Settings) -> None:
     assert lines == ["1 seen, seed 0: recorded"]
 
 
-def test_an_interrupted_study_keeps_what_is_done_and_goes_on(settings: Settings, trained: Settings) -> None:
+def test_an_interrupted_study_keeps_what_is_done_and_goes_on(settings: StudySettings, trained: StudySettings) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_study(settings, say=lambda line: None, launch=Copies(trained, interrupted_at=4))
     path = settings.folder / "wood-seen.json"
@@ -98,7 +99,9 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(settings: Settings,
     assert done == {(variant, seed) for variant in ("1 seen", "0 seen") for seed in (0, 1)}
 
 
-def test_processes_that_share_a_folder_keep_what_the_others_record(settings: Settings, trained: Settings) -> None:
+def test_processes_that_share_a_folder_keep_what_the_others_record(
+    settings: StudySettings, trained: StudySettings
+) -> None:
     copies = Copies(trained)
 
     def launch(name: str, arguments: Sequence[str], folder: Path, log: Path) -> None:
@@ -112,9 +115,11 @@ def test_processes_that_share_a_folder_keep_what_the_others_record(settings: Set
     assert done == {(variant, seed) for variant in ("1 seen", "0 seen") for seed in (0, 1)}
 
 
-def test_an_interrupted_training_is_resumed_and_the_record_says_so(settings: Settings, trained: Settings) -> None:
+def test_an_interrupted_training_is_resumed_and_the_record_says_so(
+    settings: StudySettings, trained: StudySettings
+) -> None:
     settings = replace(settings, seeds=(0,), only=("0 seen",))
-    plan = make_plan(SEEN.choose(["0 seen"])[0], 0, "wood", None, settings.options)
+    plan = plan_run(SEEN.choose(["0 seen"])[0], 0, "wood", None, settings.options)
     state = settings.folder / COMMIT / f"{plan.package}.training" / "state.pt"
     state.parent.mkdir(parents=True)
     state.touch()
@@ -129,7 +134,36 @@ def test_an_interrupted_training_is_resumed_and_the_record_says_so(settings: Set
     assert "--resume" not in run["commands"]["train"]
 
 
-def test_a_failed_run_is_told_and_the_others_go_on(settings: Settings, trained: Settings) -> None:
+def test_screens_of_kept_packages_are_evaluated_later(recorded: Record, trained: StudySettings, tmp_path: Path) -> None:
+    """From the packages beside the record, none of which is trained again."""
+    record = copy.deepcopy(recorded)
+    (run,) = record["runs"]
+    run["screen"] = {"cut": 0.3, "wanted_loss": 0.01}
+    whole = copy.deepcopy(run) | {"seed": 1, "screen": {"cut": None, "wanted_loss": 0.01, "why_whole": "too few leave"}}
+    lost = copy.deepcopy(run) | {"seed": 2}
+    lost["commands"] = {**lost["commands"], "train": "prn-train --data wood --output lost.prn"}
+    record["runs"] += [whole, lost]
+    path = tmp_path / "wood-exit.json"
+    write_record(record, path)
+    (tmp_path / COMMIT).mkdir()
+    copies, lines = Copies(trained), []
+    shutil.copytree(copies.package, tmp_path / COMMIT / copies.package.name)
+    failures = add_screens(path, lines.append, copies)
+    ((name, arguments),) = copies.calls
+    assert (name, arguments[0], "--screen-only" in arguments) == ("prn-eval", copies.package.name, True)
+    assert list(failures) == ["1 seen, seed 2"]
+    assert "lost.prn: the package is not here" in failures["1 seen, seed 2"]
+    assert "1 seen, seed 1: too few leave" in lines
+    found = read_record(path)["runs"]
+    assert found[0]["test"]["screen_alone"]["image"] == run["test"]["image"]
+    assert all("screen_alone" not in one["test"] for one in found[1:])
+    again = Copies(trained)
+    add_screens(path, lines.append, again)
+    assert again.calls == []
+    assert lines[-3] == "1 seen, seed 0: recorded"
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(settings: StudySettings, trained: StudySettings) -> None:
     copies = Copies(trained)
 
     def launch(name: str, arguments: Sequence[str], folder: Path, log: Path) -> None:
@@ -144,7 +178,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(settings: Settings, trained: 
     assert {run["seed"] for run in read_record(settings.folder / "wood-seen.json")["runs"]} == {1}
 
 
-def test_a_changed_checkout_is_refused_unless_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_checkout_is_refused_unless_told(settings: StudySettings, monkeypatch: pytest.MonkeyPatch) -> None:
     for here in (COMMIT, "unknown"):
         monkeypatch.setattr(study_run, "commit", lambda here=here: here)
         with pytest.raises(ConfigError, match="--allow-dirty"):
@@ -153,7 +187,7 @@ def test_a_changed_checkout_is_refused_unless_told(settings: Settings, monkeypat
 
 
 def test_a_checkout_that_changes_during_a_run_is_not_recorded(
-    settings: Settings, trained: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: StudySettings, trained: StudySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The copied package says another commit than the one that the study began with.
     monkeypatch.setattr(study_run, "commit", lambda: "0123456789ab")
@@ -163,7 +197,7 @@ def test_a_checkout_that_changes_during_a_run_is_not_recorded(
     assert not (settings.folder / "wood-seen.json").exists()
 
 
-def test_a_command_that_fails_is_told_by_its_last_line(settings: Settings) -> None:
+def test_a_command_that_fails_is_told_by_its_last_line(settings: StudySettings) -> None:
     lines: list[str] = []
     settings = replace(settings, seeds=(0,), only=("1 seen",), options=("--image-size", "100"))
     failures = run_study(settings, say=lines.append)
@@ -183,13 +217,13 @@ def test_a_command_that_fails_is_told_by_its_last_line(settings: Settings) -> No
     ids=["study", "variant", "data", "textures", "path"],
 )
 def test_what_cannot_be_run_is_named(
-    settings: Settings, changes: dict[str, object], error: type[Exception], message: str
+    settings: StudySettings, changes: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         run_study(replace(settings, **changes), launch=lambda *arguments: None)
 
 
-def test_paths_are_recorded_by_their_last_name(settings: Settings, trained: Settings, tmp_path: Path) -> None:
+def test_paths_are_recorded_by_their_last_name(settings: StudySettings, trained: StudySettings, tmp_path: Path) -> None:
     textures = tmp_path / "somewhere" / "dtd"
     textures.mkdir(parents=True)
     launch = Copies(trained)
@@ -201,16 +235,24 @@ def test_paths_are_recorded_by_their_last_name(settings: Settings, trained: Sett
 
 def test_same_trainings_of_two_studies_are_one_package() -> None:
     base, ten = STUDIES["recipe"].variants[0], SEEN.variants[0]
-    assert make_plan(base, 1, "tiles", 20.0).package == make_plan(ten, 1, "tiles", 20.0).package
-    assert make_plan(base, 1, "tiles", 20.0).package != make_plan(base, 2, "tiles", 20.0).package
+    assert plan_run(base, 1, "tiles", 20.0).package == plan_run(ten, 1, "tiles", 20.0).package
+    assert plan_run(base, 1, "tiles", 20.0).package != plan_run(base, 2, "tiles", 20.0).package
 
 
-def test_the_command_line(trained: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_products_share_no_package_and_no_evaluation() -> None:
+    for variant in (SEEN.variants[0], STUDIES["nearest-patch"].variants[0]):
+        tiles, wood = plan_run(variant, 0, "tiles", None), plan_run(variant, 0, "wood", None)
+        assert tiles.evaluation != wood.evaluation
+        # A yardstick trains none.
+        assert (tiles.package == wood.package == "") if variant.yardstick else tiles.package != wood.package
+
+
+def test_the_command_line(trained: StudySettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list"]) == 0
     assert "10 seen" in capsys.readouterr().out
     run = ["run", "seen", "--data", str(trained.data), "--output"]
     again = [*run, str(trained.folder), "--only", "1 seen", "--seeds", "0", "--allow-dirty", "--", *trained.options]
     assert command.main(again) == 0
-    assert capsys.readouterr().out == "1 seen, seed 0: recorded\n"
+    assert capsys.readouterr().out == "wood: 1 seen, seed 0: recorded\n"
     assert command.main([*run, str(tmp_path / "other")]) == 2
     assert "error: the checkout has changes" in capsys.readouterr().err

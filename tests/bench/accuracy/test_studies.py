@@ -2,7 +2,8 @@
 
 import pytest
 
-from prn_fast.bench.accuracy.run import make_plan
+from prn_fast.bench.accuracy import nearest_patch
+from prn_fast.bench.accuracy.run import plan_run
 from prn_fast.bench.accuracy.studies import STUDIES, Variant, study_named
 from prn_fast.cli import evaluate, train
 from prn_fast.errors import ConfigError
@@ -12,7 +13,11 @@ VARIANTS = {f"{name}-{variant.name}": variant for name, study in STUDIES.items()
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_the_commands_take_the_options_of_every_variant(variant: Variant) -> None:
-    plan = make_plan(variant, 3, "tiles", 20.0)
+    plan = plan_run(variant, 3, "tiles", 20.0)
+    if variant.yardstick:
+        parsed = nearest_patch.make_parser().parse_args(plan.evaluate)
+        assert (str(parsed.data), str(parsed.output), parsed.seed) == ("tiles", plan.evaluation, 3)
+        return
     parsed = train.make_parser().parse_args(plan.train)
     assert (str(parsed.data), str(parsed.output), parsed.seed, parsed.minutes) == ("tiles", plan.package, 3, 20.0)
     assert str(evaluate.make_parser().parse_args(plan.evaluate).output) == plan.evaluation
@@ -21,7 +26,7 @@ def test_the_commands_take_the_options_of_every_variant(variant: Variant) -> Non
 @pytest.mark.parametrize("name", STUDIES)
 def test_variants_of_a_study_differ(name: str) -> None:
     variants = STUDIES[name].variants
-    plans = [make_plan(variant, 0, "tiles", None) for variant in variants]
+    plans = [plan_run(variant, 0, "tiles", None) for variant in variants]
     assert len({(plan.train, plan.evaluate) for plan in plans}) == len(variants)
     assert len({variant.name for variant in variants}) == len(variants)
 
@@ -29,3 +34,12 @@ def test_variants_of_a_study_differ(name: str) -> None:
 def test_an_unknown_study_is_named() -> None:
     with pytest.raises(ConfigError, match="no study is called 'speed'; choose one of seen, "):
         study_named("speed")
+
+
+def test_only_the_study_of_early_exit_trains_a_screen() -> None:
+    for name, study in STUDIES.items():
+        for variant in study.variants:
+            options = variant.train_options()
+            assert ("--screen" in options) == (name == "exit")
+            # A yardstick trains nothing, and does not know the option.
+            assert ("--no-screen" in options) == (name != "exit" and not variant.yardstick)

@@ -27,7 +27,7 @@ def cells(text: str, start: str) -> list[str]:
 
 
 def test_mean_smallest_and_largest_over_seeds(record: Record) -> None:
-    text = tables.test_table(record)
+    text = tables.test_table(record, None)
     assert cells(text, "10 seen")[1:3] == ["3", "0.920 (0.900 to 0.940)"]
     assert cells(text, "0 seen")[1:3] == ["2", "0.820 (0.800 to 0.840)"]
     # What is the same in all runs has no spread.
@@ -49,13 +49,14 @@ def test_validation_on_other_anomalies_is_not_compared(record: Record, monkeypat
     assert row[5] != "–"
 
 
-def test_what_was_left_out_and_who_are_strangers(record: Record) -> None:
+def test_what_was_left_out_and_which_parts_are_unseen(record: Record) -> None:
     for run, left_out, auroc in zip(record["runs"][:3], (10, 10, 10), (0.7, 0.8, 0.9), strict=True):
         run["test"]["seen"] = {"listed": 10, "left_out": left_out, "near_duplicates": 5 * run["seed"]}
-        run["test"]["strangers"] = {"good": 7, "image_auroc": auroc}
+        run["test"]["unseen_parts"] = {"good": 7, "image_auroc": auroc}
     assert cells(tables.training_table(record), "10 seen")[-2:] == ["15 (10 to 20)", "0.800 (0.700 to 0.900), 7 good"]
-    record["runs"][0]["test"]["strangers"] = {"good": 0, "image_auroc": None}
-    assert cells(tables.training_table(record), "10 seen")[-1] == "–"
+    for good in (0, None):
+        record["runs"][0]["test"]["unseen_parts"] = {"good": good, "image_auroc": None}
+        assert cells(tables.training_table(record), "10 seen")[-1] == "–"
 
 
 def test_kinds_are_of_the_first_variant(record: Record) -> None:
@@ -92,7 +93,7 @@ def test_mixed_and_resumed_runs_are_said(record: Record) -> None:
     put_run(record, copy.deepcopy(record["runs"][0]) | {"seed": 9, "commit": "other", "resumed": True, "clean": True})
     text = tables.provenance(record, "tiles-seen.json")
     assert "**Not all runs are of one commit and device" in text
-    assert "1 of 6 trainings were interrupted and went on." in text
+    assert "1 of 6 trainings were interrupted and continued." in text
     assert "**5 of 6 runs" in text
 
 
@@ -107,5 +108,58 @@ def test_every_study_has_its_tables() -> None:
 
 def test_a_variant_that_the_study_no_longer_has_is_shown_last(record: Record) -> None:
     put_run(record, copy.deepcopy(record["runs"][0]) | {"variant": "7 seen"})
-    rows = tables.test_table(record).splitlines()[2:]
+    rows = tables.test_table(record, None).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| 10 seen", "| 0 seen", "| 7 seen"]
+
+
+def test_early_exit_is_told_seed_by_seed_and_why_none_leaves(record: Record, tmp_path: Path) -> None:
+    figures_of_screen = {"cut": 0.2, "wanted_loss": 0.01, "exit_share": 0.9, "normals": 50, "flagged": 310}
+    effect = {
+        "cut": 0.2, "good": 40, "good_exited": 30, "defects": 20, "detected": 15, "exited_defects": 3, "lost": 1,
+        "alarms_avoided": 2, "changed": 3,
+    }  # fmt: skip
+    first, second = (copy.deepcopy(record["runs"][0]) | {"variant": "lost 0.01", "seed": seed} for seed in (0, 1))
+    first["screen"] = {**figures_of_screen, "lost": 0, "loss_bound": 0.0096}
+    first["test"]["early_exit"] = effect
+    second["screen"] = {"cut": None, "wanted_loss": 0.01, "why_whole": "only 5% would leave"}
+    made = {**record, "study": "exit", "runs": [first, second]}
+    folder = tmp_path / "results"
+    folder.mkdir()
+    write_record(made, folder / "tiles-exit.json")
+    rows = [line.split(" | ") for line in tables.exit_figures(folder).splitlines() if line.startswith("| lost 0.01")]
+    assert rows[0][1:6] == ["0", "90% of 50", "310", "1.0%", "75% of 40"]
+    assert [cell.strip(" |") for cell in rows[0][6:]] == ["15", "1", "2"]
+    assert rows[1][5] == "none: only 5% would leave"
+
+
+def test_the_screen_alone_has_rows_of_its_own(record: Record, tmp_path: Path) -> None:
+    first, second = (copy.deepcopy(record["runs"][0]) | {"variant": "lost 0.01", "seed": seed} for seed in (0, 1))
+    for run in (first, second):
+        run["screen"] = {"cut": 0.2, "wanted_loss": 0.01}
+    first["test"]["screen_alone"] = {
+        "command": "prn-eval a.prn --screen-only", "commit": "0123456789ab", "engine": "optimized/screen",
+        "threshold": 0.4, "image": {"auroc": 0.876}, "pixel": {"auroc": 0.7, "pro": 0.6}, "kinds": [{}],
+        "confusion": {"detected": 12, "missed": 3, "passed": 38, "false_alarms": 2},
+    }  # fmt: skip
+    folder = tmp_path / "results"
+    folder.mkdir()
+    write_record({**record, "study": "exit", "runs": [first, second]}, folder / "tiles-exit.json")
+    text = tables.exit_figures(folder)
+    assert "| screen alone | 0.876 | 0.700 | 0.600 | 12 of 15 | 2 of 40 |" in text
+    assert text.count("| network |") == 1
+
+
+def test_means_over_products_weigh_each_product_alike(record: Record) -> None:
+    other = copy.deepcopy(record) | {"data": "cloth"}
+    for run in other["runs"]:
+        run["test"]["image"]["auroc"] -= 0.2 if run["variant"] == "0 seen" else 0.1
+    other["runs"] = [run for run in other["runs"] if run["seed"] == 0]
+    text = tables.products_table({"a": record, "b": other}, {})
+    ten = cells(text, "10 seen")
+    assert [cell.split(" / ")[0] for cell in ten[1:]] == ["0.800", "0.920", "0.860"]
+    changes = cells(tables.mean_changes_table([record, other]), "0 seen")
+    # -0.09 over two seeds of the one, -0.20 at the one seed of the other.
+    assert (changes[1], changes[4]) == ("2", "-0.145 (-0.200 to -0.090)")
+    # What misses a product has no mean.
+    other["runs"] = [run for run in other["runs"] if run["variant"] == "0 seen"]
+    assert cells(tables.products_table({"a": record, "b": other}, {}), "10 seen")[-1] == "–"

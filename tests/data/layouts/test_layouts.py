@@ -1,10 +1,15 @@
 """Every layout: told by its folder names, read with its split, and what is missing is named."""
 
+import unicodedata
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from prn_fast.data.layouts import LAYOUTS, detect_layout, load_inspection_set
 from prn_fast.data.samples import load_samples
 from prn_fast.errors import ConfigError, DataError
+from prn_fast.paths import shown_path
 
 
 def mvtec(write):
@@ -73,9 +78,8 @@ def magnetic_tile(write):
     # The hash of the file name puts the first and the third on the test side.
     for name in ("MT_Free/Imgs/exp1_num_1", "MT_Free/Imgs/exp1_num_2", "MT_Free/Imgs/exp1_num_3", "MT_Free/Imgs/x"):
         write(f"set/{name}.jpg")
-    for name, marked in (("MT_Crack/Imgs/exp1_num_9", True), ("MT_Uneven/Imgs/exp1_num_8", False)):
-        write(f"set/{name}.jpg")
-        write(f"set/{name}.png", marked)
+    write("set/MT_Crack/Imgs/exp1_num_9.jpg")
+    write("set/MT_Crack/Imgs/exp1_num_9.png", True)
 
 
 WRITERS = [mvtec, mvtec_ad2, btad, visa, kolektor_sdd, kolektor_sdd2, dagm, magnetic_tile]
@@ -93,6 +97,7 @@ def test_a_set_is_recognised_and_read(tmp_path, write, writer):
     anomalies = [sample for sample in (*found.test, *found.anomalies) if sample.label]
     assert len(anomalies) == (2 if writer in (kolektor_sdd2, dagm) else 1)
     assert all(not sample.label for sample in (*found.train, *found.validation))
+    assert found.passed_over == ()
     # No image is on two sides, and every image and mask can be read.
     everything = (*found.train, *found.validation, *found.test, *found.anomalies)
     assert len({sample.path for sample in everything}) == len(everything)
@@ -124,9 +129,16 @@ def test_items_of_kolektor_sdd_are_on_one_side(tmp_path, write):
     assert not good_test & {sample.path.parent.name for sample in found.train}
 
 
-def test_an_empty_mask_of_the_magnetic_tiles_is_left_out(tmp_path, write):
+def test_an_empty_mask_of_the_magnetic_tiles_is_left_out_and_named(tmp_path, write):
     magnetic_tile(write)
-    assert {sample.kind for sample in load_inspection_set(tmp_path / "set").test} == {"good", "crack"}
+    write("set/MT_Uneven/Imgs/exp1_num_8.jpg")
+    write("set/MT_Uneven/Imgs/exp1_num_8.png", False)
+    found = load_inspection_set(tmp_path / "set")
+    assert {sample.kind for sample in found.test} == {"good", "crack"}
+    assert [(one.path.name, one.why) for one in found.passed_over] == [
+        ("exp1_num_8.jpg", "unused image"),
+        ("exp1_num_8.png", "unused image"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +162,84 @@ def test_a_missing_file_is_named(tmp_path, write, writer, missing, message):
     with pytest.raises(DataError, match=message) as error:
         load_inspection_set(tmp_path / "set", writer.__name__)
     assert missing.split("/")[-1].split(".")[0].removesuffix("_mask") in str(error.value)
+
+
+def test_what_has_no_place_in_the_layout_is_named(tmp_path, write):
+    mvtec(write)
+    root = tmp_path / "set"
+    for name in ("train/good/camera 2/5.png", "train/bad/1.png", "test/@eaDir/0.png"):
+        write(f"set/{name}")
+    (root / "train" / "good" / "gone.png").symlink_to("nowhere.png")
+    pages = [Image.fromarray(np.full((40, 48), level, np.uint8)) for level in (9, 99, 200)]
+    pages[0].save(root / "train" / "good" / "pages.tif", save_all=True, append_images=pages[1:])
+    found = load_inspection_set(root)
+    assert [sample.path.name for sample in found.train] == ["0.png", "1.png", "pages.tif"]
+    assert [(shown_path(one.path, root), one.why) for one in found.passed_over] == [
+        ("train/bad/1.png", "unused image"),
+        ("train/good/camera 2/5.png", "unused image"),
+        ("test/@eaDir", "hidden folder"),
+        ("train/good/gone.png", "dangling link"),
+        ("train/good/pages.tif", "further page"),
+        ("train/good/pages.tif", "further page"),
+    ]
+
+
+def test_links_in_a_set_are_followed(tmp_path, write):
+    visa(write)
+    for name in ("Data/Images/Normal", "Data/Masks/Anomaly/0.png"):
+        place = tmp_path / "set" / name
+        target = tmp_path / "elsewhere" / place.name
+        target.parent.mkdir(exist_ok=True)
+        place.rename(target)
+        place.symlink_to(target)
+    found = load_inspection_set(tmp_path / "set")
+    assert [sample.path.name for sample in found.train] == ["0.JPG", "1.JPG"]
+    assert found.passed_over == ()
+
+
+# The names of KolektorSDD's images are fixed, and plain ASCII.
+@pytest.mark.parametrize(
+    "writer", [one for one in WRITERS if one is not kolektor_sdd], ids=lambda writer: writer.__name__
+)
+def test_masks_are_found_in_another_composition_of_unicode(tmp_path, write, writer):
+    """As after a copy by way of a file system that takes names apart."""
+    root = tmp_path / "set"
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+
+    def accented(name, *marked):
+        folder, _, file = name.rpartition("/")
+        letter = decomposed if marked or "Label" in folder or "_GT" in file else composed
+        return write(f"{folder}/{letter}{file}", *marked)
+
+    writer(accented)
+    if writer is visa:
+        table = tmp_path / "split_csv" / "1cls.csv"
+        lines = [line.replace("Normal/", f"Normal/{decomposed}") for line in table.read_text().splitlines()]
+        lines = [line.replace("Anomaly/", f"Anomaly/{composed}") for line in lines]
+        table.write_text("\n".join(lines), encoding="utf-8")
+    found = load_inspection_set(root, writer.__name__)
+    anomalies = [sample for sample in (*found.test, *found.anomalies) if sample.label]
+    assert anomalies
+    assert all(sample.mask.name.startswith(decomposed) for sample in anomalies)
+
+
+def test_folders_of_masks_are_found_in_another_composition_of_unicode(tmp_path, write):
+    composed, decomposed = (unicodedata.normalize(form, "Öl") for form in ("NFC", "NFD"))
+    mvtec(write)
+    write(f"set/test/{composed}/0.png")
+    write(f"set/ground_truth/{decomposed}/0_mask.png", True)
+    found = load_inspection_set(tmp_path / "set")
+    assert composed in {sample.kind for sample in found.test}
+
+
+@pytest.mark.parametrize("writer", [mvtec, magnetic_tile], ids=lambda writer: writer.__name__)
+def test_names_that_are_not_utf_8_are_read(tmp_path, write, writer):
+    def odd(name, *marked):
+        folder, _, file = name.rpartition("/")
+        return write(f"{folder}/\udcff{file}", *marked)
+
+    writer(odd)
+    assert len(load_inspection_set(tmp_path / "set").train) >= 1
 
 
 @pytest.mark.parametrize(

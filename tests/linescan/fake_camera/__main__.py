@@ -21,9 +21,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from prn_fast.bench.measurement import leave_measurement
+from prn_fast.bench.machine.measurement import leave_measurement
 from prn_fast.linescan.inspection import Inspection
-from prn_fast.linescan.inspector import Inspector, Settings, open_inspector
+from prn_fast.linescan.inspector import InspectionSettings, Inspector, open_inspector
+from prn_fast.linescan.sinks import Sink
 from prn_fast.linescan.sources import open_source
 from prn_fast.linescan.sources.synthetic import Planted
 from prn_fast.package import Package
@@ -79,9 +80,7 @@ def run(
     gaps: list[Any] = []
     memory = [psutil.Process().memory_info().rss]
 
-    class Recorder:
-        def start(self, source: str) -> None: ...
-        def finish(self, snapshot: Any) -> None: ...
+    class Recorder(Sink):
         def defect(self, defect: Any) -> None:
             found.append(defect)
 
@@ -98,7 +97,7 @@ def run(
                 inspection = Inspection(
                     source,
                     inspector,
-                    [Recorder()],  # type: ignore[list-item]
+                    [Recorder()],
                     observers=[lambda _: memory.append(psutil.Process().memory_info().rss)],
                 )
                 answer: list[Any] = []
@@ -147,7 +146,7 @@ def main() -> int:
         parser.error("which package?")
     package = Package.open(arguments.package)
     strip, planted, _ = draw_web(WIDTH, STRIP_LINES, SPOTS, BARS, SEED)
-    settings = Settings(threshold=arguments.threshold, min_area=24)
+    settings = InspectionSettings(threshold=arguments.threshold, min_area=24)
 
     def fresh() -> Inspector:
         return open_inspector(package, WIDTH, "Mono8", engine=arguments.engine, settings=settings)

@@ -7,8 +7,12 @@
 #include <Python.h>
 
 #include <atomic>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -73,37 +77,55 @@ void plant_failure() {
     require(PyRun_SimpleString(script) == 0, "the failure is planted");
 }
 
-void exceptions_are_contained(const char *package, const prn::InspectorOptions &options, const Web &web) {
+void a_failing_engine_ends_the_inspection(const char *package, const prn::InspectorOptions &options, const Web &web) {
     plant_failure();
     prn::Inspector inspector(package, options);
     std::mutex mutex;
     std::vector<std::string> errors;
-    std::atomic<int> defects{0};
     inspector.on_error([&](const std::string &text) {
         const std::lock_guard<std::mutex> lock(mutex);
         errors.push_back(text);
-    });
-    inspector.on_defect([&](const prn::Defect &defect) {
-        if (defect.number == 1) {
-            inspector.finish();  // refused: it would wait for itself
-        }
-        ++defects;
     });
     inspector.push(web.block(0, LINES));
     inspector.finish();
 
     const prn_ledger ledger = inspector.ledger();
     require(ledger.lines == LINES && settled(ledger) == LINES, "the ledger balances");
-    require(ledger.dropped[PRN_DROPPED_ENGINE_ERROR] == 32, "the failed strip's lines are dropped");
-    require(ledger.inspected == LINES - 32, "all other lines are inspected");
-    bool planted = false, refused = false;
-    for (const std::string &text : errors) {
-        planted = planted || text == "lines 96 to 127: RuntimeError: planted failure";
-        refused = refused || text.find("a callback cannot finish") != std::string::npos;
-    }
-    require(planted, "the exception is reported with its lines, in one line");
-    require(refused && defects > 0, "a failing callback is reported, and other defects come all the same");
-    passed("exceptions are contained");
+    require(ledger.inspected == 96, "the lines before the failed strip are inspected");
+    require(ledger.dropped[PRN_DROPPED_ENGINE_ERROR] == LINES - 96, "its lines and all that follow are dropped");
+    require(errors.size() == 1 && errors[0] == "lines 96 to 127: RuntimeError: planted failure",
+            "the exception is reported once with its lines, in one line");
+    passed("a failing engine ends the inspection");
+}
+
+void a_failing_callback_ends_nothing(const char *package, const prn::InspectorOptions &options, const Web &web) {
+    prn::Inspector inspector(package, options);
+    std::atomic<int> refused{0};
+    std::promise<void> told;
+    inspector.on_error([&](const std::string &text) {
+        refused += text.find("a callback cannot finish") != std::string::npos;
+        told.set_value();
+    });
+    inspector.on_defect([&](const prn::Defect &defect) {
+        if (defect.number == 1) {
+            inspector.finish();  // refused: it would wait for itself
+        }
+    });
+    // The second strip after the gap ends the defects before it.
+    inspector.push(web.block(0, LINES / 2));
+    inspector.push_missing(64, PRN_MISSING_GAP);
+    inspector.push(web.block(LINES / 2, 64));
+    std::future_status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = told.get_future().wait_for(std::chrono::seconds(60));
+    Py_END_ALLOW_THREADS;
+    require(status == std::future_status::ready && refused == 1, "a failing callback is reported");
+    inspector.push(web.block(LINES / 2 + 64, LINES / 2 - 64));
+    inspector.finish();
+    const prn_ledger ledger = inspector.ledger();
+    require(ledger.inspected == LINES, "all lines that came are inspected");
+    require(ledger.missing[PRN_MISSING_GAP] == 64 && settled(ledger) == LINES + 64, "all others are missing");
+    passed("a failing callback ends nothing");
 }
 
 void grabbing_goes_on_while_python_is_busy(const char *package, prn::InspectorOptions options, const Web &web) {
@@ -122,12 +144,35 @@ void grabbing_goes_on_while_python_is_busy(const char *package, prn::InspectorOp
     passed("grabbing goes on while Python is busy");
 }
 
-void destroying_with_the_lock_held(const char *package, const prn::InspectorOptions &options, const Web &web) {
+// The ring outlives the inspector in Python's hands.
+void keep_rings() {
+    const char *script =
+        "import prn_fast.linescan.embedding as embedding\n"
+        "from prn_fast.linescan.core import LineRing\n"
+        "rings = []\n"
+        "class Kept:\n"
+        "    def from_capsule(capsule):\n"
+        "        rings.append(LineRing.from_capsule(capsule))\n"
+        "        return rings[-1]\n"
+        "embedding.LineRing = Kept\n";
+    require(PyRun_SimpleString(script) == 0, "rings are kept");
+}
+
+void destroying_with_the_lock_held(const char *package, prn::InspectorOptions options, const Web &web) {
+    keep_rings();
+    options.depth = 1;
+    std::atomic<int> errors{0};
     {
         prn::Inspector inspector(package, options);
+        inspector.on_error([&](const std::string &) { ++errors; });
         inspector.push(web.block(0, LINES));
     }
     require(PyGILState_Check() == 1, "the lock is held again");
+    require(errors == 0, "no error is reported");
+    const char *script =
+        "ledger = rings.pop().ledger()\n"
+        "assert ledger.waiting == 0 and ledger.dropped['closed'] > 0, ledger\n";
+    require(PyRun_SimpleString(script) == 0, "what waited is dropped and counted");
     passed("destroying with the lock held");
 }
 
@@ -145,12 +190,26 @@ void late_strips_are_dropped_and_counted(const char *package, prn::InspectorOpti
     passed("late strips are dropped and counted");
 }
 
-void errors_of_opening(const prn::InspectorOptions &options) {
+void errors_of_opening(const char *package, const prn::InspectorOptions &options) {
     try {
         prn::Inspector inspector("/nowhere.prn", options);
         require(false, "a missing package is an error");
     } catch (const prn::Error &error) {
         require(std::string(error.what()).find("/nowhere.prn") != std::string::npos, "the error names the package");
+    }
+    for (double prn::InspectorOptions::*number : {&prn::InspectorOptions::budget_ms, &prn::InspectorOptions::threshold,
+                                                  &prn::InspectorOptions::pixel_mm, &prn::InspectorOptions::line_mm}) {
+        for (const double value : {-1.0, HUGE_VAL, std::nan("")}) {
+            prn::InspectorOptions wrong = options;
+            wrong.*number = value;
+            try {
+                prn::Inspector inspector(package, wrong);
+                require(false, "a number that cannot be is an error");
+            } catch (const prn::Error &error) {
+                require(std::string(error.what()).find("give a finite number") != std::string::npos,
+                        "the error says what to give");
+            }
+        }
     }
     passed("errors of opening");
 }
@@ -166,8 +225,9 @@ int main(int count, char **arguments) {
     options.engine = "eager";
     options.threshold = 0.3;
     options.depth = 64;
-    errors_of_opening(options);
-    exceptions_are_contained(arguments[2], options, web);
+    errors_of_opening(arguments[2], options);
+    a_failing_engine_ends_the_inspection(arguments[2], options, web);
+    a_failing_callback_ends_nothing(arguments[2], options, web);
     grabbing_goes_on_while_python_is_busy(arguments[2], options, web);
     late_strips_are_dropped_and_counted(arguments[2], options, web);
     destroying_with_the_lock_held(arguments[2], options, web);

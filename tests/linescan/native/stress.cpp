@@ -137,24 +137,10 @@ void outlive() {
     strip->inspected();
 }
 
-// A caller compiled against an older, shorter structure is not written past its end.
-void older_caller() {
-    prn::LineRing ring(prn::LineRingOptions{WIDTH, PRN_MONO8, TILE, 0, 1});
-    struct {
-        uint32_t struct_size = 4 * sizeof(uint32_t);
-        uint32_t pixel_format = 0, width = 0, channels = 0, beyond = 12345;
-    } old;
-    require(prn_ring_describe(ring.handle().ring(), reinterpret_cast<prn_ring_info *>(&old)) == PRN_OK, "describe");
-    require(old.width == WIDTH && old.beyond == 12345, "only the known part is written");
-    prn_ring_info unsized = {};
-    require(prn_ring_describe(ring.handle().ring(), &unsized) == PRN_BAD_ARGUMENT, "struct_size 0 is refused");
-}
-
 }  // namespace
 
 int main() {
     outlive();
-    older_caller();
     run(1, 1, 1, 400000);
     run(3, 1, 2, 400000);
     run(4, 3, 3, 400000);

@@ -108,10 +108,36 @@ function takeState(state) {
   byId("lines").textContent = `${number.format(state.lines)} lines`;
   byId("missing-why").textContent = why(state.missing);
   byId("dropped-why").textContent = why(state.dropped);
+  const lost = Object.entries(state.sinks).filter(([, sink]) => sink.lost);
+  byId("sinks").hidden = !lost.length;
+  byId("sinks").textContent = lost.map(([name, sink]) => `${name}: ${number.format(sink.lost)} messages lost`).join(", ");
+  showDrift(state.drift);
   byId("counts").textContent = why(state.defects);
   state.new_defects.forEach(addDefect);
   ended = state.ended;
   setStatus(state.error ? "stopped" : ended ? "ended" : "running", state.error ?? "");
+}
+
+// How what passes compares with the calibration; nothing where nobody watches.
+function showDrift(drift) {
+  byId("drift").hidden = !drift;
+  if (!drift) return;
+  const label = byId("drift-state"), quantities = Object.entries(drift.quantities);
+  label.textContent = label.className = drift.state;
+  byId("drift-figures").parentElement.hidden = !quantities.length;
+  byId("drift-figures").replaceChildren(...quantities.map(([name, one]) => {
+    const row = document.createElement("tr"), figure = (value) => value.toFixed(Math.abs(value) < 10 ? 2 : 0);
+    row.className = one.state;
+    row.title = `against ${one.reference}; act at PSI ${one.psi_limit.toFixed(2)} or KS ${one.ks_limit.toFixed(2)}`;
+    for (const text of [name, figure(one.median), figure(one.reference_median), figure(one.psi), figure(one.ks)]) {
+      const cell = document.createElement("td");
+      cell.textContent = text;
+      row.append(cell);
+    }
+    return row;
+  }));
+  const told = { learning: drift.reason, watch: "look at the line", act: "calibrate again, or repair the line" };
+  byId("drift-why").textContent = told[drift.state] ?? `the last ${number.format(drift.window)} tiles are like the reference`;
 }
 
 function addDefect(defect) {
@@ -143,7 +169,7 @@ function setStatus(name, why) {
 }
 
 function connect() {
-  const socket = new WebSocket(`ws://${location.host}/live`);
+  const socket = new WebSocket(new URL("live", location.href.replace(/^http/, "ws")));
   socket.binaryType = "arraybuffer";
   let order = Promise.resolve();
   socket.onmessage = (event) => {

@@ -23,10 +23,11 @@ struct InspectorOptions {
     uint32_t overlap = 32;              // of the tiles, pixels and lines
     uint32_t depth = 8;                 // strips that may wait; then the oldest is dropped ("queue_full") and counted
     double budget_ms = 0;               // a strip that waited longer is dropped ("overload") and counted; 0: none is
-    std::string engine;                 // such as "openvino:int8"; empty: the best that the package holds
+    std::string engine;                 // "openvino:int8", or "grpc://HOST:8001/NAME"; empty: the package's best
     double threshold = 0;               // of the anomaly map, 0..1; 0: the package's
     uint32_t min_area = 0;              // smaller regions are no defects, pixels; 0: the usual
     double pixel_mm = 0, line_mm = 0;   // size of a pixel on the web, both or none
+    uint32_t drift_window = 1000;       // tiles that are compared with the calibration, 100 or more; 0: none
     // Python executable whose environment holds prn_fast; empty: the one that CMake found. Unused in a process that has
     // an interpreter.
     std::string python;
@@ -52,6 +53,15 @@ struct Defect {
     bool continues = false;  // cut at the greatest length; what follows is another defect
 };
 
+// How what passes compares with what the package was calibrated on; docs/drift.md.
+struct Drift {
+    std::string state;    // "learning", "ok", "watch" or "act", as everywhere; empty: nobody watches
+    std::string reason;   // why, in words; empty where all is well
+    uint64_t tiles = 0;   // seen when the state was told
+    uint64_t window = 0;  // tiles that are compared
+    std::string notes;    // what stands in for a reference that is missing or small, a line each
+};
+
 namespace detail {
 struct Inspection;
 }
@@ -67,8 +77,11 @@ class Inspector {
 
     // Called on the inspecting thread, without the interpreter's lock. Set them before the first push.
     void on_defect(std::function<void(const Defect &)> callback);
-    // A strip could not be inspected: it counts as dropped ("engine_error"), and the inspection goes on.
+    // The engine failed: its strip and all lines that follow count as dropped ("engine_error"). Or a callback threw.
     void on_error(std::function<void(const std::string &)> callback);
+
+    // The state of drift: told before the first strip is inspected, and when it changes.
+    void on_drift(std::function<void(const Drift &)> callback);
 
     // Grab side, one thread: copies the lines, never waits for the engine or for Python.
     void push(const Block &block);
@@ -77,7 +90,10 @@ class Inspector {
     // End of the web: waits until every line is inspected and every defect reported.
     void finish();
 
+    // Any thread.
     prn_ledger ledger() const;
+    // As it was told last.
+    Drift drift() const;
 
   private:
     std::unique_ptr<detail::Inspection> inspection_;

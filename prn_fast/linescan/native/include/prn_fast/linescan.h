@@ -5,7 +5,7 @@
  * lines that the strip before it does not hold; in the ledger it answers for these.
  *
  * Every structure that a caller passes begins with `struct_size`, set by the caller to sizeof: a newer library reads
- * and writes no more than an older caller knows.
+ * and writes no more than an older caller knows. A size that no version had is PRN_BAD_ARGUMENT.
  */
 #ifndef PRN_FAST_LINESCAN_H
 #define PRN_FAST_LINESCAN_H
@@ -31,7 +31,8 @@ enum {
     PRN_OK = 0,
     PRN_EMPTY = 1,         /* no strip came in time */
     PRN_END = 2,           /* the web has ended and every strip was taken */
-    PRN_BAD_ARGUMENT = -1, /* a null pointer, a wrong struct_size, an unknown reason, a pitch below a row */
+    PRN_BAD_ARGUMENT = -1, /* a null pointer, a wrong struct_size, an unknown reason, a pitch that cannot be, a strip
+                              that this ring did not lend */
     PRN_BAD_OPTIONS = -2,  /* width, format, tile, overlap or depth cannot work */
     PRN_NO_MEMORY = -3,
     PRN_STALE_LINE = -4,    /* first_line is below the next line: these lines came before */
@@ -62,7 +63,7 @@ enum {
 /* Why a line never arrived. */
 enum {
     PRN_MISSING_GAP = 0,         /* the line counter jumped */
-    PRN_MISSING_INCOMPLETE = 1,  /* a block with lost packets */
+    PRN_MISSING_INCOMPLETE = 1,  /* a block with lost packets, or one that ended early */
     PRN_MISSING_FAILED = 2,      /* the camera reported a failed buffer */
     PRN_MISSING_CAMERA_LOST = 3, /* the camera was gone */
     PRN_MISSING_REASONS = 4
@@ -172,7 +173,9 @@ PRN_EXPORT prn_status prn_ring_push_missing(prn_ring *ring, uint64_t lines, int3
 /* End of the web: the lines since the last strip come out as a last strip, flush with the end. */
 PRN_EXPORT prn_status prn_ring_finish(prn_ring *ring);
 
-/* Reading side: any thread. The strip is lent until it is given back; hold a reference to the ring until then. */
+/* Reading side: any thread. The strip is lent until it is given back; hold a reference to the ring until then. Any
+ * timeout is fine; UINT64_MAX waits until the web ends. Of several threads that settle or give back one strip, one gets
+ * PRN_OK, the others PRN_SETTLED. */
 PRN_EXPORT prn_status prn_ring_pop(prn_ring *ring, uint64_t timeout_ns, prn_strip *strip);
 /* Count the owned lines once: PRN_INSPECTED or one of PRN_DROPPED_*. */
 PRN_EXPORT prn_status prn_ring_settle(prn_ring *ring, const prn_strip *strip, int32_t verdict);
@@ -183,7 +186,7 @@ PRN_EXPORT prn_status prn_ring_give_back(prn_ring *ring, const prn_strip *strip)
 PRN_EXPORT prn_status prn_ring_read_ledger(const prn_ring *ring, prn_ledger *ledger);
 
 /* Number of tiles along an axis of `length` pixels, 0 where length < tile or overlap >= tile; and the start of the
- * k-th: k * stride, the last flush with the end. */
+ * k-th: k * stride, the last flush with the end, as is every k beyond; 0 where there are no tiles. */
 PRN_EXPORT uint64_t prn_tile_count(uint64_t length, uint64_t tile, uint64_t overlap);
 PRN_EXPORT uint64_t prn_tile_start(uint64_t length, uint64_t tile, uint64_t overlap, uint64_t k);
 /* Copy the tiles of a strip (tile, width, channels) with `pitch` bytes from row to row to (count, tile, tile,

@@ -1,6 +1,7 @@
 // Line ring and tiler for C++: values that own what they hold, errors as exceptions. A thin layer over linescan.h.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -91,7 +92,8 @@ class LineRing {
     std::optional<Strip> pop(std::chrono::nanoseconds timeout = std::chrono::nanoseconds(0)) {
         prn_strip strip = {};
         strip.struct_size = sizeof(strip);
-        const prn_status status = api()->pop(ring(), uint64_t(timeout.count()), &strip);
+        const auto wait_ns = uint64_t(std::max(timeout, std::chrono::nanoseconds(0)).count());
+        const prn_status status = api()->pop(ring(), wait_ns, &strip);
         if (status == PRN_EMPTY || status == PRN_END) {
             return std::nullopt;
         }

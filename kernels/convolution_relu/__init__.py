@@ -1,0 +1,48 @@
+"""A convolution with bias, residual and ReLU, as an engine runs it: no pass of its own over the map for any of them.
+
+`convolution_relu` is the operation that a compiled or exported graph keeps: plain PyTorch on the CPU; on a GPU cuDNN,
+with all of it in the convolution where a trial shows that sound (see `cudnn`), and otherwise in one Triton kernel after
+it. It has no backward: training needs the batch norm that is folded here.
+"""
+
+import torch
+from torch import Tensor
+
+from prn_fast.kernels.convolution_relu import reference
+from prn_fast.kernels.launch import has_kernels, memory_format_of
+
+
+def _plain(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None
+) -> Tensor:
+    out = reference.convolution_relu(maps, weight, bias, stride, padding, residual)
+    return out.contiguous(memory_format=memory_format_of(maps))
+
+
+@torch.library.custom_op("prn_fast::convolution_relu", mutates_args=())
+def convolution_relu(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None = None
+) -> Tensor:
+    """The function that `reference.convolution_relu` defines; the result has the map's layout."""
+    return _plain(maps, weight, bias, stride, padding, residual)
+
+
+@convolution_relu.register_kernel("cuda")
+def _(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None = None
+) -> Tensor:
+    from prn_fast.kernels.convolution_relu import cudnn, fused
+
+    if not has_kernels(maps.dtype):
+        return _plain(maps, weight, bias, stride, padding, residual)
+    whole = cudnn.convolution_relu(maps, weight, bias, stride, padding, residual)
+    return fused.convolution_relu(maps, weight, bias, stride, padding, residual) if whole is None else whole
+
+
+@convolution_relu.register_fake
+def _(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None = None
+) -> Tensor:
+    height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in maps.shape[2:])
+    out = maps.new_empty(maps.shape[0], weight.shape[0], height, width)
+    return out.contiguous(memory_format=memory_format_of(maps))

@@ -1,0 +1,80 @@
+"""cuDNN's convolutions that add and clamp before they write, through PyTorch's functions for them.
+
+They are used only where a trial has shown what PyTorch does not promise: that they read no memory that they were not
+given (PyTorch hands cuDNN the result, not yet written, for a residual of weight zero), and that NaN comes out as NaN,
+so that a broken map cannot read as good. Each shape has a trial of its own, since cuDNN has other code for it.
+"""
+
+import torch
+from torch import Tensor
+
+from prn_fast.kernels.convolution_relu import reference
+
+# In float32 cuDNN would take other algorithms for these than for a plain convolution.
+DTYPES = (torch.float16, torch.bfloat16)
+# Of the largest value; a plain convolution is rounded before bias and residual are added.
+ALLOWED_STEPS = 8
+
+# What trials have shown, by device, dtype, shapes and strides.
+_trials: dict[tuple[object, ...], bool] = {}
+
+
+def convolution_relu(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None
+) -> Tensor | None:
+    """The function that `reference.convolution_relu` defines; None where cuDNN is not to be asked for it."""
+    if bias is None or not is_sound(maps, weight, bias, stride, padding, residual):
+        return None
+    return _call(maps, weight, bias, stride, padding, residual)
+
+
+def _call(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> Tensor:
+    where = ([stride] * 2, [padding] * 2, [1, 1], 1)
+    if residual is None:
+        return torch.cudnn_convolution_relu(maps, weight, bias, *where)
+    return torch.cudnn_convolution_add_relu(maps, weight, residual, 1.0, bias, *where)
+
+
+def trials() -> tuple[int, int]:
+    """How many shapes of this process have passed their trial, and how many had one."""
+    return sum(_trials.values()), len(_trials)
+
+
+def is_sound(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> bool:
+    """Whether cuDNN's functions do what `reference.convolution_relu` defines, and nothing else, for such arguments.
+
+    The first time it is tried, which cannot be while a CUDA graph is captured: engines run once before.
+    """
+    if maps.device.type != "cuda" or maps.dtype not in DTYPES:
+        return False
+    key = (maps.device, maps.dtype, maps.shape, maps.stride(), weight.shape, stride, padding, residual is None)
+    if key not in _trials:
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        _trials[key] = passes_trial(maps, weight, bias, stride, padding, residual)
+    return _trials[key]
+
+
+@torch.no_grad()
+def passes_trial(
+    maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None
+) -> bool:
+    """Compute random maps of these shapes both ways: into memory full of NaN, and with a NaN among the values."""
+    given = torch.randn_like(maps)
+    broken = given.clone(memory_format=torch.preserve_format)
+    broken[-1, -1, maps.shape[2] // 2, maps.shape[3] // 2] = torch.nan
+    added = None if residual is None else torch.randn_like(residual)
+    try:
+        return all(_agrees(one, weight, bias, stride, padding, added) for one in (given, broken))
+    # It is not there, has nothing for these shapes, or the trial itself does not fit into memory.
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+def _agrees(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> bool:
+    expected = reference.convolution_relu(maps, weight, bias, stride, padding, residual)
+    # Freed at once, so that the next result of this size lies there.
+    torch.full_like(expected, torch.nan)
+    found = _call(maps, weight, bias, stride, padding, residual)
+    allowed = ALLOWED_STEPS * torch.finfo(maps.dtype).eps * float(expected.nan_to_num(0.0).amax())
+    return torch.allclose(found, expected, rtol=0.0, atol=allowed, equal_nan=True)

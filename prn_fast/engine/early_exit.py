@@ -1,0 +1,114 @@
+"""When an image leaves after the screen, and what its scores and map then are.
+
+The screen has a scale of its own, on which an image leaves below the package's cut. Its scores and pixels are moved to
+the network's scale by a shift of their logits, so that the cut falls on the threshold:
+
+    moved(v) = sigmoid(logit(v) - logit(cut) + logit(threshold))
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_fast.errors import EngineError
+
+if TYPE_CHECKING:
+    from prn_fast.package import Package
+
+# Values this close to 0 and 1 have no finite logit.
+_MARGIN = 1e-7
+# Bilinear interpolation rounds; pixels of an image that left stay below the threshold all the same.
+_ROUNDING = 1e-5
+
+
+def moved(values: NDArray[np.floating] | float, limit: float, threshold: float) -> NDArray[np.float64]:
+    """Values in 0..1 whose logits are shifted so that `limit` becomes `threshold`; NaN and infinities become NaN."""
+    limit, threshold = (min(max(one, _MARGIN), 1.0 - _MARGIN) for one in (limit, threshold))
+    wide = np.asarray(values, np.float64)
+    above, below = wide * (1.0 - limit) * threshold, limit * (1.0 - wide) * (1.0 - threshold)
+    with np.errstate(invalid="ignore"):
+        return above / (above + below)
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What an engine does with the screen's answers.
+
+    Attributes:
+        cut: an image leaves where its screen score lies below it, 0..1.
+        threshold, pixel_threshold: of the network's raw scores and maps, where the cut falls.
+        alone: no image goes on to the network: the screen's answers are the engine's.
+    """
+
+    cut: float
+    threshold: float
+    pixel_threshold: float
+    alone: bool = False
+
+    @classmethod
+    def of(cls, package: "Package", *, early_exit: bool, screen_only: bool) -> Self | None:
+        """That of a package, or None to run whole: not asked for, no screen, or one that lets too few images leave.
+
+        Raises:
+            EngineError: the screen alone was asked for, and the package has none with a cut.
+        """
+        if screen_only and (reason := package.why_whole):
+            raise EngineError(f"{package.path}: the screen cannot run alone: {reason}")
+        known = package.early_exit
+        if known is None or not (early_exit or screen_only):
+            return None
+        threshold, pixel_threshold = package.calibration("threshold"), package.calibration("pixel_threshold")
+        return cls(known.cut, threshold, pixel_threshold, screen_only)
+
+    def answer(
+        self,
+        screen_scores: NDArray[np.float32],
+        screen_maps: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        maps: NDArray[np.float32],
+    ) -> NDArray[np.bool_]:
+        """Write the answers to images that leave, and with `alone` those to all.
+
+        Args:
+            screen_scores, screen_maps: the screen's, (N,) and (N, h, h).
+            scores, maps: to be written, (N,) and (N, S, S): a score below the threshold and pixels below the pixel
+                threshold where an image leaves.
+        Returns:
+            (N,): which images leave. One whose score is not a number stays.
+        """
+        leaves = screen_scores < self.cut
+        rows = np.arange(len(leaves)) if self.alone else np.flatnonzero(leaves)
+        if not len(rows):
+            return leaves
+        gone = leaves[rows]
+        found = moved(screen_scores[rows], self.cut, self.threshold).astype(np.float32)
+        below, above = _around(self.threshold)
+        scores[rows] = np.where(gone, np.minimum(found, below), np.maximum(found, above))
+        pixels = moved(screen_maps[rows], self.cut, self.pixel_threshold)
+        most = np.where(gone, self.pixel_threshold * (1.0 - _ROUNDING), 1.0)
+        maps[rows] = enlarged(np.minimum(pixels, most[:, None, None]).astype(np.float32), maps.shape[-1])
+        return leaves
+
+
+def enlarged(maps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Maps (N, h, h) at the size (N, side, side), by bilinear interpolation between pixel centres."""
+    weights = _bilinear(maps.shape[-1], side)
+    return np.clip(weights @ maps @ weights.T, 0.0, 1.0)
+
+
+@functools.cache
+def _bilinear(small: int, side: int) -> NDArray[np.float32]:
+    """(side, small): each row holds the weights of the two nearest of `small` samples."""
+    places = np.clip((np.arange(side) + 0.5) * small / side - 0.5, 0, small - 1)
+    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(small))).astype(np.float32)
+
+
+def _around(threshold: float) -> tuple[np.float32, np.float32]:
+    """The largest float32 below a threshold, and the smallest that reaches it."""
+    nearest = np.float32(threshold)
+    if float(nearest) < threshold:
+        return nearest, np.nextafter(nearest, np.float32(np.inf))
+    return np.nextafter(nearest, np.float32(-np.inf)), nearest

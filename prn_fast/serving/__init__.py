@@ -1,0 +1,1 @@
+"""Packages on NVIDIA's Triton Inference Server: the model repository, the model, and the server itself."""

@@ -1,0 +1,229 @@
+"""When an image may leave after the screen: a cut below which the whole network flagged no validation anomaly.
+
+    cut = the lowest screen score of the anomalies that the whole network calls defective, less a margin (logits)
+
+Of n such anomalies none leaves. An anomaly of the same kind leaves with a probability that is below 1 - 0.05^(1 / n) in
+95 of 100 drawings of these n (Clopper and Pearson, 1934; the cut being their minimum, also Wilks' tolerance limit,
+1941): 299 bound it at 1 %. They are made from the held-out normal images, as many as the wanted bound needs, and the
+real anomalies that training has seen are among them.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prn_fast.data.anomalies import AnomalyGenerator
+from prn_fast.model.engine_graph import EngineGraph, two_stages
+from prn_fast.model.prn import PRN
+from prn_fast.model.screen import Screen
+from prn_fast.training.calibration import logit
+from prn_fast.training.screen import Deadline
+from prn_fast.training.settings import WANTED_LOSS, require_loss
+
+CONFIDENCE = 0.95
+# Real defects may look more like normal images than generated ones do.
+MARGIN = 0.5
+# Where fewer normal images leave, two stages cost more than they save.
+MIN_EXIT_SHARE = 0.2
+# Anomalies that are made, for each that is needed, before giving up.
+MAX_TRIES = 5
+# Share of the anomalies that a network flags, for the time that is set aside; fewer of them take longer.
+USUALLY_FLAGGED = 0.7
+NO_TIME = "no time was left to find a cut; give the package a screen by prn-train --add-screen"
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """Scores of n images by the screen and by the whole network, (n,) float32 each."""
+
+    screen: NDArray[np.float32]
+    whole: NDArray[np.float32]
+
+    def joined(self, other: "StageScores") -> "StageScores":
+        """Both, one after the other."""
+        return StageScores(np.concatenate([self.screen, other.screen]), np.concatenate([self.whole, other.whole]))
+
+
+class TwoStages:
+    """Both stages of a network in PyTorch, float32, on the device of the model."""
+
+    def __init__(self, model: PRN, screen: Screen) -> None:
+        graph = EngineGraph(model, model.ops)
+        self.device = graph.model.decoder.out.weight.device
+        self.image_channels = model.config.image_channels
+        self.first, self.second = two_stages(graph, screen)
+
+    @torch.inference_mode()
+    def scores(self, images: NDArray[np.uint8]) -> StageScores:
+        """Scores of uint8 images (n, S, S, C), all by both stages."""
+        screen, whole = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+        for start in range(0, len(images), _BATCH):
+            screened, _, *scales = self.first(torch.from_numpy(images[start : start + _BATCH]).to(self.device))
+            screen.append(screened.cpu().numpy())
+            whole.append(self.second(*scales)[0].cpu().numpy())
+        return StageScores(np.concatenate(screen), np.concatenate(whole))
+
+    @torch.inference_mode()
+    def infer(
+        self, images: NDArray[np.uint8], cut: float
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+        """Which of uint8 images (n, S, S, C) leave early, (n,), and scores (n,) and maps (n, S, S) of the others.
+
+        Scores and maps of those that leave are zero. The second stage sees those alone that the first does not let go.
+        """
+        exited = np.empty(len(images), np.bool_)
+        scores, maps = np.zeros(len(images), np.float32), np.zeros(images.shape[:3], np.float32)
+        for start in range(0, len(images), _BATCH):
+            part = slice(start, start + _BATCH)
+            screened, _, *scales = self.first(torch.from_numpy(images[part]).to(self.device))
+            leave = screened < cut
+            exited[part] = leave.cpu().numpy()
+            if not bool(leave.all()):
+                found = (one.cpu().numpy() for one in self.second(*(tensor[~leave] for tensor in scales)))
+                scores[part][~exited[part]], maps[part][~exited[part]] = found
+        return exited, scores, maps
+
+
+def loss_bound(lost: int, flagged: int) -> float:
+    """Upper 95 % bound (Clopper-Pearson) of the share that leaves, of whose like `lost` of `flagged` have left."""
+    from scipy.stats import beta
+
+    return 1.0 if lost >= flagged else float(beta.ppf(CONFIDENCE, lost + 1, flagged - lost))
+
+
+def flagged_needed(wanted_loss: float) -> int:
+    """Flagged anomalies, none of which leaves, that bound the loss at a wanted share."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-wanted_loss) - 1e-9)
+
+
+def cut_below(flagged: NDArray[np.float32], margin: float = MARGIN) -> float:
+    """The cut that lets none of some flagged anomalies go, with the margin; of their screen scores, one or more."""
+    return 1.0 / (1.0 + math.exp(margin - float(logit(flagged.min()))))
+
+
+def choose_cut(
+    normals: NDArray[np.float32], flagged: NDArray[np.float32], wanted_loss: float, margin: float = MARGIN
+) -> dict[str, Any]:
+    """The cut, and what is known of it.
+
+    Args:
+        normals: screen scores of held-out normal images.
+        flagged: screen scores of anomalies that the whole network calls defective.
+        wanted_loss: upper 95 % bound of the share of such anomalies that leave.
+        margin: in logits of the screen score.
+    Returns:
+        For the package's manifest: "cut" (None where all images run whole, and "why_whole" then), "margin",
+        "wanted_loss", "normals", "exit_share", "flagged", "lost" and "loss_bound".
+    """
+    known = {"margin": margin, "wanted_loss": wanted_loss, "normals": len(normals), "flagged": len(flagged)}
+    if not len(flagged):
+        return {"cut": None, "why_whole": "the network flagged none of the validation anomalies", **known}
+    cut = cut_below(flagged, margin)
+    exit_share, lost = float(np.mean(normals < cut)), int(np.sum(flagged < cut))
+    bound = loss_bound(lost, len(flagged))
+    known |= {"exit_share": exit_share, "lost": lost, "loss_bound": bound}
+    # More anomalies lower a cut and never raise it.
+    if exit_share < MIN_EXIT_SHARE:
+        reason = (
+            f"only {exit_share:.0%} of the held-out normal images would leave: the screen gives some anomaly that the "
+            "network flags a score as low as theirs"
+        )
+    elif bound > wanted_loss + 1e-9:
+        reason = (
+            f"{len(flagged)} flagged anomalies bound the loss at {bound:.1%}, and {wanted_loss:.1%} is wanted "
+            f"(it takes {flagged_needed(wanted_loss)}; or a higher --lost)"
+        )
+    else:
+        return {"cut": cut, **known}
+    return {"cut": None, "why_whole": reason, **known}
+
+
+def calibrate_exit(
+    stages: TwoStages,
+    normals: NDArray[np.uint8],
+    generator: AnomalyGenerator,
+    seen: NDArray[np.uint8],
+    threshold: float,
+    wanted_loss: float = WANTED_LOSS,
+    seed: int = 0,
+    deadline: Deadline | None = None,
+) -> dict[str, Any]:
+    """When images may leave, from held-out normals, anomalies made of them, and real seen anomalies.
+
+    Args:
+        stages: of the trained network and its screen.
+        normals: uint8 (n, S, S, C), which training has not seen.
+        generator: of the anomalies.
+        seen: uint8 (m, S, S, C), real anomalies; may be none.
+        threshold: image score at or above which the network calls an image defective.
+        wanted_loss: see `choose_cut`; 0 switches early exit off.
+        seed: of the anomalies.
+        deadline: where it passes, no more anomalies are made.
+    Returns:
+        As `choose_cut`, with "threshold", "anomalies" made and "flagged_seen", the real ones among the flagged.
+    """
+    require_loss(wanted_loss)
+    if not wanted_loss:
+        return {"cut": None, "why_whole": "switched off by --lost 0", "threshold": threshold, "wanted_loss": 0.0}
+    deadline = deadline or Deadline.after(None)
+    if deadline.passed():
+        return {"cut": None, "why_whole": NO_TIME, "threshold": threshold, "wanted_loss": wanted_loss}
+    rng = np.random.default_rng((seed, 2))
+    found = stages.scores(seen)
+    flagged_seen = int(np.sum(found.whole >= threshold))
+    screened = stages.scores(normals).screen
+    needed = flagged_needed(wanted_loss)
+    made, stopped = 0, ""
+    while np.sum(found.whole >= threshold) < needed:
+        if _let_too_few_go(screened, found.screen[found.whole >= threshold]):
+            break  # whatever else is made
+        if made >= MAX_TRIES * needed:
+            stopped = f"the network flags too few of the {made} anomalies that were made"
+        elif deadline.passed():
+            stopped = "the time ran out; give more --minutes, or run prn-train --add-screen without"
+        if stopped:
+            break
+        found = found.joined(stages.scores(anomalies(generator, normals, made, rng)))
+        made += _BATCH
+    description = choose_cut(screened, found.screen[found.whole >= threshold], wanted_loss)
+    if stopped and description["cut"] is None:
+        description["why_whole"] += f"; {stopped}"
+    return {**description, "threshold": threshold, "anomalies": made, "flagged_seen": flagged_seen}
+
+
+def anomalies(
+    generator: AnomalyGenerator, normals: NDArray[np.uint8], first: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A batch of anomalies, uint8 (n, S, S, C), of the normal images in turn, from number `first` on."""
+    return np.stack(
+        [generator.generate(normals[number % len(normals)], rng)[0] for number in range(first, first + _BATCH)]
+    )
+
+
+def _let_too_few_go(normals: NDArray[np.float32], flagged: NDArray[np.float32]) -> bool:
+    """Whether too few normal images leave at the cut that flagged anomalies allow; of screen scores."""
+    return bool(len(flagged)) and bool(np.mean(normals < cut_below(flagged)) < MIN_EXIT_SHARE)
+
+
+def seconds_for_cut(
+    stages: TwoStages, normals: NDArray[np.uint8], generator: AnomalyGenerator, wanted_loss: float
+) -> float:
+    """How long `calibrate_exit` will take, from one batch of anomalies."""
+    if not wanted_loss:
+        return 0.0
+    images = anomalies(generator, normals, 0, np.random.default_rng(0))
+    stages.scores(images[:1])  # what is set up once
+    start = time.monotonic()
+    stages.scores(images)
+    return (time.monotonic() - start) / len(images) * anomalies_needed(wanted_loss)
+
+
+def anomalies_needed(wanted_loss: float) -> int:
+    """How many anomalies have to be made for a wanted bound, about; 0 switches early exit off."""
+    return round(flagged_needed(wanted_loss) / USUALLY_FLAGGED) if wanted_loss else 0

@@ -1,0 +1,63 @@
+"""What of the screen is quantised in OpenVINO's graph, by each attempt."""
+
+import openvino
+import pytest
+
+from prn_fast.build import openvino as builder
+from prn_fast.build.quantization import PROTOTYPE_SEARCH, SCREEN_ATTEMPTS
+from prn_fast.engine.openvino_graph import SCREEN_FILE, float_types
+from tests.small_package import write_package
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    """The first graph of each attempt, by its modules."""
+    package = write_package(tmp_path_factory.mktemp("package") / "small.prn", screen=True)
+    folder = tmp_path_factory.mktemp("graphs") / "candidate"
+    folder.mkdir()
+    found = {}
+    for candidate in builder.screens(package, "int8", folder):
+        modules = tuple(candidate.record["quantized"])
+        if modules not in found:
+            found[modules] = openvino.Core().read_model(
+                (folder / SCREEN_FILE).read_bytes(), (folder / "screen.bin").read_bytes()
+            )
+        if len(found) == 2:
+            break
+    return found
+
+
+def quantised(graph, kind):
+    """How many nodes of a kind there are, and how many of them read quantised values on both sides."""
+    nodes = [node for node in graph.get_ops() if node.get_type_name() == kind]
+
+    def is_quantised(value):
+        node = value.get_node()
+        # The weights of a layer are eight bits, a conversion and a scale; quantised maps are pooled and put together.
+        passed = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Concat", "MaxPool", "AvgPool")
+        while node.get_type_name() in passed:
+            node = node.input_value(0).get_node()
+        return node.get_type_name() == "FakeQuantize" or node.get_element_type() in (openvino.Type.i8, openvino.Type.u8)
+
+    return len(nodes), sum(all(is_quantised(node.input_value(side)) for side in (0, 1)) for node in nodes)
+
+
+def test_the_first_attempt_quantises_backbone_head_and_the_search_for_prototypes(graphs):
+    assert SCREEN_ATTEMPTS[0] == ("model.backbone", "screen", PROTOTYPE_SEARCH)
+    graph = graphs[SCREEN_ATTEMPTS[0]]
+    # Three scales: the largest holds most of the prototypes' values.
+    assert quantised(graph, "MatMul") == (3, 3)
+    count, found = quantised(graph, "Convolution")
+    assert found == count > 25
+
+
+def test_the_second_leaves_the_search_as_it_is(graphs):
+    graph = graphs[SCREEN_ATTEMPTS[1]]
+    assert quantised(graph, "MatMul") == (3, 0)
+
+
+def test_the_last_attempts_do_without_eight_bits():
+    assert SCREEN_ATTEMPTS[-1] == ()
+    assert float_types()[-1] == "f32"

@@ -1,0 +1,198 @@
+"""When an image may leave: the cut, its bound, and both stages in turn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from prn_fast.errors import ConfigError
+from prn_fast.kernels import OPTIMIZED
+from prn_fast.model.engine_graph import EngineGraph
+from prn_fast.model.prn import PRN
+from prn_fast.model.screen import Screen
+from prn_fast.training.early_exit import (
+    MAX_TRIES,
+    StageScores,
+    TwoStages,
+    anomalies_needed,
+    calibrate_exit,
+    choose_cut,
+    flagged_needed,
+    loss_bound,
+    seconds_for_cut,
+)
+from prn_fast.training.screen import Deadline
+from prn_fast.training.settings import require_loss
+from tests.small_package import small_config, small_model, small_screen, textured_images
+
+NORMALS = np.linspace(0.01, 0.3, 100).astype(np.float32)
+FLAGGED = np.linspace(0.4, 0.99, 299).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> PRN:
+    return small_model(small_config())
+
+
+@pytest.fixture(scope="module")
+def stages(model: PRN) -> TwoStages:
+    return TwoStages(model, small_screen(model))
+
+
+def test_no_flagged_anomaly_leaves_and_the_margin_is_kept():
+    chosen = choose_cut(NORMALS, FLAGGED, 0.01, margin=0.5)
+    assert chosen["lost"] == 0
+    assert math.log(chosen["cut"] / (1 - chosen["cut"])) == pytest.approx(math.log(0.4 / 0.6) - 0.5, abs=1e-5)
+    assert chosen["exit_share"] == np.mean(chosen["cut"] > NORMALS)
+    assert (chosen["normals"], chosen["flagged"]) == (100, 299)
+    assert chosen["loss_bound"] == pytest.approx(0.01, abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05, 0.01, 0.001])
+def test_as_many_anomalies_are_needed_as_bound_the_loss(share):
+    needed = flagged_needed(share)
+    assert loss_bound(0, needed) <= share < loss_bound(0, needed - 1)
+
+
+def test_the_bound_grows_with_what_is_lost_up_to_everything():
+    bounds = [loss_bound(lost, 50) for lost in (0, 1, 5, 49, 50)]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == 1.0
+    assert loss_bound(0, 0) == 1.0
+
+
+def test_the_bound_holds_for_new_anomalies_of_the_same_kind():
+    rng = np.random.default_rng(0)
+    n = flagged_needed(0.05)
+    # The share of new scores below the lowest of n is a uniform one's lowest of n.
+    lost = rng.random((4000, n)).min(1)
+    assert 0.93 < np.mean(lost <= 0.05) < 0.97
+
+
+@pytest.mark.parametrize(
+    ("normals", "flagged", "why"),
+    [
+        (NORMALS, FLAGGED[:50], "50 flagged anomalies bound the loss at 5.8%"),
+        (NORMALS, FLAGGED[:0], "flagged none"),
+        (NORMALS, FLAGGED - 0.39, "only 0% of the held-out normal images would leave"),
+        (np.full(100, 0.5, np.float32), np.full(299, 0.5, np.float32), "only 0%"),
+    ],
+    ids=["too few anomalies", "none", "too little leaves", "a head that returns a constant"],
+)
+def test_where_it_cannot_be_shown_or_is_not_worth_it_all_run_whole(normals, flagged, why):
+    chosen = choose_cut(normals, flagged, 0.01)
+    assert chosen["cut"] is None
+    assert why in chosen["why_whole"]
+
+
+def test_equal_scores_do_not_leave():
+    chosen = choose_cut(NORMALS, np.full(299, 0.25, np.float32), 0.01, margin=0.0)
+    assert chosen["lost"] == 0
+
+
+@pytest.mark.parametrize("wanted", [-0.1, 1e-5, 0.9, math.nan, math.inf])
+def test_a_loss_that_cannot_be_shown_is_refused(wanted):
+    with pytest.raises(ConfigError, match="--lost"):
+        require_loss(wanted)
+
+
+def test_both_stages_score_every_image_by_itself(stages):
+    images = textured_images(19, 1, 7)
+    scores = stages.scores(images)
+    alone = [stages.scores(images[number : number + 1]) for number in (0, 17)]
+    np.testing.assert_allclose(scores.screen[[0, 17]], [one.screen[0] for one in alone], atol=1e-5)
+    np.testing.assert_allclose(scores.whole[[0, 17]], [one.whole[0] for one in alone], atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 16, 19])
+def test_what_stays_is_computed_as_the_whole_network_does_and_what_leaves_is_not(model, stages, count):
+    images = textured_images(count, 1, 7)
+    cut = float(np.median(stages.scores(images).screen)) + 1e-6
+    exited, scores, maps = stages.infer(images, cut)
+    with torch.no_grad():
+        expected_scores, expected = EngineGraph(model, OPTIMIZED)(torch.from_numpy(images))
+    assert exited.any()
+    assert count == 1 or not exited.all()
+    np.testing.assert_array_equal(exited, stages.scores(images).screen < cut)
+    np.testing.assert_allclose(maps[~exited], expected.numpy()[~exited], atol=1e-4)
+    np.testing.assert_allclose(scores[~exited], expected_scores.numpy()[~exited], atol=1e-4)
+    assert not maps[exited].any()
+    assert not scores[exited].any()
+
+
+class Marks:
+    """Generates an anomaly that a network cannot overlook: noise in place of the image."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def generate(self, image, rng):
+        self.made += 1
+        return rng.integers(0, 255, image.shape, np.uint8), np.ones(image.shape[:2], bool)
+
+
+class Unlike:
+    """Two stages: normal images are black and have a screen score of 0.1, all others are flagged."""
+
+    def __init__(self, screen_score: float) -> None:
+        self.screen_score = screen_score
+
+    def scores(self, images) -> StageScores:
+        normal = ~images.any(axis=(1, 2, 3))
+        return StageScores(np.where(normal, np.float32(0.1), np.float32(self.screen_score)), (~normal).astype("f4"))
+
+
+BLACK = np.zeros((4, 8, 8, 1), np.uint8)
+
+
+def test_anomalies_are_made_until_enough_are_flagged():
+    generator = Marks()
+    found = calibrate_exit(Unlike(0.9), BLACK, generator, BLACK[:2] + np.uint8(1), threshold=0.5, wanted_loss=0.1)
+    assert found["flagged_seen"] == 2
+    assert found["flagged"] >= flagged_needed(0.1) == 29
+    assert found["anomalies"] == generator.made == 32
+    assert found["lost"] == 0
+    assert 0.1 < found["cut"] < 0.9
+
+
+def test_a_network_that_flags_nothing_ends_the_search(stages):
+    normals = textured_images(4, 1, 3)
+    generator = Marks()
+    found = calibrate_exit(stages, normals, generator, normals[:0], threshold=1.1, wanted_loss=0.5)
+    assert found["cut"] is None
+    assert generator.made <= MAX_TRIES * flagged_needed(0.5) + 16
+    assert f"the network flags too few of the {generator.made} anomalies" in found["why_whole"]
+
+
+def test_the_search_ends_where_no_more_anomalies_can_help():
+    generator = Marks()
+    found = calibrate_exit(Unlike(0.1), BLACK, generator, BLACK[:0], threshold=0.5, wanted_loss=0.01)
+    assert generator.made == 16
+    assert found["why_whole"].startswith("only 0% of the held-out normal images would leave")
+
+
+def test_time_that_runs_out_is_named(monkeypatch):
+    generator = Marks()
+    deadline = Deadline.after(100.0)
+    monkeypatch.setattr(Deadline, "passed", lambda self, share=1.0: generator.made >= 48)
+    found = calibrate_exit(Unlike(0.9), BLACK, generator, BLACK[:0], 0.5, 0.01, deadline=deadline)
+    assert found["cut"] is None
+    assert "48 flagged anomalies bound the loss at 6.1%" in found["why_whole"]
+    assert "the time ran out; give more --minutes" in found["why_whole"]
+
+
+def test_time_is_set_aside_for_the_anomalies_that_the_bound_needs():
+    assert anomalies_needed(0.01) > flagged_needed(0.01)
+    assert seconds_for_cut(Unlike(0.9), BLACK, Marks(), 0.01) > 0
+    assert seconds_for_cut(Unlike(0.9), BLACK, Marks(), 0.0) == anomalies_needed(0.0) == 0
+
+
+def test_a_screen_that_returns_a_constant_lets_nothing_go(model):
+    screen = Screen(model.config).eval()
+    for parameter in screen.parameters():
+        parameter.data.zero_()
+    normals = textured_images(4, 1, 3)
+    found = calibrate_exit(TwoStages(model, screen), normals, Marks(), normals[:0], threshold=0.0, wanted_loss=0.5)
+    assert found["cut"] is None
+    assert "would leave" in found["why_whole"]
