@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.bench.engines.baselines import WAYS, open_any
+from prn_fast.bench.engines.baselines import open_any
 from prn_fast.bench.engines.memory import measure_memory
 from prn_fast.bench.engines.network_only import network_milliseconds
 from prn_fast.bench.engines.profile import profile
@@ -25,6 +25,7 @@ from prn_fast.bench.scenarios.line_camera import check_geometry
 from prn_fast.bench.scenarios.loadgen import import_loadgen
 from prn_fast.bench.settings import CHECK_IMAGES, ClosedLoopSettings, ScenarioSettings
 from prn_fast.engine import BACKENDS, Engine, open_engine
+from prn_fast.engine.names import WAYS, with_way
 from prn_fast.errors import ConfigError, EngineError, PackageError
 from prn_fast.package import Package
 
@@ -238,7 +239,7 @@ def usual_engines(package: Package) -> list[str]:
     """
     names = [BASELINE, *package.engines]
     if package.early_exit is not None:
-        names += [f"{name}/{way}" for name, entry in package.engines.items() if "screen" in entry for way in WAYS]
+        names += [with_way(name, way) for name, entry in package.engines.items() if "screen" in entry for way in WAYS]
     held = {name.partition(":")[0] for name in names}
     return names + [backend for backend in BACKENDS if backend not in held]
 

@@ -12,15 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prn_fast.engine.tensor_names import INPUT_NAME, OUTPUT_NAMES, SCREEN_OUTPUT_NAMES
 from prn_fast.kernels import OPTIMIZED, Ops
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import EngineGraph, ScreenGraph
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 
-INPUT_NAME = "images"
-OUTPUT_NAMES = ("scores", "maps")
-SCREEN_OUTPUT_NAMES = ("screen_scores", "screen_maps")
 OPSET = 18
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.build.export import INPUT_NAME, OUTPUT_NAMES, SCREEN_OUTPUT_NAMES
 from prn_fast.engine.base import Engine, Thresholds
 from prn_fast.engine.early_exit import Screening
 from prn_fast.engine.openvino_graph import one_core
+from prn_fast.engine.tensor_names import INPUT_NAME, OUTPUT_NAMES, SCREEN_OUTPUT_NAMES
 from prn_fast.errors import EngineError
 from prn_fast.package import Package
 

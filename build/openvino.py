@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.build.candidate import BuildOptions, Candidate, ScreenCandidate
-from prn_fast.build.export import INPUT_NAME, OUTPUT_NAMES, export_onnx, export_screen
+from prn_fast.build.export import export_onnx, export_screen
 from prn_fast.build.quantization import ATTEMPTS, CLIPPED_SHARE, PROTOTYPE_SEARCH, SCREEN_ATTEMPTS, nodes_of
 from prn_fast.engine.openvino_graph import (
     GRAPH_FILE,
@@ -20,6 +20,7 @@ from prn_fast.engine.openvino_graph import (
     one_core,
     state_float_type,
 )
+from prn_fast.engine.tensor_names import INPUT_NAME, OUTPUT_NAMES
 from prn_fast.errors import StorageError
 from prn_fast.extras import require_extra
 from prn_fast.package import Package

@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prn_fast.build.export import INPUT_NAME, serialise
+from prn_fast.build.export import serialise
 from prn_fast.engine import open_engine
 from prn_fast.engine.parity import TOLERANCES
 from prn_fast.engine.served import MAPS, RAW_SCORES, SCORES, VERDICTS, answers
+from prn_fast.engine.tensor_names import INPUT_NAME
 from prn_fast.errors import EngineError
 from prn_fast.extras import require_extra
 from prn_fast.model.engine_graph import EngineGraph

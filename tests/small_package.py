@@ -59,8 +59,7 @@ def small_screen(model: PRN, seed: int = 0) -> Screen:
     torch.manual_seed(seed)
     screen = Screen(model.config, width=8)
     images = torch.from_numpy(textured_images(16, model.config.image_channels, seed + 3, model.config.image_size))
-    features = model.backbone.scales(model.normalize(images))
-    inputs = screen.inputs(features, model.residuals(features))
+    inputs = screen.inputs(*model.frozen(images))
     screen.take_units([maps.std((0, 2, 3)).clamp_min(1e-3) for maps in inputs])
     for module in screen.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -78,8 +77,7 @@ def add_small_screen(package: Package, seed: int = 0) -> Screen:
     screen = small_screen(model, seed)
     images = torch.from_numpy(textured_images(32, package.config.image_channels, seed + 4, package.config.image_size))
     with torch.no_grad():
-        features = model.backbone.scales(model.normalize(images))
-        scores, _ = screen_score(screen(features, model.residuals(features)))
+        scores, _ = screen_score(screen(*model.frozen(images)))
     figures = {"exit_share": 0.5, "flagged": 12, "flagged_seen": 0, "lost": 0, "loss_bound": 0.221, "normals": 12}
     threshold = package.calibration("threshold")
     package.add_screen(screen, {"cut": float(scores.median()), "margin": 0.0, "threshold": threshold, **figures})

@@ -232,9 +232,8 @@ def measure(model: PRN, screen: Screen, images: NDArray[np.uint8]) -> tuple[NDAr
     assert model.score is not None
     scores, statistics = [np.empty(0, np.float32)], [np.empty((0, len(NAMES)), np.float32)]
     for part in _parts(images):
-        *features, deepest = model.features(model.normalize(part).contiguous(memory_format=torch.channels_last))
-        residuals = model.residuals(features)
-        logits = model.logits_of_residuals(features, residuals, deepest)
+        normalized = model.normalize(part).contiguous(memory_format=torch.channels_last)
+        logits, features, residuals = model.examine(normalized)
         scores.append(anomaly_score(logits)[0].numpy())
         told = [model.score.statistics(logits, features, residuals), screen_statistics(screen(features, residuals))]
         statistics.append(torch.cat(told, dim=1).numpy())

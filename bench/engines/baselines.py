@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prn_fast.build.export import INPUT_NAME, OUTPUT_NAMES, serialise
+from prn_fast.build.export import serialise
 from prn_fast.engine import Engine, open_engine
 from prn_fast.engine.base import Thresholds
+from prn_fast.engine.names import WAYS, split_way, with_way
 from prn_fast.engine.openvino_graph import one_core
+from prn_fast.engine.tensor_names import INPUT_NAME, OUTPUT_NAMES
 from prn_fast.errors import EngineError
 from prn_fast.kernels import REFERENCE
 from prn_fast.model.prn import PRN
@@ -41,10 +43,6 @@ class Baseline:
     make: Callable[[str, Package, int], Engine]
 
 
-# Ways to run an engine other than whole, and what opens them.
-WAYS = {"early": {"early_exit": True}, "screen": {"screen_only": True}}
-
-
 def open_any(package: Package, name: str, batch: int) -> Engine:
     """A baseline or an engine of the package, which runs whole unless its name ends with a key of `WAYS`.
 
@@ -52,7 +50,7 @@ def open_any(package: Package, name: str, batch: int) -> Engine:
     """
     if name in BASELINES:
         return BASELINES[name].make(name, package, batch)
-    plain, _, way = name.partition("/")
+    plain, way = split_way(name)
     if way and way not in WAYS:
         raise EngineError(f"unknown way {way!r} of running {plain}; choose one of {', '.join(WAYS)}")
     options = WAYS.get(way, {"early_exit": False})
@@ -62,7 +60,7 @@ def open_any(package: Package, name: str, batch: int) -> Engine:
         raise EngineError(
             f"{name}: all images run whole: {package.why_whole or 'the engine was built without a screen'}"
         )
-    engine.name += f"/{way}" if way else ""
+    engine.name = with_way(engine.name, way)
     return engine
 
 

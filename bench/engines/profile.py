@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from prn_fast.engine import Engine
+from prn_fast.engine.names import SCREEN, split_way
 from prn_fast.engine.openvino import OpenVINOEngine
 from prn_fast.engine.openvino_graph import GRAPH_FILE, SCREEN_FILE, one_core, stated_float_type
 from prn_fast.kernels import REFERENCE
@@ -175,7 +176,8 @@ def _scope_of(event: Any) -> str:
 def profile_openvino(name: str, package: Package, images: NDArray[np.uint8]) -> Profile:
     """A built engine, compiled once more with OpenVINO's counters on."""
     core = one_core()
-    path = package.engine_folder(name.partition("/")[0]) / (SCREEN_FILE if name.endswith("/screen") else GRAPH_FILE)
+    plain, way = split_way(name)
+    path = package.engine_folder(plain) / (SCREEN_FILE if way == SCREEN else GRAPH_FILE)
     graph = core.read_model(path)
     parts = parts_of_graph(graph)
     graph.reshape(list(images.shape))

@@ -7,6 +7,7 @@ from typing import Any
 from prn_fast.bench.report.document import Report
 from prn_fast.bench.report.formatting import ABSENT, describe_memory, hertz, interval_text, number, signed
 from prn_fast.bench.scenarios.cameras import Tiling
+from prn_fast.engine.names import split_way
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -127,8 +128,8 @@ def early_exit_rows(report: Report) -> list[list[str]]:
     """
     early = {engine["name"]: engine["early_exit"] for engine in report["engines"] if engine.get("early_exit")}
     rows = []
-    for whole in dict.fromkeys(name.partition("/")[0] for name in early):
-        for name in (whole, *(one for one in early if one.partition("/")[0] == whole)):
+    for whole in dict.fromkeys(split_way(name)[0] for name in early):
+        for name in (whole, *(one for one in early if split_way(one)[0] == whole)):
             exits = early.get(name)
             rows.append(
                 [

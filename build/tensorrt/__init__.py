@@ -50,8 +50,11 @@ ATTEMPTS = {
     "int8": EIGHT_BIT_ATTEMPTS,
     "fp8": EIGHT_BIT_ATTEMPTS,
 }
-# The same for the screen, of which only verdicts count: its backbone is quantised, too.
-SCREEN_EIGHT_BIT_ATTEMPTS = (*map(Attempt, (("model.backbone", "screen"), ("model.backbone",))), *HALF_ATTEMPTS)
+# The same for the screen; here only convolutions are quantised.
+SCREEN_EIGHT_BIT_ATTEMPTS = (
+    *(Attempt(modules) for modules in eight_bits.SCREEN_ATTEMPTS if eight_bits.PROTOTYPE_SEARCH not in modules),
+    HALF_ATTEMPTS[-1],
+)
 SCREEN_ATTEMPTS = {**ATTEMPTS, "int8": SCREEN_EIGHT_BIT_ATTEMPTS, "fp8": SCREEN_EIGHT_BIT_ATTEMPTS}
 
 
@@ -93,12 +96,12 @@ def builds_flavour(
         candidate = folder / str(number)
         candidate.mkdir()
         graph_file = folder / f"{number}-{GRAPH_FILE}"
-        graph_file.write_bytes(typed.SerializeToString())
+        graph_file.write_bytes(typed.content)
         record = {
             "versions": versions(flavour, library),
             "capabilities": list(capabilities),
             "batch": str(profile),
-            **subject.record(attempt, typed),
+            **typed.record,
         }
         complete = partial(target.build_into, candidate, typed)
         of_screen = partial(screens, package, target, candidate, runs_here)
@@ -119,14 +122,28 @@ def screens(package: Package, target: "Target", folder: Path, runs_here: bool) -
     subject = Subject(package, target, folder.parent, package.screen())
     for number, attempt in enumerate(SCREEN_ATTEMPTS[target.precision]):
         typed = subject.typed(attempt)
-        record, complete = subject.record(attempt, typed), partial(target.build_into, of_screen, typed)
+        complete = partial(target.build_into, of_screen, typed)
         if runs_here:
-            yield ScreenCandidate(record | complete())
+            yield ScreenCandidate(typed.record | complete())
         else:
             graph_file = folder.parent / f"screen-{number}-{GRAPH_FILE}"
-            graph_file.write_bytes(typed.SerializeToString())
+            graph_file.write_bytes(typed.content)
             stand_in = partial(graph_engine, package, graph_file, target.precision, screen=True)
-            yield ScreenCandidate(record, stand_in, complete)
+            yield ScreenCandidate(typed.record, stand_in, complete)
+
+
+@dataclass(frozen=True)
+class TypedGraph:
+    """A graph in the types of one attempt.
+
+    Attributes:
+        model: onnx.ModelProto; `content`: the same, serialised.
+        record: what the manifest should say of it.
+    """
+
+    model: Any
+    content: bytes
+    record: dict[str, Any]
 
 
 class Subject:
@@ -150,28 +167,26 @@ class Subject:
         self._measurable = target.precision not in ("fp32", "bf16") and "plugin" not in self._lowerings.values()
         self._wide = wide_nodes(self._graph, peaks(self._graph, self._images, folder)) if self._measurable else set()
 
-    def typed(self, attempt: Attempt) -> Any:
-        """The onnx.ModelProto in the types of an attempt."""
-        typed = self._graph
+    def typed(self, attempt: Attempt) -> TypedGraph:
+        """The graph in the types of an attempt."""
+        model = self._graph
         if attempt.quantized:
-            convolutions = quantizable(typed, attempt.quantized)
-            ranges = activation_ranges(typed, convolutions, self._images, self._folder)
-            typed = quantize(typed, convolutions, ranges, self._precision)
+            convolutions = quantizable(model, attempt.quantized)
+            ranges = activation_ranges(model, convolutions, self._images, self._folder)
+            model = quantize(model, convolutions, ranges, self._precision)
         if self._precision != "fp32":
             half = "bf16" if self._precision == "bf16" else "fp16"
-            typed = to_half(typed, half, attempt.float32, self._wide)
-        return typed
-
-    def record(self, attempt: Attempt, typed: Any) -> dict[str, Any]:
-        """What the manifest should say of what `typed` gave."""
-        return {
+            model = to_half(model, half, attempt.float32, self._wide)
+        content = model.SerializeToString()
+        record = {
             "quantized": list(attempt.quantized),
             "float32_modules": list(attempt.float32),
             "float32_nodes": sorted(self._wide),
             "calibration_images": len(self._images) if self._measurable else 0,
             "lowerings": self._lowerings,
-            "graph_sha256": hashlib.sha256(typed.SerializeToString()).hexdigest(),
+            "graph_sha256": hashlib.sha256(content).hexdigest(),
         }
+        return TypedGraph(model, content, record)
 
 
 @dataclass(frozen=True)
@@ -186,16 +201,14 @@ class Target:
     on_share: Share
     timing_cache: Path
 
-    def build_into(self, folder: Path, typed: Any) -> dict[str, Any]:
-        """Compile a typed onnx.ModelProto into an engine's folder; returns what the manifest should record of it."""
+    def build_into(self, folder: Path, typed: TypedGraph) -> dict[str, Any]:
+        """Compile a graph into an engine's folder; returns what the manifest should record of it."""
         before = time.perf_counter()
         folder.mkdir(exist_ok=True)
         known = folder / TIMING_CACHE
         if self.timing_cache.is_file():
             known.write_bytes(self.timing_cache.read_bytes())
-        compiled = compile_graph(
-            self.flavour, typed.SerializeToString(), self.profile, self.capabilities, self.on_share, known
-        )
+        compiled = compile_graph(self.flavour, typed.content, self.profile, self.capabilities, self.on_share, known)
         seconds = time.perf_counter() - before
         layers, bindings = parse_listing(compiled.listing)
         (folder / ENGINE_FILE).write_bytes(compiled.plan)
@@ -213,7 +226,7 @@ class Target:
         return {
             "build_seconds": round(seconds, 1),
             "engine_bytes": len(compiled.plan),
-            "report": summary(layers, typed.graph),
+            "report": summary(layers, typed.model.graph),
         }
 
 

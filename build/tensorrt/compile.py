@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prn_fast.build.export import INPUT_NAME
 from prn_fast.build.profiles import BatchProfile
 from prn_fast.build.tensorrt.report import LISTING
+from prn_fast.engine.tensor_names import INPUT_NAME
 from prn_fast.engine.tensorrt_flavours import Flavour
 from prn_fast.errors import EngineError, printable
 

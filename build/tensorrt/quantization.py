@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.build.export import INPUT_NAME
 from prn_fast.build.quantization import CLIPPED_SHARE, nodes_of
+from prn_fast.engine.tensor_names import INPUT_NAME
 
 OPERATIONS = ("Conv",)
 FLOAT8_MAX = np.float32(448)

@@ -15,6 +15,7 @@ from prn_fast.cli.console import PlainConsole
 from prn_fast.cli.list_engines import LIST_OPTION, list_engines
 from prn_fast.cli.outputs import try_outputs
 from prn_fast.engine.base import MAX_BATCH
+from prn_fast.engine.names import EARLY, SCREEN, with_way
 from prn_fast.errors import ConfigError, DataError
 from prn_fast.extras import require_extra
 from prn_fast.paths import shown_path
@@ -179,8 +180,8 @@ def _parser() -> Parser:
         type=_names,
         metavar="A,B",
         help="engines to measure, such as eager,openvino:int8 (default: eager, optimized and what the package holds); "
-        "NAME runs all images whole, NAME/early lets plainly normal ones leave after the screen, NAME/screen is the "
-        "screen alone",
+        f"NAME runs all images whole, {with_way('NAME', EARLY)} lets plainly normal ones leave after the screen, "
+        f"{with_way('NAME', SCREEN)} is the screen alone",
     )
     parser.add_argument(
         "--baselines",

@@ -20,6 +20,7 @@ from prn_fast.arguments import whole
 from prn_fast.cli.common import PARTS_HELP, Parser, add_engine, add_false_alarm_rate, command
 from prn_fast.cli.console import PlainConsole, progress_bar
 from prn_fast.cli.outputs import try_outputs
+from prn_fast.engine.names import SCREEN, with_way
 from prn_fast.errors import ConfigError, DataError, PackageError
 from prn_fast.extras import require_extra
 from prn_fast.files import reporting
@@ -162,7 +163,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
 
     with open_engine(package, arguments.engine, early_exit=False, screen_only=arguments.screen_only) as opened:
         engine: Engine = opened
-        engine.name += "/screen" if arguments.screen_only else ""
+        engine.name = with_way(engine.name, SCREEN if arguments.screen_only else "")
         if arguments.flips:
             engine = FlipAveragedEngine(opened, package.config.score)
             calibration = _calibrated(engine, package, arguments, tiles)
@@ -269,7 +270,7 @@ def _predict(package: "Package", arguments: argparse.Namespace, console: PlainCo
         early_exit = threshold >= package.calibration("threshold")
         opened = open_engine(package, arguments.engine, early_exit=early_exit, screen_only=arguments.screen_only)
         engine = stack.enter_context(opened)
-        engine.name += "/screen" if arguments.screen_only else ""
+        engine.name = with_way(engine.name, SCREEN if arguments.screen_only else "")
         stack.enter_context(reporting(output))
         run = {
             "images": os.fspath(root.resolve()),

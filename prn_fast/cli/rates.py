@@ -5,14 +5,14 @@ from typing import Any
 
 from rich.table import Table
 
-from prn_fast.training.conformal import allowed_above, rate_bound
+from prn_fast.training.conformal import promise_at
 
 
 def rates_table(calibration: Mapping[str, Any], defects: str) -> Table:
     """What several false-alarm rates promise and find, of a calibration; the rate in force is bold.
 
     A rate that n good images cannot promise is "extrapolated". All others have the expected rate of their threshold,
-    which is the next below that n images support, and the upper 95 % bound of `rate_bound`.
+    which is the next below that n images support, and the upper 95 % bound of `promise_at`.
 
     Args:
         defects: which ones were detected, in words.
@@ -20,12 +20,11 @@ def rates_table(calibration: Mapping[str, Any], defects: str) -> Table:
     table = Table(title="detection against false alarms", title_justify="left")
     for heading in ("false alarms", "expected", "95 % sure: below", f"detected, {defects}", "95 % interval"):
         table.add_column(heading, justify="right")
-    normals = calibration["normals"]
     for row in calibration["detection"]:
-        place = allowed_above(normals, row["false_alarm_rate"])
+        promise = promise_at(calibration["normals"], row["false_alarm_rate"])
         table.add_row(
             f"{row['false_alarm_rate']:.1%}",
-            *((f"{place / (normals + 1):.1%}", f"{rate_bound(normals, place):.1%}") if place else ("extrapolated", "")),
+            *(("extrapolated", "") if promise is None else (f"{one:.1%}" for one in promise)),
             f"{row['detected']} of {row['defects']} ({row['detected'] / row['defects']:.0%})",
             f"{row['low']:.0%} to {row['high']:.0%}",
             style="bold" if row["false_alarm_rate"] == calibration["false_alarm_rate"] else None,

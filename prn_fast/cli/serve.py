@@ -164,7 +164,6 @@ def _export(arguments: argparse.Namespace) -> int:
         arguments.instances,
         arguments.gpu,
         arguments.versions,
-        arguments.native is not None,
     )
     packages = [Package.open(path) for path in arguments.packages]
     names = [arguments.name or package.path.stem for package in packages]

@@ -478,7 +478,7 @@ class Engine(ABC):
 
     def screen(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The screen's scores (N,) and maps (N, S / 8, S / 8), on its own scale, of checked images, contiguous."""
-        raise EngineError(f"{self.name} has no screen; open it with early_exit=False")
+        raise EngineError(f"{self.name} was opened without a screen; open it with early_exit=True")
 
     @final
     def close(self) -> None:

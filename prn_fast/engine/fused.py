@@ -21,7 +21,7 @@ from prn_fast.engine.streams import Answers
 from prn_fast.errors import EngineError
 from prn_fast.kernels import FUSED
 from prn_fast.kernels.tiles import tile_for
-from prn_fast.model.config import STRIDES
+from prn_fast.model.config import SCREEN_STRIDE
 from prn_fast.model.engine_graph import EngineGraph, ScreenGraph
 from prn_fast.model.prn import PRN
 from prn_fast.model.strip_graph import StripGraph
@@ -135,7 +135,7 @@ class FusedEngine(Engine):
                 self._families["network"] = Family(network, images, sizes, self.image_size, self._compute)
             if screen is not None and self.screening is not None:
                 if self.screening.alone:
-                    side = self.image_size // STRIDES[1]
+                    side = self.image_size // SCREEN_STRIDE
                     self._families["screen"] = Family(screen, images, sizes, side, self._compute)
                 else:
                     self._gathering = Gathering(screen, self.graphs, images, self.screening, self._compute)
@@ -210,7 +210,7 @@ class FusedEngine(Engine):
 
     def screen(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `Engine.screen`."""
-        return self._run("screen", self.image_size // STRIDES[1], images)
+        return self._run("screen", self.image_size // SCREEN_STRIDE, images)
 
     def _run(
         self, family: str, side: int, images: NDArray[np.uint8]

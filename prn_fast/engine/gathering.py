@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,9 @@ from torch import Tensor, nn
 
 from prn_fast.engine.cuda_graph import RecordedCall
 from prn_fast.engine.early_exit import Screening
-from prn_fast.engine.recorded import LANES, WARM_UP_RUNS, pieces, pinned, source_of
+from prn_fast.engine.recorded import LANES, WARM_UP_RUNS, RecordedGraph, ResultLane, pieces, pinned, source_of
 from prn_fast.engine.streams import Answers
 from prn_fast.errors import EngineError
-
-
-class NetworkGraph(Protocol):
-    """The network for one number of images, recorded: its static input and outputs, and what starts it again."""
-
-    images: Tensor
-    scores: Tensor
-    maps: Tensor
-    graph: Any
 
 
 class StayingFirst(nn.Module):
@@ -73,18 +64,6 @@ class ScreenLane:
     gathered: Any
 
 
-@dataclass
-class ResultLane:
-    """The network's answers on their way to the host; host memory is pinned."""
-
-    scores: Tensor
-    maps: Tensor
-    host_scores: Tensor
-    host_maps: Tensor
-    computed: Any
-    returned: Any
-
-
 class Gathering:
     """Screen and network, recorded, with the images that stay gathered in between.
 
@@ -99,7 +78,7 @@ class Gathering:
     def __init__(
         self,
         screen: nn.Module,
-        network: Mapping[int, NetworkGraph],
+        network: Mapping[int, RecordedGraph],
         images: Tensor,
         screening: Screening,
         compute: Any,
@@ -114,7 +93,7 @@ class Gathering:
             run = partial(self._staying, images[:size])
             self._screens[size] = RecordedCall(run, compute, pool, WARM_UP_RUNS)
             pool = self._screens[size].graph.pool()
-        most, side = self._sizes[0], images.shape[1]
+        most = self._sizes[0]
         scores, maps, order, count = self._screens[most].outputs
         self._lanes = [
             ScreenLane(
@@ -129,17 +108,7 @@ class Gathering:
             )
             for _ in range(LANES)
         ]
-        self._results = [
-            ResultLane(
-                scores=torch.empty(most, device=images.device),
-                maps=torch.empty(most, side, side, device=images.device),
-                host_scores=pinned((most,), torch.float32),
-                host_maps=pinned((most, side, side), torch.float32),
-                computed=torch.cuda.Event(),
-                returned=torch.cuda.Event(),
-            )
-            for _ in range(LANES)
-        ]
+        self._results = [ResultLane(most, images.shape[1], images.device) for _ in range(LANES)]
         # Fewer than `most` wait when a piece of at most as many comes.
         self._waiting = torch.empty((2 * most, *images.shape[1:]), dtype=torch.uint8, device=images.device)
 
@@ -245,19 +214,11 @@ class _Run:
         for part in pieces(count, owner._sizes):
             if len(self._under_way) == LANES:
                 self._take()
-            lane, size = owner._results[self._started % LANES], part.stop - part.start
-            graph = owner._network[size]
+            lane, graph = owner._results[self._started % LANES], owner._network[part.stop - part.start]
             with torch.cuda.stream(owner._compute):
                 graph.images.copy_(owner._waiting[part])
-                graph.graph.replay()
-                lane.scores[:size].copy_(graph.scores)
-                lane.maps[:size].copy_(graph.maps)
-                lane.computed.record()
-            with torch.cuda.stream(owner._download):
-                lane.computed.wait()
-                lane.host_scores[:size].copy_(lane.scores[:size], non_blocking=True)
-                lane.host_maps[:size].copy_(lane.maps[:size], non_blocking=True)
-                lane.returned.record()
+                graph()
+            lane.send(graph, owner._compute, owner._download)
             self._under_way.append((lane, self._rows[part]))
             self._started += 1
 

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from prn_fast.engine.base import Engine, Thresholds
 from prn_fast.engine.early_exit import Screening
-from prn_fast.engine.openvino_graph import GRAPH_FILE, OUTPUT_NAMES, SCREEN_FILE, SCREEN_OUTPUT_NAMES, Graph
+from prn_fast.engine.openvino_graph import GRAPH_FILE, SCREEN_FILE, Graph
 from prn_fast.engine.openvino_streams import RequestStream
+from prn_fast.engine.tensor_names import OUTPUT_NAMES, SCREEN_OUTPUT_NAMES
 from prn_fast.errors import EngineError
-from prn_fast.model.config import STRIDES
+from prn_fast.model.config import SCREEN_STRIDE
 from prn_fast.package import Package
 
 
@@ -62,7 +63,7 @@ class OpenVINOEngine(Engine):
         if screening is None or not screening.alone:
             self._network = Graph(folder / GRAPH_FILE, config, OUTPUT_NAMES, config.image_size, threads)
         if screening is not None:
-            side = config.image_size // STRIDES[1]
+            side = config.image_size // SCREEN_STRIDE
             self._screen = Graph(folder / SCREEN_FILE, config, SCREEN_OUTPUT_NAMES, side, threads)
         self._idle_streams: list[RequestStream] = []
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_fast.engine.tensor_names import INPUT_NAME
 from prn_fast.errors import EngineError
 from prn_fast.model.config import PRNConfig
 
-# Names of the graphs' files inside the engine's folder, of their input and outputs: written by prn_fast.build.
+# Names of the graphs' files inside the engine's folder, written by prn_fast.build.
 GRAPH_FILE, SCREEN_FILE = "model.xml", "screen.xml"
-INPUT_NAME, OUTPUT_NAMES, SCREEN_OUTPUT_NAMES = "images", ("scores", "maps"), ("screen_scores", "screen_maps")
 # Place in a graph's run-time information that states the arithmetic of what is not quantised, "f32" or "bf16".
 _FLOAT_TYPE = ["prn_fast", "float"]
 # One runs, and one waits so that nothing stands still in between.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.engine.base import Detections, Engine
+from prn_fast.engine.names import split_way
 
 # A reference that differs from image to image by less than this cannot magnify rounding into an error.
 SMALLEST_SPREAD = 1e-4
@@ -59,7 +60,7 @@ STRICTEST = "fp32"
 
 def precision_of(engine_name: str) -> str:
     """The precision that a name like "openvino:int8" states; float32, the strictest, where it states none."""
-    stated = engine_name.rpartition(":")[2].partition("/")[0]
+    stated = split_way(engine_name)[0].rpartition(":")[2]
     return stated if stated in TOLERANCES else STRICTEST
 
 

@@ -1,7 +1,6 @@
 """Graphs of a network that are recorded on a GPU, and the memory that images pass through to them and back."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -94,35 +93,58 @@ def source_of(images: NDArray[np.uint8] | Tensor, staging: Tensor) -> Tensor:
     return staging
 
 
-@dataclass
-class Lane:
-    """Memory that one piece passes through on its way to the device and back; host memory is pinned."""
+class ResultLane:
+    """Memory that scores and maps of one piece pass through on their way back to the host; host memory is pinned.
 
-    host_images: Tensor
-    images: Tensor
-    scores: Tensor
-    maps: Tensor
-    host_scores: Tensor
-    host_maps: Tensor
-    arrived: torch.cuda.Event
-    computed: torch.cuda.Event
-    returned: torch.cuda.Event
+    Args:
+        batch: most images of a piece.
+        map_side: of the maps.
+        device: of the graphs.
+    """
 
-    @classmethod
-    def allocate(cls, images: Tensor, map_side: int) -> "Lane":
-        """A lane for up to as many images as these, on their device, and maps of `map_side`."""
-        batch, device = len(images), images.device
-        return cls(
-            host_images=pinned(images.shape, torch.uint8),
-            images=torch.empty_like(images),
-            scores=torch.empty(batch, device=device),
-            maps=torch.empty(batch, map_side, map_side, device=device),
-            host_scores=pinned((batch,)),
-            host_maps=pinned((batch, map_side, map_side)),
-            arrived=torch.cuda.Event(),
-            computed=torch.cuda.Event(),
-            returned=torch.cuda.Event(),
-        )
+    def __init__(self, batch: int, map_side: int, device: torch.device) -> None:
+        self.scores = torch.empty(batch, device=device)
+        self.maps = torch.empty(batch, map_side, map_side, device=device)
+        self.host_scores, self.host_maps = pinned((batch,)), pinned((batch, map_side, map_side))
+        self.computed, self.returned = torch.cuda.Event(), torch.cuda.Event()
+
+    def send(
+        self,
+        graph: RecordedGraph,
+        compute: torch.cuda.Stream,
+        download: torch.cuda.Stream,
+        to: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Start the outputs of a graph, replayed on `compute`, on their way; `returned` tells when they are there.
+
+        Args:
+            to: pinned memory for the scores and maps, by default the lane's own.
+        """
+        count = len(graph.scores)
+        to_scores, to_maps = (self.host_scores[:count], self.host_maps[:count]) if to is None else to
+        with torch.cuda.stream(compute):
+            self.scores[:count].copy_(graph.scores)
+            self.maps[:count].copy_(graph.maps)
+            self.computed.record()
+        with torch.cuda.stream(download):
+            self.computed.wait()
+            to_scores.copy_(self.scores[:count], non_blocking=True)
+            to_maps.copy_(self.maps[:count], non_blocking=True)
+            self.returned.record()
+
+
+class Lane(ResultLane):
+    """Memory that one piece passes through on its way to the device and back; host memory is pinned.
+
+    Args:
+        images: on the device; pieces have at most as many.
+        map_side: of the maps.
+    """
+
+    def __init__(self, images: Tensor, map_side: int) -> None:
+        super().__init__(len(images), map_side, images.device)
+        self.host_images, self.images = pinned(images.shape, torch.uint8), torch.empty_like(images)
+        self.arrived = torch.cuda.Event()
 
 
 class Family:
@@ -142,7 +164,7 @@ class Family:
         self._network = network  # the graphs read its weights
         self._compute = compute
         self._upload, self._download = torch.cuda.Stream(), torch.cuda.Stream()
-        self._lanes = [Lane.allocate(images, map_side) for _ in range(LANES)]
+        self._lanes = [Lane(images, map_side) for _ in range(LANES)]
         self.graphs: dict[int, RecordedGraph] = {}
         pool = None
         for size in sorted(set(sizes), reverse=True):
@@ -158,20 +180,9 @@ class Family:
         direct = is_pinned(scores) and is_pinned(maps)
 
         def submit(lane: Lane, part: slice) -> None:
-            count = part.stop - part.start
             self._compute_piece(lane, images[part])
-            with torch.cuda.stream(self._compute):
-                lane.scores[:count].copy_(self.graphs[count].scores)
-                lane.maps[:count].copy_(self.graphs[count].maps)
-                lane.computed.record()
-            to_scores, to_maps = lane.host_scores[:count], lane.host_maps[:count]
-            if direct:
-                to_scores, to_maps = torch.from_numpy(scores[part]), torch.from_numpy(maps[part])
-            with torch.cuda.stream(self._download):
-                lane.computed.wait()
-                to_scores.copy_(lane.scores[:count], non_blocking=True)
-                to_maps.copy_(lane.maps[:count], non_blocking=True)
-                lane.returned.record()
+            to = (torch.from_numpy(scores[part]), torch.from_numpy(maps[part])) if direct else None
+            lane.send(self.graphs[part.stop - part.start], self._compute, self._download, to)
 
         def collect(lane: Lane, part: slice) -> None:
             lane.returned.synchronize()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prn_fast.engine.base import Engine, Thresholds
 from prn_fast.engine.cuda_memory import CudaDevice, DeviceImages, DeviceRows, device_images, open_device
 from prn_fast.engine.early_exit import Screening
+from prn_fast.engine.tensor_names import INPUT_NAME, OUTPUT_NAMES, SCREEN_OUTPUT_NAMES
 from prn_fast.engine.tensorrt_file import (
     DESCRIPTION_FILE,
     ENGINE_FILE,
@@ -23,16 +24,16 @@ from prn_fast.engine.tensorrt_file import (
     read_engine,
 )
 from prn_fast.engine.tensorrt_flavours import FLAVOURS, Flavour
-from prn_fast.engine.tensorrt_program import INPUT_NAME, Program, Weights
+from prn_fast.engine.tensorrt_program import Program, Weights
 from prn_fast.errors import EngineError
 from prn_fast.files import replace_file
-from prn_fast.model.config import STRIDES
+from prn_fast.model.config import SCREEN_STRIDE
 from prn_fast.package import Package
 
 NETWORK, SCREEN = "network", "screen"
 # Of each part: the names of its outputs, and by how much its maps are smaller than the images.
-OUTPUTS = {NETWORK: ("scores", "maps"), SCREEN: ("screen_scores", "screen_maps")}
-DOWNSCALED = {NETWORK: 1, SCREEN: STRIDES[1]}
+OUTPUTS = {NETWORK: OUTPUT_NAMES, SCREEN: SCREEN_OUTPUT_NAMES}
+DOWNSCALED = {NETWORK: 1, SCREEN: SCREEN_STRIDE}
 RUNTIME_CACHE = "runtime-{device}.cache"
 
 
@@ -226,7 +227,7 @@ class TensorRTEngine(Engine):
     def screen(self, images: NDArray[np.uint8] | DeviceImages) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `Engine.screen`."""
         if SCREEN not in self._programs:
-            raise EngineError(f"{self.name} was opened without its screen; open it with early_exit=True")
+            return super().screen(images)
         with self._device.active():
             return self.in_parts(self._programs[SCREEN].run, images)
 

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from prn_fast.engine.cuda_graph import CudaGraph
 from prn_fast.engine.cuda_memory import CudaDevice, DeviceImages, DeviceRows, Staging
+from prn_fast.engine.tensor_names import INPUT_NAME
 from prn_fast.errors import EngineError
-
-INPUT_NAME = "images"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ ScoreKind = Literal["published", "learned"]
 # The deepest backbone stage has stride 32, and attention needs an even map at stride 16.
 SIDE_MULTIPLE = 64
 STRIDES = (4, 8, 16)
+SCREEN_STRIDE = STRIDES[1]  # of the screen's maps
 TILE_OVERLAP = 32  # pixels that neighbouring tiles of a large image or a web share
 PROTOTYPE_SHARE = 0.1  # K is this share of the normal training images
 

@@ -81,8 +81,7 @@ class ScreenStage(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        features = self.model.backbone.scales(self.model.normalize(images))
-        residuals = self.model.residuals(features)
+        features, residuals = self.model.frozen(images)
         return (*screen_score(self.screen(features, residuals)), *features, *residuals)
 
 
@@ -96,8 +95,7 @@ class ScreenGraph(ScreenStage):
 
 def screen_images(model: PRN, screen: Screen, images: Tensor) -> tuple[Tensor, Tensor]:
     """The screen's scores (N,) and maps (N, S / 8, S / 8) of uint8 images (N, S, S, C)."""
-    features = model.backbone.scales(model.normalize(images))
-    return screen_score(screen(features, model.residuals(features)))
+    return screen_score(screen(*model.frozen(images)))
 
 
 class RestStage(nn.Module):

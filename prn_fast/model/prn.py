@@ -124,9 +124,18 @@ class PRN(nn.Module):
 
     def detect_normalized(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `detect`, of what `normalize` returns."""
+        return self.scored(*self.examine(images))
+
+    def examine(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Logit maps (N, 1, S, S), and features and residuals at strides 4, 8 and 16, of what `normalize` returns."""
         *features, deepest = self.features(images)
         residuals = self.residuals(features)
-        return self.scored(self.logits_of_residuals(features, residuals, deepest), features, residuals)
+        return self.logits_of_residuals(features, residuals, deepest), features, residuals
+
+    def frozen(self, images: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """Features and residuals at strides 4, 8 and 16 of uint8 images: the part that training leaves as it is."""
+        features = self.backbone.scales(self.normalize(images))
+        return features, self.residuals(features)
 
     def scored(self, logits: Tensor, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Scores (N,) and maps (N, S, S), in 0..1, of logit maps, and features and residuals at strides 4, 8 and 16."""

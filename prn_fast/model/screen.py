@@ -19,9 +19,8 @@ from torch.nn import functional
 
 from prn_fast.errors import ConfigError
 from prn_fast.kernels.anomaly_score.reference import TOP_PIXELS
-from prn_fast.model.config import STRIDES, PRNConfig
+from prn_fast.model.config import SCREEN_STRIDE, PRNConfig
 
-SCREEN_STRIDE = STRIDES[1]
 SCREEN_WIDTH = 40
 SCREEN_BLOCKS = 2
 # The pixels of an image score, counted in pixels of the screen's map.

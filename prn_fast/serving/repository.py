@@ -66,7 +66,6 @@ class Serving:
         deadline_ms: a request that waited longer is refused; 0 lets it wait. A client's own deadline comes first.
         instances: engines that run beside each other, on each GPU where `gpu`.
         gpu: run on the server's GPUs.
-        native: a graph is served, and no engine is opened.
         versions: newest calibrations that are served.
     Raises:
         ConfigError: a value out of range.
@@ -80,7 +79,6 @@ class Serving:
     instances: int = 1
     gpu: bool = False
     versions: int = 1
-    native: bool = False
 
     def __post_init__(self) -> None:
         whole = {"batch": self.batch, "queue": self.queue, "instances": self.instances, "versions": self.versions}
@@ -90,14 +88,8 @@ class Serving:
         for name, times in (("delay_ms", self.delay_ms), ("deadline_ms", self.deadline_ms)):
             if not 0 <= times < 1e6:
                 raise ConfigError(f"{name} is {times}; give milliseconds from 0 to a million")
-        if self.native and self.engine:
-            raise ConfigError(f"a native graph is served without the engine {self.engine}; leave one of them out")
-        if self.engine:
-            backend = parse_name(self.engine)[0]
-            if self.gpu and backend not in GPU_ENGINES:
-                raise ConfigError(f"{self.engine} does not run on a GPU; choose from {', '.join(GPU_ENGINES)}")
-        elif self.gpu and not self.native:
-            raise ConfigError(f"a server with GPUs needs the name of an engine; choose from {', '.join(GPU_ENGINES)}")
+        if self.engine and parse_name(self.engine)[0] not in GPU_ENGINES and self.gpu:
+            raise ConfigError(f"{self.engine} does not run on a GPU; choose from {', '.join(GPU_ENGINES)}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,8 @@ def export(
         name: on the server; "" takes the package's.
         native: a graph of the package that the server runs without Python; None for Python, which opens the package.
     Raises:
-        ConfigError: a name that no server takes; or one that another backend serves.
+        ConfigError: a name that no server takes; or one that another backend serves; no engine is named for GPUs, or
+            one is named beside a native graph.
         EngineError: the engine is not in the package.
         PackageError: other images than the versions that are there take; one server name has one shape.
         StorageError: it cannot be written.
@@ -135,6 +128,10 @@ def export(
     name = name or package.path.stem
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{printable(name)!r} is no name for a server: take letters, digits, dots, - and _")
+    if native is not None and serving.engine:
+        raise ConfigError(f"a native graph is served without the engine {serving.engine}; leave one of them out")
+    if native is None and serving.gpu and not serving.engine:
+        raise ConfigError(f"a server with GPUs needs the name of an engine; choose from {', '.join(GPU_ENGINES)}")
     if serving.engine:
         backend, known, precision = parse_name(serving.engine)
         if known.built and f"{backend}:{precision}" not in package.engines:

@@ -23,7 +23,7 @@ from prn_fast.training.conformal import (
     default_rate,
     just_above,
     lowest_rate,
-    rate_bound,
+    promise_at,
     require_rate,
     share_interval,
 )
@@ -157,11 +157,11 @@ def calibration_entry(
     rate = default_rate(len(scores)) if false_alarm_rate is None else false_alarm_rate
     require_rate(rate)
     kept = max(1, math.ceil((len(scores) + 1) * MAX_FALSE_ALARM_RATE))
-    place = allowed_above(len(scores), rate)
+    promised, bound = promise_at(len(scores), rate) or (None, None)
     calibration: dict[str, Any] = {
         "false_alarm_rate": rate,
-        "promised_rate": place / (len(scores) + 1) if place else None,
-        "rate_bound": rate_bound(len(scores), place) if place else None,
+        "promised_rate": promised,
+        "rate_bound": bound,
         "normals": len(scores),
         "lowest_rate": lowest_rate(len(scores)),
         "highest_scores": [float(score) for score in np.sort(scores)[::-1][:kept]],

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prn_fast.engine.base import is_defective, scores_at
 from prn_fast.training.calibration import threshold_for
-from prn_fast.training.conformal import MAX_FALSE_ALARM_RATE, SHOWN_RATES, allowed_above, just_above, rate_bound
+from prn_fast.training.conformal import MAX_FALSE_ALARM_RATE, SHOWN_RATES, just_above, promise_at
 from prn_fast.training.line_calibration import LineCalibration, describe_detection
 
 _BINS = 40
@@ -180,12 +180,9 @@ def _rates(entry: Mapping[str, Any]) -> str:
     found = {row["false_alarm_rate"]: row for row in entry["detection"]}
     normals, rows = entry["normals"], []
     for rate in sorted({*SHOWN_RATES, entry["false_alarm_rate"]}):
-        place = allowed_above(normals, rate)
-        cells = [f"{rate:.1%}"]
-        if place:
-            cells += [f"{place / (normals + 1):.1%}", f"{rate_bound(normals, place):.1%}"]
-        else:
-            cells += ["<span class=faint>extrapolated</span>", ""]
+        promise = promise_at(normals, rate)
+        extrapolated = "<span class=faint>extrapolated</span>", ""
+        cells = [f"{rate:.1%}", *(extrapolated if promise is None else (f"{one:.1%}" for one in promise))]
         if (row := found.get(rate)) is not None:
             cells.append(f"{row['detected']} of {row['defects']} ({row['low']:.0%} to {row['high']:.0%})")
         cells.append(f"{threshold_for(entry, rate):.4f}")

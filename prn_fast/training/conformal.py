@@ -73,6 +73,15 @@ def rate_bound(normals: int, place: int) -> float:
     return float(beta.ppf(0.95, place, normals + 1 - place))
 
 
+def promise_at(normals: int, false_alarm_rate: float) -> tuple[float, float] | None:
+    """What n good images promise of the threshold for a rate: the rate to expect, and its upper 95 % bound.
+
+    None where they are too few for any promise, so that the threshold is extrapolated.
+    """
+    place = allowed_above(normals, false_alarm_rate)
+    return (place / (normals + 1), rate_bound(normals, place)) if place else None
+
+
 def just_above(score: float) -> float:
     """The next float32 above a raw score: the lowest threshold that does not reach it. At most 1."""
     return min(1.0, float(np.nextafter(np.float32(score), np.float32(np.inf))))

@@ -600,14 +600,11 @@ class Run:
         for start in range(0, len(images), EXTRACTION_BATCH):
             part = slice(start, start + EXTRACTION_BATCH)
             pixels = torch.from_numpy(images[part]).to(self.fabric.device)
-            *features, deepest = model.features(model.normalize(pixels))
-            residuals = model.residuals(features)
-            logits = model.logits_of_residuals(features, residuals, deepest)
-            found = model.scored(logits, features, residuals)
-            scores[part], maps[part] = (one.cpu().numpy() for one in found)
+            examined = model.examine(model.normalize(pixels))
+            scores[part], maps[part] = (one.cpu().numpy() for one in model.scored(*examined))
             if statistics is not None:
                 assert model.score is not None
-                statistics[part] = model.score.statistics(logits, features, residuals).cpu().numpy()
+                statistics[part] = model.score.statistics(*examined).cpu().numpy()
         return scores, maps, statistics
 
     # -- result -------------------------------------------------------------------------------------------------

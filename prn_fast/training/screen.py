@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.training_set import TrainingSet
+from prn_fast.model.config import SCREEN_STRIDE
 from prn_fast.model.engine_graph import EngineGraph
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import SCREEN_STRIDE, SCREEN_TOP_PIXELS, Screen
+from prn_fast.model.screen import SCREEN_TOP_PIXELS, Screen
 from prn_fast.training.losses import prn_losses, score_losses
 from prn_fast.training.recipe import Recipe, learning_rate_factor
 
@@ -123,8 +124,7 @@ def screen_inputs(
     for start in range(0, len(order), EXTRACTION_BATCH):
         items = [dataset[int(index)] for index in order[start : start + EXTRACTION_BATCH]]
         images = torch.stack([image for image, _ in items]).to(device)
-        features = graph.model.backbone.scales(graph.model.normalize(images))
-        maps = [one.float() for one in screen.inputs(features, graph.model.residuals(features))]
+        maps = [one.float() for one in screen.inputs(*graph.model.frozen(images))]
         if not deviations:
             # Of the first few images: it only brings channels to about one.
             deviations = [one.std((0, 2, 3)).clamp_min(1e-4) for one in maps]

@@ -1,6 +1,7 @@
-"""A GPU's stand-in for the fused engine: streams, events, graphs and pinned memory that are none, on the CPU.
+"""A stand-in for a GPU: streams, events, recorded graphs and pinned memory that are none, on the CPU.
 
-All else is the real engine: pieces, lanes, what is copied where, strips, and the network in its operations for the CPU.
+All else of an engine is real: pieces, lanes, what is copied where, strips, and the network in its operations for the
+CPU.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prn_fast.engine import fused, recorded
+from prn_fast.engine import fused, gathering, recorded
 from prn_fast.engine.cuda_graph import RecordedCall
 
 
@@ -35,11 +36,19 @@ def _record(self: RecordedCall, run: Callable[[], Any], stream: Any = None, pool
     self.graph = HostGraph(torch.no_grad()(run), self.outputs)
 
 
-class HostMemory:
-    """Pinned memory that is known by its address."""
+class HostCuda:
+    """Pinned memory that is known by its address, and how often the host has waited for an event.
+
+    Attributes:
+        on_wait: called whenever the host waits for an event.
+    """
 
     def __init__(self) -> None:
         self._tensors: list[Tensor] = []
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def event(self) -> mock.Mock:
+        return mock.Mock(synchronize=lambda: self.on_wait())
 
     def pinned(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         self._tensors.append(torch.empty(tuple(shape), dtype=dtype))
@@ -51,17 +60,18 @@ class HostMemory:
 
 
 @contextlib.contextmanager
-def host_cuda() -> Iterator[HostMemory]:
-    """Inside, `FusedEngine` opens on the CPU."""
-    memory = HostMemory()
+def host_cuda() -> Iterator[HostCuda]:
+    """Inside, `FusedEngine`, and what it is made of, runs on the CPU."""
+    cuda = HostCuda()
     with contextlib.ExitStack() as stack:
-        for name in ("Stream", "Event", "current_stream", "synchronize"):
+        for name in ("Stream", "current_stream", "synchronize"):
             stack.enter_context(mock.patch.object(torch.cuda, name))
+        stack.enter_context(mock.patch.object(torch.cuda, "Event", cuda.event))
         for name in ("stream", "device"):
             stack.enter_context(mock.patch.object(torch.cuda, name, return_value=contextlib.nullcontext()))
         stack.enter_context(mock.patch.object(RecordedCall, "__init__", _record))
         stack.enter_context(mock.patch.object(fused, "require_device", return_value=torch.device("cpu")))
-        for module in (fused, recorded):
-            stack.enter_context(mock.patch.object(module, "pinned", memory.pinned))
-        stack.enter_context(mock.patch.object(recorded, "is_pinned", memory.is_pinned))
-        yield memory
+        for module in (fused, gathering, recorded):
+            stack.enter_context(mock.patch.object(module, "pinned", cuda.pinned))
+        stack.enter_context(mock.patch.object(recorded, "is_pinned", cuda.is_pinned))
+        yield cuda

@@ -14,12 +14,12 @@ from prn_fast.errors import ConfigError, EngineError
 from prn_fast.kernels.anomaly_score.reference import stitch_tiles
 from prn_fast.kernels.tile_normalize.reference import cut_tiles
 from prn_fast.model.prn import PRN
-from tests.engine.host_cuda import HostMemory, host_cuda
+from tests.engine.host_cuda import HostCuda, host_cuda
 from tests.small_package import SIDE, small_config, small_model, textured_images
 
 
 @pytest.fixture(scope="module")
-def memory() -> Iterator[HostMemory]:
+def memory() -> Iterator[HostCuda]:
     with host_cuda() as memory:
         yield memory
 
@@ -30,7 +30,7 @@ def model() -> PRN:
 
 
 @pytest.fixture(scope="module")
-def engine(memory: HostMemory, model: PRN) -> Iterator[FusedEngine]:
+def engine(memory: HostCuda, model: PRN) -> Iterator[FusedEngine]:
     with FusedEngine(model, "fp32", batch=4) as engine:
         yield engine
 
@@ -49,7 +49,8 @@ def expected(model: PRN, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def assert_as(found, expected):
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=5e-4)
+        # float32 sums in another order move a pixel by up to 7e-4; answers of another image lie 0.1 and more away.
+        np.testing.assert_allclose(one, other, atol=2e-3)
 
 
 @pytest.mark.parametrize("count", [3, 7])

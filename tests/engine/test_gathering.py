@@ -1,102 +1,54 @@
 """Early exit from recorded graphs, with stand-ins for streams, events and graphs: whose answer is whose, and when."""
 
-import contextlib
-from types import SimpleNamespace
-from unittest import mock
-
 import numpy as np
 import pytest
 import torch
 
-from prn_fast.engine import gathering
-from prn_fast.engine.cuda_graph import RecordedCall
 from prn_fast.engine.early_exit import Screening, moved
 from prn_fast.engine.gathering import Gathering, StayingFirst
-from prn_fast.engine.recorded import powers_of_two
+from prn_fast.engine.recorded import RecordedGraph, powers_of_two
 from prn_fast.errors import EngineError
+from tests.engine.host_cuda import host_cuda
 
 SIDE, BATCH = 16, 8
 CUT, THRESHOLD, PIXEL_THRESHOLD = 0.3, 0.62, 0.41
 
 
-class Recording:
-    """Computes again, and writes to where the outputs lay the first time."""
-
-    def __init__(self, log, name, run, outputs):
-        self.log, self.name, self.run, self.outputs = log, name, run, outputs
-
-    def replay(self):
-        self.log.append(self.name)
-        for output, found in zip(self.outputs, self.run(), strict=True):
-            output.copy_(found)
-
-    def pool(self): ...
-
-
-class Event:
-    log: list[str] = []  # noqa: RUF012 (set by the fixture)
-
-    def synchronize(self):
-        self.log.append("host waits")
-
-    def record(self): ...
-
-    def wait(self): ...
-
-
 @pytest.fixture
 def log():
-    """What is recorded runs at once, on the CPU; the list says what was replayed and waited for, in order."""
+    """What ran and what the host waited for, in order; nothing of what `make` did."""
     log: list[str] = []
-
-    def record(self, run, stream=None, pool=None, warm_up=1):
-        self.outputs = run()
-        self.graph = Recording(log, f"screen {len(self.outputs[0])}", run, self.outputs)
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(Event, "log", log))
-        stack.enter_context(mock.patch.object(torch.cuda, "Event", Event))
-        for name in ("Stream", "current_stream"):
-            stack.enter_context(mock.patch.object(torch.cuda, name))
-        stack.enter_context(mock.patch.object(torch.cuda, "stream", return_value=contextlib.nullcontext()))
-        stack.enter_context(mock.patch.object(RecordedCall, "__init__", record))
-        stack.enter_context(
-            mock.patch.object(gathering, "pinned", lambda shape, dtype: torch.empty(shape, dtype=dtype))
-        )
+    with host_cuda() as cuda:
+        cuda.on_wait = lambda: log.append("host waits")
         yield log
 
 
 class Screen(torch.nn.Module):
     """Image i is grey of value i, and that is its score, too, as a share of 255; NaN for the value 77."""
 
+    def __init__(self, log=None):
+        super().__init__()
+        self.log = [] if log is None else log
+
     def forward(self, images):
+        self.log.append(f"screen {len(images)}")
         maps = images[:, ::8, ::8, 0].float() / 255
         maps = torch.where(images[:, ::8, ::8, 0] == 77, torch.nan, maps)
         return maps.mean((1, 2)), maps
 
 
-def network(images, log):
-    """Recorded graphs whose map is the image itself."""
-
-    def recorded(size):
-        part = images[:size]
-
-        def run():
-            maps = part[..., 0].float() / 255
-            return maps.mean((1, 2)), maps
-
-        scores, maps = run()
-        return SimpleNamespace(
-            images=part, scores=scores, maps=maps, graph=Recording(log, f"network {size}", run, (scores, maps))
-        )
-
-    return {size: recorded(size) for size in powers_of_two(BATCH)}
-
-
 def make(log):
+    def network(images):
+        """The map is the image itself."""
+        log.append(f"network {len(images)}")
+        maps = images[..., 0].float() / 255
+        return maps.mean((1, 2)), maps
+
     images = torch.zeros(BATCH, SIDE, SIDE, 1, dtype=torch.uint8)
-    screening = Screening(CUT, THRESHOLD, PIXEL_THRESHOLD)
-    return Gathering(Screen(), network(images, log), images, screening, None)
+    graphs = {size: RecordedGraph(network, images[:size], None, None) for size in powers_of_two(BATCH)}
+    subject = Gathering(Screen(log), graphs, images, Screening(CUT, THRESHOLD, PIXEL_THRESHOLD), None)
+    log.clear()
+    return subject
 
 
 def grey(values):
@@ -150,7 +102,6 @@ def test_the_network_runs_on_what_all_pieces_left_together(log):
 
 def test_a_piece_is_screened_while_the_host_waits_for_the_one_before(log):
     subject = make(log)
-    log.clear()
     subject.answers(grey([1] * (4 * BATCH)))
     # Each lane is waited for before it is filled again, too, which costs nothing: its copy has long ended.
     screens = [place for place, name in enumerate(log) if name.startswith("screen")]

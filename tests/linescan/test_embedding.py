@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prn_fast.drift import WINDOW
 from prn_fast.errors import ConfigError, EngineError
 from prn_fast.linescan import embedding
 from prn_fast.linescan.cmake_dir import cmake_dir
@@ -19,12 +21,21 @@ from prn_fast.linescan.core import LineRing
 from prn_fast.linescan.embedding import Host
 from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.inspector import InspectionSettings, Inspector, open_inspector
+from prn_fast.model.config import TILE_OVERLAP
 from tests import needs
 from tests.linescan.webs import DarknessEngine, ListSource, blocks, make_inspector
 from tests.small_package import SIDE, textured_images
 
 REPOSITORY = Path(__file__).parents[2]
 WIDTH, LINES, OVERLAP = 96, 200, 32
+
+
+def test_options_of_the_header_have_the_defaults_of_the_library():
+    text = (REPOSITORY / "prn_fast/linescan/native/include/prn_fast/inspector.hpp").read_text()
+    options = text[text.index("struct InspectorOptions") : text.index("struct Block")]
+    defaults = dict(re.findall(r"uint32_t (\w+) = (\w+);", options))
+    found = {name: int(defaults[name]) for name in ("drift_window", "overlap", "depth")}
+    assert found == {"drift_window": WINDOW, "overlap": TILE_OVERLAP, "depth": DEFAULT_DEPTH}
 
 
 def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -93,13 +93,18 @@ def test_the_configuration_says_how_requests_wait(package: Package) -> None:
         ({"instances": 0}, "instances is 0"),
         ({"delay_ms": float("nan")}, "delay_ms is nan"),
         ({"deadline_ms": -1.0}, "deadline_ms is -1"),
-        ({"gpu": True}, "needs the name of an engine"),
         ({"gpu": True, "engine": "openvino"}, "does not run on a GPU"),
     ],
 )
 def test_settings_that_cannot_work(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Serving(**options)
+
+
+def test_gpus_need_the_name_of_an_engine(package: Package, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs the name of an engine"):
+        export(package, tmp_path / "models", Serving(gpu=True))
+    assert not (tmp_path / "models").exists()
 
 
 def test_an_engine_that_is_not_built_is_told_before_anything_is_written(package: Package, tmp_path: Path) -> None:
