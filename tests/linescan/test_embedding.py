@@ -15,7 +15,7 @@ import pytest
 
 from prn_fast.drift import WINDOW
 from prn_fast.errors import ConfigError, EngineError
-from prn_fast.linescan import embedding
+from prn_fast.linescan import DEFAULT_DEPTH, embedding
 from prn_fast.linescan.cmake_dir import cmake_dir
 from prn_fast.linescan.core import LineRing
 from prn_fast.linescan.embedding import Host
