@@ -25,7 +25,7 @@ from prn_fast.training.screen import Deadline, TrainedScreen, train_screen
 from prn_fast.training.settings import WANTED_LOSS, TrainingSettings
 from prn_fast.training.split import Split, prepare_split
 
-# Of a bounded time, for the cut: as much as it seems to need, within these.
+# Share of a bounded run that is reserved for the cut: as much as it seems to need, within these limits.
 MIN_CUT_SHARE, MAX_CUT_SHARE = 0.3, 0.65
 
 Say = Callable[[str], None]
@@ -47,13 +47,13 @@ def give_screen(
     """Train a screen for a package's network, find its cut, and put both into the package.
 
     Args:
-        package: it gets the screen, in place of the one that it may have.
+        package: it gets the screen, replacing any that it has.
         model: its network, on the device to use.
         split: of the images that it was trained on.
         recipe: by which it was trained.
         seed: of every draw.
         wanted_loss: see `calibrate_exit`.
-        deadline: of all this; where it passes, the screen is worse, or no cut is found.
+        deadline: of all this; if it passes, the screen is worse, or no cut is found.
         trained: a screen that has been trained since the deadline began; None trains it.
         say: told what comes out, and which engines have to be built again.
     """
@@ -98,7 +98,7 @@ def give_screen(
 def time_to_train(
     model: PRN, normals: NDArray[np.uint8], generator: AnomalyGenerator, wanted_loss: float, deadline: Deadline
 ) -> Deadline:
-    """Until when a screen is trained, of a bounded time for screen and cut together; the rest is for the cut.
+    """The deadline for training a screen, out of a bounded time for screen and cut; the rest is for the cut.
 
     Args:
         model, normals, generator, wanted_loss: the cut's, see `calibrate_exit`.
@@ -131,7 +131,7 @@ def add_screen(
     changes: Mapping[str, Any] | None = None,
     say: Say = print,
 ) -> Package:
-    """Add a screen to a package that was trained without one, or another in its place.
+    """Add a screen to a package that was trained without one, or replace the one it has.
 
     Args:
         path: the package.
@@ -204,7 +204,7 @@ def settings_of(
 
 
 def _require_same_images(package: Package, split: Split, folder: Path) -> None:
-    """A ConfigError unless a folder's images are split as the package's were: what was held out must stay so."""
+    """A ConfigError unless a folder's images are split as the package's were: held-out images must stay held out."""
     if list(split.seen) != package.manifest["training"]["seen"]:
         raise ConfigError(
             f"{folder}: other defects would be seen than the package lists; give the folder that it was trained on, as "

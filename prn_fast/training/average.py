@@ -28,6 +28,6 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
                 one.copy_(weight)
 
     average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
-    # Counted on the host: to read the count on a GPU would be to wait for all that is queued there.
+    # Counted on the host: reading the count from a GPU would wait for all work queued there.
     average.n_averaged = torch.zeros((), dtype=torch.long, device="cpu")
     return average

@@ -22,7 +22,7 @@ class SumOverProcesses(Function):
 
 
 class JointBatchNorm2d(nn.BatchNorm2d):
-    """`nn.SyncBatchNorm`, which there is for GPUs only, in plain operations; for equal shares of the images."""
+    """`nn.SyncBatchNorm`, which exists for GPUs only, in plain operations; each process has as many images."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape and dtype; statistics in float32 at least."""
@@ -47,7 +47,7 @@ class JointBatchNorm2d(nn.BatchNorm2d):
 
 
 def join_batch_norms(model: nn.Module, device: torch.device) -> None:
-    """Put joint batch norms in the place of those that train, sharing their weights; frozen ones are left."""
+    """Replace batch norms that train by joint ones that share their weights; leave frozen ones as they are."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.BatchNorm2d:

@@ -128,13 +128,13 @@ def calibration_entry(
     source: str,
     defects: Literal["generated", "real"],
 ) -> dict[str, Any]:
-    """What the manifest keeps of a calibration: the one place that makes it.
+    """The manifest's entry of a calibration; nothing else makes one.
 
     Args:
         normals: good images that training has not seen.
-        defect_scores: raw scores of defective images; there may be none.
+        defect_scores: raw scores of defective images; may be empty.
         false_alarm_rate: target share of good images at or above the threshold, above 0 and at most a quarter; None
-            takes `default_rate`. One that so few normals cannot promise gives an extrapolated threshold.
+            takes `default_rate`. If there are too few normals to promise it, the threshold is extrapolated.
         source: where the normals come from: "training", or a folder.
         defects: whether the defective images are real ones.
     Returns:
@@ -181,7 +181,7 @@ def calibration_entry(
 def metrics_at_rates(
     calibration: Mapping[str, Any], defect_scores: NDArray[np.floating], rates: tuple[float, ...] | list[float]
 ) -> tuple[RateMetrics, ...]:
-    """Detection at several false-alarm rates, so that the trade is seen before one is chosen.
+    """Detection at several false-alarm rates, to show the trade-off before one is chosen.
 
     Args:
         calibration: as `calibration_entry` returns it.
@@ -248,7 +248,7 @@ def threshold_for(calibration: Mapping[str, Any], false_alarm_rate: float) -> fl
 
 
 def judged_pieces(calibration: Mapping[str, Any], tiles: float) -> float:
-    """How many of what a calibration speaks of are judged in an image: its tiles, unless whole images were scored."""
+    """How many scores decide about one image: those of its tiles, or one if the calibration scored whole images."""
     return 1.0 if calibration.get("per_image") else tiles
 
 
@@ -260,7 +260,7 @@ def image_threshold(package: Package, false_alarm_rate: float | None = None, til
         false_alarm_rate: wanted share of good images called defective; None takes the package's.
         tiles: of an image, on average: an image is defective where one of its tiles is.
     Raises:
-        PackageError: the calibration does not say. ConfigError: a rate that `threshold_for` refuses.
+        PackageError: the calibration lacks what it takes. ConfigError: a rate that `threshold_for` refuses.
     """
     calibration = package.manifest["calibration"]
     pieces = judged_pieces(calibration, tiles)
@@ -279,7 +279,7 @@ def tile_overlap(package: Package) -> int | None:
 
 
 def expected_false_alarm_rate(calibration: Mapping[str, Any], threshold: float) -> float:
-    """Largest expected share of good images at or above a threshold, as far as the normals tell; at most a quarter.
+    """Largest expected share of good images at or above a threshold, as far as the normals show; at most a quarter.
 
     Args:
         calibration: as `calibration_entry` returns it, or one of an earlier version, which has the tail only.
@@ -333,7 +333,7 @@ def best_threshold(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> 
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], np.cumsum(positive[order])
     f1 = 2.0 * hits / (np.arange(1, len(scores) + 1) + positive.sum())
-    # Only a place where the score changes can be a threshold: equal scores are called alike.
+    # A threshold can lie only where the score changes: equal scores get equal verdicts.
     f1[:-1][ranked[:-1] == ranked[1:]] = 0.0
     last = int(np.argmax(f1))
     below = ranked[last + 1] if last + 1 < len(ranked) else 0.0

@@ -116,7 +116,7 @@ def _y(share: float) -> float:
 
 
 def _anchor(share: float) -> str:
-    """Of the text below an axis: the last one ends where the axis does."""
+    """SVG text anchor of a label below an axis: the last label ends where the axis ends."""
     return "end" if share >= 1 else "middle"
 
 

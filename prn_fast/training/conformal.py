@@ -1,9 +1,9 @@
 """Split conformal thresholds: what n good images can promise about the next one, whatever their scores look like.
 
-A new good image is as likely to take any place among n others of its kind. So it lies above the k-th highest of them
-with a probability of k / (n + 1) at most: just above that score lies the threshold (Vovk, Gammerman, Shafer,
+A new good image is equally likely to take any place among n others of its kind. So it lies above the k-th highest of
+them with a probability of k / (n + 1) at most: just above that score lies the threshold (Vovk, Gammerman, Shafer,
 "Algorithmic Learning in a Random World"; Lei et al., "Distribution-Free Predictive Inference for Regression", 2018).
-The images must come from the line as it runs, and nothing may have been chosen or trained by them.
+The images must come from the line as it runs, and must not have been used to train or to choose anything.
 """
 
 import math
@@ -26,7 +26,7 @@ USUAL_PLACE = 2
 MAX_FALSE_ALARM_RATE = 0.25
 # Side by side in tables.
 SHOWN_RATES = (0.001, 0.01, 0.02, 0.05)
-# Rates are typed in decimals: (n + 1) R must not fall below a whole number by a rounding.
+# Users give rates as decimals: rounding must not push (n + 1) R below a whole number.
 _ROUNDING = 1e-9
 
 
@@ -41,9 +41,10 @@ def needed_normals(false_alarm_rate: float) -> int:
 
 
 def default_rate(normals: int) -> float:
-    """The rate to promise where nobody names one: `FALSE_ALARM_RATE`, or what so few good images support.
+    """The rate to promise by default: `FALSE_ALARM_RATE`, or a higher one that n good images support.
 
-    That is twice the lowest, see `USUAL_PLACE`: at the lowest, one odd image would set the threshold alone.
+    The higher one is twice the lowest possible (`USUAL_PLACE`): at the lowest, one odd image alone would set the
+    threshold.
     """
     return min(max(FALSE_ALARM_RATE, USUAL_PLACE * lowest_rate(normals)), MAX_FALSE_ALARM_RATE)
 

@@ -30,9 +30,9 @@ CONFIDENCE = 0.95
 MARGIN = 0.5
 # Where fewer normal images leave, two stages cost more than they save.
 MIN_EXIT_SHARE = 0.2
-# Anomalies that are made, for each that is needed, before giving up.
+# Anomalies to generate for each one needed, before giving up.
 MAX_TRIES = 5
-# Share of the anomalies that a network flags, for the time that is set aside; fewer of them take longer.
+# Assumed share of the anomalies that a network flags, to reserve time for; if it flags fewer, it takes longer.
 USUALLY_FLAGGED = 0.7
 NO_TIME = "no time was left to find a cut; give the package a screen by prn-train --add-screen"
 _BATCH = 16
@@ -75,7 +75,7 @@ class TwoStages:
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
         """Which of uint8 images (n, S, S, C) leave early, (n,), and scores (n,) and maps (n, S, S) of the others.
 
-        Scores and maps of those that leave are zero. The second stage sees those alone that the first does not let go.
+        Scores and maps of images that leave are zero. The second stage runs only on those that stay.
         """
         exited = np.empty(len(images), np.bool_)
         scores, maps = np.zeros(len(images), np.float32), np.zeros(images.shape[:3], np.float32)
@@ -91,26 +91,27 @@ class TwoStages:
 
 
 def loss_bound(lost: int, flagged: int) -> float:
-    """Upper 95 % bound (Clopper-Pearson) of the share that leaves, of whose like `lost` of `flagged` have left."""
+    """Upper 95 % bound (Clopper-Pearson) of the share of such anomalies that leave, when `lost` of `flagged` have
+    left."""
     from scipy.stats import beta
 
     return 1.0 if lost >= flagged else float(beta.ppf(CONFIDENCE, lost + 1, flagged - lost))
 
 
 def flagged_needed(wanted_loss: float) -> int:
-    """Flagged anomalies, none of which leaves, that bound the loss at a wanted share."""
+    """How many flagged anomalies bound the loss at a wanted share, if none of them leaves."""
     return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-wanted_loss) - 1e-9)
 
 
 def cut_below(flagged: NDArray[np.float32], margin: float = MARGIN) -> float:
-    """The cut that lets none of some flagged anomalies go, with the margin; of their screen scores, one or more."""
+    """The cut at which no flagged anomaly leaves, with the margin, from one or more of their screen scores."""
     return 1.0 / (1.0 + math.exp(margin - float(logit(flagged.min()))))
 
 
 def choose_cut(
     normals: NDArray[np.float32], flagged: NDArray[np.float32], wanted_loss: float, margin: float = MARGIN
 ) -> dict[str, Any]:
-    """The cut, and what is known of it.
+    """The cut, and the figures behind it.
 
     Args:
         normals: screen scores of held-out normal images.
@@ -154,13 +155,13 @@ def calibrate_exit(
     seed: int = 0,
     deadline: Deadline | None = None,
 ) -> dict[str, Any]:
-    """When images may leave, from held-out normals, anomalies made of them, and real seen anomalies.
+    """When images may leave, from held-out normals, anomalies generated on them, and real seen anomalies.
 
     Args:
         stages: of the trained network and its screen.
         normals: uint8 (n, S, S, C), which training has not seen.
         generator: of the anomalies.
-        seen: uint8 (m, S, S, C), real anomalies; may be none.
+        seen: uint8 (m, S, S, C), real anomalies; may be empty.
         threshold: image score at or above which the network calls an image defective.
         wanted_loss: see `choose_cut`; 0 switches early exit off.
         seed: of the anomalies.
@@ -207,7 +208,7 @@ def anomalies(
 
 
 def _let_too_few_go(normals: NDArray[np.float32], flagged: NDArray[np.float32]) -> bool:
-    """Whether too few normal images leave at the cut that flagged anomalies allow; of screen scores."""
+    """Whether too few normal images leave at the cut that flagged anomalies allow; takes the screen scores of both."""
     return bool(len(flagged)) and bool(np.mean(normals < cut_below(flagged)) < MIN_EXIT_SHARE)
 
 
@@ -225,5 +226,5 @@ def seconds_for_cut(
 
 
 def anomalies_needed(wanted_loss: float) -> int:
-    """How many anomalies have to be made for a wanted bound, about; 0 switches early exit off."""
+    """About how many anomalies it takes to show a wanted bound; 0 switches early exit off."""
     return round(flagged_needed(wanted_loss) / USUALLY_FLAGGED) if wanted_loss else 0

@@ -117,7 +117,7 @@ class RateCounts:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an engine made of labelled images.
+    """Results of an engine on labelled images.
 
     Attributes:
         engine: name of the engine.
@@ -151,7 +151,7 @@ class Evaluation:
         Args:
             calibration: of the package that was evaluated.
             rates: of images, each above 0.
-            pieces: judged an image, of each of which the calibration speaks: its tiles, on average; else 1.
+            pieces: scores that decide about one image, see `judged_pieces`.
         """
         scores = np.array([image.raw_score for image in self.images])
         labels = np.array([image.label for image in self.images], bool)
@@ -248,7 +248,8 @@ def evaluate(
 
     Args:
         engine: an open engine; it stays open.
-        samples: good images and defects with masks; both must occur. What training has seen must not be here.
+        samples: good images and defects with masks; both must occur. Images that training has seen must not be among
+            them.
         threshold: raw score at or above which an image counts as defect.
         pixel_threshold: map value at or above which a pixel counts as defect.
         tile_overlap: None resizes images to the engine's size. With it, each is cut into tiles of that size, which

@@ -1,4 +1,4 @@
-"""What leaving early changes of an evaluation: both stages on the images that the whole network has judged."""
+"""How early exit changes an evaluation: both stages on the images that the whole network has judged."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ class ExitEffect:
         exited_defects: defective images that leave, detected or not.
         lost: detected defects that are called good when images leave early.
         alarms_avoided: false alarms of the whole network that are called good then.
-        changed: images whose verdict is another one then.
+        changed: images whose verdict changes.
     """
 
     cut: float
@@ -54,7 +54,7 @@ def exit_effect(
     tile_overlap: int | None = None,
     progress: Progress | None = None,
 ) -> ExitEffect:
-    """Run both stages over the images of an evaluation; the second sees those alone that the first lets stay.
+    """Run both stages over the images of an evaluation; the second runs only on images that stay.
 
     Args:
         stages: of the package that was evaluated, in float32.

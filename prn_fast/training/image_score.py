@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Of the weights against the errors, scikit-learn's C.
+# scikit-learn's C: how much errors weigh against large weights.
 PENALTY = 3.0
 FOLDS = 10
-# A decision moves by no more than this for each logit by which a map does: rounding in an engine then moves a learned
+# The most that a decision may change when a map changes by one logit: rounding in an engine then changes a learned
 # score no more than a published one.
 STEEPEST = 1.0
 
@@ -46,8 +46,8 @@ def fit_score(
     Args:
         statistics: (N, J) of the validation images.
         labels: (N,), 0 normal and 1 anomalous; both occur.
-        seen: (S, J) of the seen anomalies, S of 0 or more. Training has pasted pieces of them, so that they look easier
-            than others will; they still show which statistics rise with a real defect.
+        seen: (S, J) of the seen anomalies, S of 0 or more. Training has pasted pieces of them, so they look easier than
+            other defects will; they still show which statistics rise with a real defect.
         map_statistics: how many of the J, from the first, are in logits.
         seed: of the folds.
     """
@@ -72,7 +72,7 @@ def _balanced(labels: NDArray[np.integer], seen: int) -> NDArray[np.float64]:
 
 
 def _folds(kinds: NDArray[np.integer], seed: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Indices to fit on and to leave out; as many folds as the smaller class allows.
+    """Indices to fit on and to leave out; at most as many folds as the smaller class has images.
 
     Args:
         kinds: (N,), 0 normal, 1 generated, 2 seen. Every kind is spread over the folds as evenly as it goes, so that of

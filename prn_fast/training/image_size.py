@@ -1,7 +1,8 @@
-"""Which side images are resized to, where nobody has said: from the size of the seen defects and of the images.
+"""The default for the side that images are resized to, from the sizes of the seen defects and of the images.
 
-A defect is found where it covers some places of the backbone's maps; one that shrinks to a few pixels is lost, whatever
-is trained. Work and memory grow with the square of the side, and no side shows more than the images hold.
+A defect is found where it covers some places of the backbone's maps; one that shrinks to a few pixels is lost, however
+well the network is trained. Work and memory grow with the square of the side, and no side shows more than the images
+hold.
 """
 
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ from prn_fast.training.conformal import (
 )
 from prn_fast.training.evaluation import Progress, infer_tiles
 
-# What the threshold of images has no part in: it stays as training has set it.
+# Entries that do not depend on the threshold of images: they stay as training set them.
 _KEPT = ("pixel_threshold", "f1_threshold", "probability")
 
 
@@ -38,7 +38,7 @@ class LineImages:
 
     Attributes:
         good: files of good images, each picture once.
-        defects: defective images, with their kinds; there may be none.
+        defects: defective images, with their kinds; may be empty.
         repeated: files of `good` that were left out, since another one is a copy.
         seen: defective images that were left out, since training has seen them.
     """
@@ -117,15 +117,15 @@ def calibrate_on_line(
     """Calibrate a package with images of a line.
 
     Args:
-        package: its calibration of now gives what the images say nothing about, such as the pixel threshold.
+        package: its present calibration gives what these images do not show, such as the pixel threshold.
         engine: of the package, opened without early exit.
         images: as `choose_images` returns them.
         false_alarm_rate: of good images, at least 1 / (n + 1); None takes `default_rate`.
         source: where the images come from, for the manifest.
         progress: called after each batch.
     Raises:
-        ConfigError: a rate that so few images cannot promise, too many good images with the highest score, or an engine
-            that images leave early.
+        ConfigError: too few images to promise the rate, too many good images with the highest score, or an engine with
+            early exit.
         DataError: an unreadable image, or good images that training has seen.
         EngineError: a score that is not finite.
     """

@@ -53,13 +53,13 @@ from prn_fast.training.settings import Precision, TrainingSettings
 from prn_fast.training.split import Split, prepare_split
 from prn_fast.training.warm_start import warm_start
 
-# No more than a tenth of the time goes into validation, and where it is quick, once a minute will do.
+# Validation takes at most a tenth of the time; if it is quick, once a minute is enough.
 SECONDS_BETWEEN_VALIDATIONS = 60.0
 TRAINING_PER_VALIDATION = 9.0
-# A kill costs no more than this, also where an epoch takes an hour; nor is more than a gigabyte written after each
-# epoch where that takes seconds.
+# A kill costs no more than this, even if an epoch takes an hour; and where an epoch takes seconds, a gigabyte is not
+# written after each one.
 SECONDS_BETWEEN_CHECKPOINTS = 300.0
-# The loss is shown at most this often: to read it is to wait for the GPU.
+# The loss is shown at most this often: reading it waits for the GPU.
 SECONDS_BETWEEN_REPORTS = 1.0
 MAX_WORKERS = 8
 # Kept free at the end of a bounded run, as a multiple of the time that the last validation took: for the final one, and
@@ -68,9 +68,9 @@ MAX_WORKERS = 8
 RESERVE = 1.2
 LARGEST_RESERVE = 1 / 4
 MIN_VALIDATION_NORMALS = 16
-# Of a bounded run, for the screen: its training; and with the anomalies that its cut is taken from, at most.
+# Shares of a bounded run for the screen: for its training; and at most, with the anomalies that its cut comes from.
 SCREEN_SHARE, LARGEST_SCREEN_SHARE = 0.15, 0.35
-# Two standard errors, about, of what is selected by on some 150 images: by less, an earlier epoch is better by chance.
+# About two standard errors of the selection figure on some 150 images: a smaller lead of an earlier epoch is chance.
 SELECTION_NOISE = 0.03
 
 
@@ -201,7 +201,7 @@ def prepare_model(
             console,
         )
     model.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # A mean over prototypes, which every step takes, is ten times slower the other way.
+    # Every step takes a mean over prototypes, which is ten times slower in the other layout.
     model.prototypes.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with torch.no_grad():
         if fabric.is_global_zero:
@@ -361,11 +361,11 @@ class Run:
             )
 
     def is_checkpoint_due(self) -> bool:
-        """Now and then."""
+        """Whether the last one is old enough."""
         return self.clock.now - self.last_save > SECONDS_BETWEEN_CHECKPOINTS
 
     def restore(self) -> None:
-        """Take up the state that was saved last."""
+        """Load the state that was saved last."""
         state = self.checkpoint.load()
         try:
             self.take(state)
@@ -403,7 +403,7 @@ class Run:
         return min(done, 1.0)
 
     def screen_share(self, seconds: float) -> float:
-        """Share of a run of so many seconds that is kept for the screen, by the time that an image takes."""
+        """Share of a run of this length that is reserved for the screen, from the time that an image takes."""
         if not self.recipe.screen:
             return 0.0
         image = self.validation_seconds / len(self.split.validation.images)
@@ -501,7 +501,7 @@ class Run:
                 self.save()
 
     def train_step(self, images: Tensor, masks: Tensor, rate: float) -> Tensor:
-        """Change the weights by one batch, at a learning rate; the loss before, which nothing here waits for."""
+        """Change the weights by one batch, at a learning rate; returns the loss before, without waiting for it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self.loss(images, masks)
@@ -520,7 +520,7 @@ class Run:
             losses = losses + self.recipe.score_weight * score_losses(logits, masks)
         if self.recipe.hard_mining == 1.0:
             return losses.mean()
-        # Which anomalies are the hardest is seen in the whole step, of which this process has a part.
+        # The hardest anomalies are those of the whole step, of which this process has a part.
         mine = slice(self.fabric.global_rank, None, self.fabric.world_size)
         whole = losses.new_zeros(2, len(losses) * self.fabric.world_size)
         whole[0, mine], whole[1, mine] = losses.detach(), masks.any(dim=(1, 2)).float()

@@ -12,7 +12,7 @@ from prn_fast.model.config import PROTOTYPE_SHARE
 
 # Beyond it, products of a step overflow.
 LARGEST_NUMBER = 1e6
-# What each number must be: a test that NaN fails, too, and how to say it.
+# What each number must be: a test, which NaN fails too, and its wording.
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "epochs": (lambda value: value >= 1, "be at least 1"),
     "batch": (lambda value: value >= 2, "be at least 2 for batch norm"),
@@ -40,7 +40,7 @@ class Recipe:
     epochs: int = field(
         default=700, metadata={"help": "an epoch shows every normal image plain and once with each of its anomalies"}
     )
-    batch: int = field(default=48, metadata={"help": "images a step, over all processes"})
+    batch: int = field(default=48, metadata={"help": "images per step, over all processes"})
     learning_rate: float = field(default=1e-4, metadata={"help": "of Adam; the peak where the schedule changes it"})
     weight_decay: float = field(
         default=1e-2, metadata={"help": 'as an L2 term of the gradient ("adam") or apart from it ("adamw")'}
@@ -80,7 +80,7 @@ class Recipe:
     )
     ema: float = field(
         default=0.0,
-        metadata={"help": "decay a step of a moving average of the weights, which is what is kept then; 0 keeps none"},
+        metadata={"help": "decay per step of a moving average of the weights, kept instead of them; 0 keeps none"},
     )
     prototypes: float = field(
         default=PROTOTYPE_SHARE, metadata={"help": "their number K as a share of the normal images"}
@@ -110,10 +110,10 @@ class Recipe:
         return {**dataclasses.asdict(self), "simulated_sources": list(self.simulated_sources)}
 
 
-# As published: made for a GPU and hours.
+# As published: for hours on a GPU.
 PUBLISHED = Recipe()
-# Made for a CPU and minutes: small batches and a loss of the score (docs/accuracy.md), and large steps that shrink to
-# nothing by the end.
+# For minutes on a CPU: small batches and a loss of the score (docs/accuracy.md), and large steps that shrink to nothing
+# by the end.
 QUICK = Recipe(
     epochs=60,
     batch=8,
@@ -134,7 +134,7 @@ FINAL_SHARE = 0.01
 
 
 def recipe_of(preset: str) -> Recipe:
-    """What a preset is trained by, unless told otherwise."""
+    """The default recipe of a preset."""
     return QUICK if preset in QUICK_PRESETS else PUBLISHED
 
 

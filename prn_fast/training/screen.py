@@ -1,7 +1,7 @@
 """Training the screen: on features and residuals of the trained network, computed once, in minutes.
 
-The images are those that the network was trained on, with anomalies of the same generator, and so are the losses; only
-they are taken at the screen's stride. Nothing of the network changes.
+Images, anomalies and losses are those of the network's training, the losses at the screen's stride. The network does
+not change.
 """
 
 import time
@@ -26,15 +26,15 @@ from prn_fast.training.recipe import Recipe, learning_rate_factor
 
 BATCH = 16
 LEARNING_RATE = 3e-3
-# Whether an image leaves depends on its score alone, so that here the loss of the score weighs more than in a network.
+# Whether an image leaves depends on its score alone, so the loss of the score weighs more than in the network.
 SCORE_WEIGHT = 0.5
 ANOMALIES_PER_NORMAL = 2
 EXTRACTION_BATCH = 16
-# Inputs are kept in half precision: the memory that they may take, and the most images that are kept.
+# Inputs are kept in half precision: the most memory that they may take, and the most images to keep.
 MAX_BYTES = 2 * 1024**3
-# Of the time that is allowed; the rest is for the steps.
+# Share of the allowed time for the inputs; the rest is for the steps.
 INPUTS_SHARE = 0.5
-# Other anomalies than those of the network's epochs.
+# Gives other anomalies than the network's epochs had.
 _SEED_OFFSET = 7_919
 
 
@@ -51,7 +51,7 @@ class Deadline:
         return cls(time.monotonic(), seconds)
 
     def passed(self, share: float = 1.0) -> bool:
-        """Whether so much of the time is over."""
+        """Whether this share of the time is over."""
         return self.seconds is not None and time.monotonic() - self.start > share * self.seconds
 
 

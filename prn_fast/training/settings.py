@@ -14,7 +14,7 @@ from prn_fast.training.conformal import require_rate
 from prn_fast.training.recipe import QUICK_PRESETS, Recipe, recipe_of
 
 Precision = Literal["bf16-mixed", "32-true"]
-# Of seen defects, for a learned score: with fewer, its weights have not been validated.
+# Seen defects that a learned score needs: with fewer, its weights have not been validated.
 SEEN_TO_LEARN = 10
 # scikit-learn, which clusters the prototypes, takes no larger one.
 MAX_SEED = 2**32 - 1
@@ -29,7 +29,8 @@ def require_minutes(minutes: float | None) -> None:
 
 
 def require_loss(wanted_loss: float) -> None:
-    """A ConfigError unless a wanted bound of the loss is 0 (no early exit) or a share that can be shown."""
+    """A ConfigError unless a wanted bound of the loss is 0 (no early exit) or a share that enough anomalies can
+    prove."""
     if not (wanted_loss == 0 or 0.001 <= wanted_loss <= 0.5):
         raise ConfigError(
             f"--lost must be 0, which switches early exit off, or from 0.001 to 0.5, not {wanted_loss}; it is the "
@@ -137,8 +138,8 @@ class TrainingSettings:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be continued.
 
-        That is all but the time, how the work is done, and the output: the name of the checkpoint's folder
-        stands for it, so that both can be renamed. Paths count, wherever they are named from.
+        That is everything but the time, the way the work is done, and the output, which the name of the checkpoint's
+        folder stands for, so that both can be renamed. Paths count, wherever they are named from.
         """
         free = ("minutes", "workers", "optimized", "resume", "output", "lost")
         values = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}

@@ -22,7 +22,7 @@ from prn_fast.training.recipe import Recipe
 from prn_fast.training.settings import TrainingSettings
 
 VALIDATION_SHARE = 0.1
-# A tenth of a few dozen images says nothing about false alarms: this many are held out, up to a third.
+# A tenth of a few dozen images says nothing about false alarms: this many are held out, but at most a third.
 WANTED_VALIDATION_NORMALS = 20
 LARGEST_VALIDATION_SHARE = 1 / 3
 # Enough for a false-alarm rate of one in a hundred.
@@ -65,7 +65,7 @@ class Split:
 def prepare_split(settings: TrainingSettings, recipe: Recipe, inspection: InspectionSet, config: PRNConfig) -> Split:
     """Load the images. The validation split comes from the training side alone.
 
-    Its anomalies are of all kinds, whatever kinds the recipe trains on: what differs in nothing but the recipe is
+    Its anomalies are of all kinds, whatever kinds the recipe trains on: runs that differ only in the recipe are
     validated on the same images.
     """
     seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)

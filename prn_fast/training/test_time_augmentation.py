@@ -1,4 +1,4 @@
-"""Test-time flips: what an engine sees in an image and in its mirror images, taken together."""
+"""Test-time flips: the mean of an engine's outputs on an image and on its mirror images."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from prn_fast.engine.base import Engine, Thresholds
 from prn_fast.kernels.anomaly_score.reference import image_scores
 from prn_fast.model.config import ScoreKind
 
-# Axes of (N, S, S, ...) that are turned round.
+# Axes of (N, S, S, ...) to flip.
 _MIRRORINGS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
 
 
@@ -27,7 +27,7 @@ def flip_averaged(
 class FlipAveragedEngine(Engine):
     """The mean of the maps of an image and its three mirror images, each mirrored back, and the score of that mean.
 
-    A learned score knows more than the map: there it is the mean of the four scores. Four times the work. Scores differ
+    A learned score reads more than the map: there it is the mean of the four scores. Four times the work. Scores differ
     from the engine's own: thresholds have to be recalibrated.
 
     Args:

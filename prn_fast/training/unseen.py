@@ -1,4 +1,4 @@
-"""Which test images may be scored: those of parts that training has not seen."""
+"""Test images that may be scored: those of parts that training has not seen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from prn_fast.paths import composed, shown_path
 
 @dataclass(frozen=True)
 class TestImages:
-    """The test images of a set, parted by what training has seen.
+    """The test images of a set, divided by what training has seen.
 
     Attributes:
         scored: neither seen nor of a part with a seen anomaly.
@@ -36,7 +36,7 @@ class TestImages:
 
 
 def part_test_images(inspection: InspectionSet, training: Mapping[str, Any], parts: PartNames | None) -> TestImages:
-    """Part the test images of a set by what a package's training has seen.
+    """Divide the test images of a set by what a package's training has seen.
 
     Args:
         inspection: the set, of the package's product.
@@ -73,7 +73,7 @@ def part_test_images(inspection: InspectionSet, training: Mapping[str, Any], par
 def leave_out_seen(
     samples: Sequence[Sample], root: Path, seen: Sequence[str]
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Part samples that training has seen from those that may be scored.
+    """Separate samples that training has seen from those that may be scored.
 
     Args:
         samples: test samples below `root`.
@@ -104,7 +104,7 @@ def _parted(
 
 
 def _seen_parts(training: Mapping[str, Any], parts: PartNames) -> set[str]:
-    """By the names that are given now; where these do not know a seen anomaly, by those that training was given."""
+    """Parts by the names given now, or for a seen anomaly that these lack, by the names that training was given."""
     found: set[str] = set()
     recorded = training.get("seen_parts") or [None] * len(training["seen"])
     if len(recorded) != len(training["seen"]):

@@ -27,11 +27,11 @@ from prn_fast.training.line_calibration import choose_images, require_supported,
 from prn_fast.training.metrics import image_metrics
 from prn_fast.training.settings import WANTED_LOSS
 
-# Half of the new images join the prototypes; the others say what the network makes of images that it does not know.
+# Half of the new images join the prototypes; the others show how the network scores images that it does not know.
 HELD_OUT_SHARE = 0.5
-# By so much may a figure of the validation fall: the noise of a few dozen images.
+# How far a validation figure may fall: the noise of a few dozen images.
 TOLERATED_FALL = 0.005
-# Feature maps of more are a matter of gigabytes.
+# The feature maps of more would take gigabytes.
 MAX_NEW_IMAGES = 1024
 _BATCH = 8
 _AGAINST_NEW = "new_image_auroc"
@@ -65,7 +65,7 @@ def update_package(
     rebuild: Callable[[Package], None] = lambda made: None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Update:
-    """Let new normal images join the prototypes of a package, and calibrate its thresholds with others of them.
+    """Add new normal images to the prototypes of a package, and calibrate its thresholds with others of them.
 
     A screen keeps its weights, and gets a new cut.
 
@@ -203,10 +203,10 @@ def _pixels(package: Package, samples: Sequence[Sample], seed: int) -> NDArray[n
 
 
 def _keep_screen(package: Package, made: Package, model: PRN, held_out: NDArray[np.uint8], seed: int) -> None:
-    """Give the updated package the screen of the former one, with a cut for its network and threshold of now.
+    """Give the updated package the screen of the former one, with a cut for the new network and threshold.
 
-    The screen's weights stay. The cut comes of anomalies that are generated on normal images that neither training nor
-    the prototypes know; the real ones that training has seen are not in the package.
+    The screen's weights stay. The cut comes from anomalies that are generated on normal images that neither training
+    nor the prototypes know; the real ones that training has seen are not in the package.
     """
     training, before = package.manifest["training"], package.manifest["screen"]
     channels = package.config.image_channels

@@ -10,15 +10,15 @@ from prn_fast.errors import ConfigError
 from prn_fast.model.prn import PRN
 from prn_fast.package import Package
 
-# What a new data set or image size may change; everything else has to agree.
+# What may differ for a new data set or image size; everything else must agree.
 _OWN = ("image_size", "image_channels", "prototypes", "score", "memory", "screen_width")
 
 
 def warm_start(model: PRN, package: Package) -> None:
-    """Give a network the weights of a package; its prototypes and what its score is made of are left as they are.
+    """Give a network the weights of a package; its prototypes and its score stay as they are.
 
-    Convolutions fit images of any size. The attention's scales and biases, one a value of a patch, are interpolated
-    (bilinear, corners not aligned) where the patch has another size.
+    Convolutions fit images of any size. The attention's scales and biases, one for each value of a patch, are
+    interpolated (bilinear, corners not aligned) where the patch has another size.
 
     Raises:
         ConfigError: the package's network differs in more than image size, channels, prototypes and score.
@@ -28,7 +28,7 @@ def warm_start(model: PRN, package: Package) -> None:
     if different:
         name = different[0]
         raise ConfigError(
-            f"{package.path}: cannot be the start, since its {name} is {theirs[name]} and this network's {ours[name]}"
+            f"{package.path}: cannot be started from: its {name} is {theirs[name]} and this network's {ours[name]}"
         )
     own = model.state_dict()
     trained = {
