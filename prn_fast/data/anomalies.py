@@ -12,14 +12,16 @@ from prn_fast.errors import ConfigError
 
 
 class AnomalyGenerator:
-    """Turns a normal image into an anomalous one with its mask, for the training of PRN.
+    """Turns a normal image into an anomalous one with its mask, to train PRN.
 
-    Extended anomalies are regions of seen anomalous images, pasted elsewhere (`extended`); simulated ones are made
-    from noise, textures and the image itself (`simulated`). Both lie inside the image's foreground, unless told not to.
+    Extended anomalies are regions of seen anomalous images, pasted elsewhere (`extended`); simulated ones are made from
+    noise, textures and the image itself (`simulated`). Both lie inside the image's foreground, unless `foreground` is
+    off.
 
     Args:
         textures: images uint8 (h, w, C) that fill simulated anomalies; see `load_textures`.
-        seen: pairs of an anomalous image uint8 (S, S, C) and its mask bool (S, S); empty: all anomalies are simulated.
+        seen: pairs of an anomalous image uint8 (S, S, C) and its mask bool (S, S); if empty, all anomalies are
+            simulated.
         extended_share: chance that an anomaly is an extended one, 0..1.
         augment: change seen regions a little before they are pasted.
         sources: what fills simulated anomalies, one or more.

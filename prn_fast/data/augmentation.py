@@ -1,8 +1,8 @@
 """Random changes of a cut-out defect, computed by kornia.
 
-kornia, because it runs on the torch that training needs anyway, and is kept; albumentations' last free release is not
-kept, and brings a second build of OpenCV. What is drawn is drawn here, from the generator of the item, so that an item
-is the same whatever was made before it and in whichever process.
+kornia runs on the torch that training needs anyway, and is maintained; albumentations' last free release is not, and
+brings a second build of OpenCV. Random values are drawn here, from the item's own generator, so that an item does not
+depend on the process or on what was made before it.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def bend(cut: CutOut, rng: np.random.Generator) -> CutOut:
     pixels, layers = _tensors(cut)
     shape = cut.mask.shape
     field = np.stack([smooth_noise(shape, (BEND_LUMPS, BEND_LUMPS), rng) for _ in range(2)])
-    # kornia counts in halves of the size. The field is smooth already: its kernel changes nothing that shows.
+    # kornia's unit is half the size. The field is smooth already, so its kernel has no visible effect.
     strength = float(rng.uniform(0, LARGEST_BEND))
     bent = elastic_transform2d(
         torch.cat([pixels, layers], dim=1),
@@ -75,7 +75,7 @@ def bend(cut: CutOut, rng: np.random.Generator) -> CutOut:
 
 
 def retouch(cut: CutOut, rng: np.random.Generator) -> CutOut:
-    """Change the gamma, and now and then the sharpness, of a cut-out's pixels."""
+    """Change the gamma, and sometimes the sharpness, of a cut-out's pixels."""
     from kornia.enhance import adjust_gamma
     from kornia.filters import gaussian_blur2d, unsharp_mask
 

@@ -1,6 +1,6 @@
 """Near duplicates: images of one and the same part, such as another exposure or another crop of it.
 
-A part that training has seen must not be scored, under whatever name its other pictures are filed.
+A part that training has seen must not be scored, whatever the names of its other pictures.
 """
 
 import base64
@@ -21,17 +21,17 @@ from prn_fast.data.samples import Sample
 # Of the magnetic tiles' pairs at or above this, 97 in 100 lie close together in the order in which they were taken, as
 # the exposures of one tile do; of all pairs, one in 100 does.
 NEAR = 0.9
-# Fewer images than these do not show how alike the parts of a product are.
+# Fewer images do not show how alike the parts of a product are.
 MIN_IMAGES = 20
-# Enough to know how alike the parts are; all pairs of more would take long.
+# Enough to show how alike the parts are; comparing all pairs of more would take long.
 _MAX_IMAGES = 1024
-# More near pairs than these, among images of different parts for the most part, are no pictures of the same parts.
+# With more near pairs than this, among images that mostly show different parts, likeness does not mean the same part.
 _MAX_NEAR_PAIRS = 0.2
-# Of the near pairs, no more than this share may come from different parts, by an estimate from above. In the sets that
-# we know it is 0 to 0.2 where several pictures show a part (magnetic tiles), and above 1.5 where all parts look alike.
+# Of the near pairs, no more than this share may come from different parts, by an estimate from above. In known sets it
+# is 0 to 0.2 where several pictures show a part (magnetic tiles), and above 1.5 where all parts look alike.
 _MAX_BY_CHANCE = 0.5
-# Where nothing lies in the bands that the estimate rests on, so many near pairs are a group of their own; fewer may be
-# the only parts of many alike that were taken in one pose.
+# If the bands below are empty, at least this many near pairs form a group of their own; fewer may be the few of many
+# like parts that were taken in one pose.
 _GROUP = 8
 # Width of the bands below `NEAR` in which the estimate counts pairs, on the scale of Fisher's z.
 _BAND = 0.2
@@ -44,7 +44,7 @@ _MIN_NORM = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """What is kept of an image, so that it and its near duplicates are known again without it.
+    """What is kept of an image, to recognise it and its near duplicates without it.
 
     Attributes:
         sha256: of the file, hex.
@@ -78,22 +78,22 @@ def tells_parts_apart(images: Sequence[Sample | Fingerprint]) -> bool:
     with few pairs just below. Where all parts look alike, as screws in one pose do, the likeness of different parts
     reaches beyond `NEAR`. How many pairs it brings there is estimated from the two bands below, of n1 pairs and, below
     these, n2: on the scale of Fisher's z, where correlations spread like a normal distribution, the tail falls from
-    band to band by n1 / n2 or faster, which leaves at most n1 r / (1 - r) beyond, with r = n1 / n2. As counts
-    vary by chance, one and a standard deviation are added to n1.
+    band to band by n1 / n2 or faster, which leaves at most n1 r / (1 - r) beyond, with r = n1 / n2. Since counts vary
+    by chance, n1 is raised by one and a standard deviation.
 
     Args:
-        images: of the product's parts, most of different ones; normal images do best, since all are taken alike.
+        images: of the product's parts, most of different ones; best are normal images, which are all taken alike.
     Returns:
         False also for fewer than `MIN_IMAGES` images.
     Raises:
         DataError: an unreadable image.
     """
-    # Of files that are copies of each other, one: they say nothing of likeness.
+    # One of each group of identical files: copies say nothing about likeness.
     prints = list({one.sha256: one for one in fingerprints(images)}.values())
     if len(prints) < MIN_IMAGES:
         return False
     if len(prints) > _MAX_IMAGES:
-        # Drawn at random: every n-th image would leave no two pictures of a part that were taken in a row.
+        # Drawn at random: every n-th image would never include two consecutive pictures of a part.
         chosen = np.sort(np.random.default_rng(0).choice(len(prints), _MAX_IMAGES, replace=False))
         prints = [prints[index] for index in chosen.tolist()]
     pairs = likeness(prints, prints)[np.triu_indices(len(prints), 1)].astype(np.float64)
@@ -126,7 +126,8 @@ def near_duplicates(
         candidates: N images, or what was kept of them.
         of: images that they may be duplicates of.
         others: images of other parts of the product.
-        copies_only: count nothing but copies of the file: for a product of which `tells_parts_apart` is false.
+        copies_only: only copies of the file count: for a product whose parts likeness cannot tell apart
+            (`tells_parts_apart`).
     Returns:
         bool (N,).
     Raises:

@@ -29,7 +29,7 @@ class SeenRegions:
 
     Args:
         seen: pairs of an anomalous image uint8 (S, S, C) and its mask bool (S, S).
-        augment: change each defect a little before it is pasted; without, only its brightness follows its place.
+        augment: change each defect a little before it is pasted; otherwise only its brightness is adapted to the place.
     Raises:
         ConfigError: a mask that does not fit its image, or that marks nothing.
     """
@@ -78,7 +78,7 @@ def _cut(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> list[_Region]:
     for label in range(1, count):
         part = mask & (labels == label)
         rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-        # Small defects bring little of their surroundings, large ones a wider seam.
+        # Small defects are cut with little of their surroundings, large ones with a wider seam.
         seam = int(np.clip(0.12 * np.sqrt(part.sum()), 2, side / 32))
         margin = 2 * seam + 2
         window = (
@@ -95,7 +95,7 @@ def _cut(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> list[_Region]:
 
 
 def _touched(marked: NDArray[np.intp], size: int) -> tuple[bool, bool]:
-    """Whether a region's first and last row (or column) lie at the image's border."""
+    """Whether a region's first and last row (or column) lie on the image's border."""
     near = size / 64
     return bool(marked[0] <= near), bool(marked[-1] >= size - 1 - near)
 
@@ -130,7 +130,8 @@ def _augmented(region: _Region, rng: np.random.Generator) -> _Region:
 def _place(region: _Region, foreground: NDArray[np.bool_], rng: np.random.Generator) -> tuple[int, int]:
     """(y, x) of the centre: half of the time near the place where the defect was seen, otherwise anywhere.
 
-    What was cut off by the border of its image is put at a border again: elsewhere the cut would be a straight edge.
+    A defect that the border of its image cut off is put at a border again: elsewhere the cut would show as a straight
+    edge.
     """
     height, width = foreground.shape
     if rng.random() < 0.5:
@@ -170,7 +171,7 @@ def _pasted(
         return None
     alpha = region.alpha[source] * inside
     if count < np.count_nonzero(region.mask > 0.5):
-        # Of a part that fell outside, the soft surroundings go too.
+        # If part of the defect falls outside, its soft surroundings there go too.
         near = np.ones((2 * region.reach + 1,) * 2, np.uint8)
         alpha *= cv2.dilate(marked.view(np.uint8), near)
     below = image[target].astype(np.float32)
@@ -192,7 +193,7 @@ def _fitted(
 ) -> NDArray[np.float32]:
     """Bring the defect's surroundings to the brightness below them, smoothly across the whole region.
 
-    With a source of draws, the defect's contrast is changed a little, too.
+    With `rng`, the defect's contrast is changed a little, too.
     """
     seam = ((alpha > 0.02) & (mask < 0.1)).astype(np.float32)
     total = float(seam.sum())

@@ -1,7 +1,7 @@
 """Which files of a folder are images, and what is passed over.
 
-Links are followed. Hidden folders, and those that systems keep for themselves, are not inspected. Whatever else is no
-image that can be read is passed over, and named with the reason.
+Links are followed. Hidden folders and those of operating systems are not inspected. Anything else that cannot be read
+as an image is passed over, and named with the reason.
 """
 
 import os
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-# Notes and settings beside the images: they are counted, but not worth a name.
+# Notes and settings beside the images: counted, but not named.
 _ORDINARY_SUFFIXES = frozenset(
     (".txt", ".md", ".csv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".log", ".db", ".pdf", ".html")
 )
@@ -90,7 +90,7 @@ def list_images(folder: Path | str) -> list[Path]:
 
 
 def list_folder(folder: Path, *, below: bool = True) -> Listing:
-    """As `find_images`, of a folder that exists; there may be no image in it."""
+    """As `find_images`, for an existing folder; it may hold no image."""
     images: list[Path] = []
     passed_over: list[PassedOver] = []
     folders, links = [folder], list[Path]()
@@ -123,12 +123,12 @@ def list_folder(folder: Path, *, below: bool = True) -> Listing:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name says that a file is an image; hidden files are none, and neither are FIFOs and devices."""
+    """Whether the name says that a file is an image; hidden files, FIFOs and devices are not."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path) and path.is_file()
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether the last part of a path names a hidden file or folder, or a folder that systems keep for themselves."""
+    """Whether the last part of a path names a hidden file or folder, or a folder of an operating system."""
     return path.name.startswith(".") or path.name in _SYSTEM_FOLDERS
 
 

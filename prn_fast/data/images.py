@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from prn_fast.errors import DataError, one_line
 
-# Decoded as RGB this is 240 MB: far above inspection images, far below what fills a machine's memory.
+# 240 MB as RGB: far larger than inspection images, far smaller than a machine's memory.
 MAX_PIXELS = 80_000_000
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
@@ -34,12 +34,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow warns of damaged notes beside a picture, and of sizes that are refused here, without the file's name.
+# Pillow warns of damaged metadata, and of sizes that are refused here anyway, without naming the file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def image_size(path: Path | str, content: bytes | None = None) -> tuple[int, int]:
-    """(height, width) after the rotation that a camera may have noted in the file, or in its `content`.
+    """(height, width) of a file, or of its `content`, after the rotation that a camera may have recorded in it.
 
     Raises:
         DataError: as for `read_image`, so far as the header shows it.
@@ -76,7 +76,7 @@ def read_image(path: Path | str, channels: int, content: bytes | None = None) ->
         channels: 1 (grey) or 3 (RGB).
         content: what the file holds, where it does not lie on the disk; `path` only names it then.
     Returns:
-        uint8 (H, W, channels), turned upright where the camera noted its rotation.
+        uint8 (H, W, channels), turned upright if the camera recorded its rotation.
     Raises:
         DataError: the file is missing, empty, damaged, cut short, of another format, larger than `MAX_PIXELS`, or
             has more than 8 bits a value (which of them carry the picture only its camera knows).
@@ -96,7 +96,7 @@ def write_image(path: Path | str, image: NDArray[np.uint8] | NDArray[np.bool_]) 
     values = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
-    Image.fromarray(values).save(path, compress_level=1)  # formats other than PNG take no notice
+    Image.fromarray(values).save(path, compress_level=1)  # formats other than PNG ignore it
 
 
 def resize_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -107,7 +107,7 @@ def resize_image(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def resize_mask(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     """(H, W) to (side, side); a pixel is marked where at least half of it was.
 
-    A mark thinner than that keeps its best covered pixels: a mask with a mark never becomes an empty one.
+    A thinner mark keeps its best covered pixels: a mask with a mark never becomes empty.
     """
     coverage = _resize(mask.astype(np.float32), side)
     largest = float(coverage.max())
@@ -130,7 +130,7 @@ def opened_image(path: Path, content: bytes | None = None) -> Iterator[Image.Ima
     Whatever Pillow raises within the block becomes a DataError that names the file.
     """
     try:
-        # By its name, Pillow 13 maps an uncompressed TIFF into memory and scrambles it where it is noted as rotated.
+        # Given a name, Pillow 13 maps an uncompressed TIFF into memory, and scrambles it if its rotation is recorded.
         with _opened(path, content) as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(path)
@@ -156,7 +156,7 @@ def _opened(path: Path, content: bytes | None) -> BinaryIO:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode an opened image and turn it as the camera noted; a file that was cut short is an error of Pillow's."""
+    """Decode an opened image and turn it upright; Pillow raises an error for a file that was cut short."""
     image.load()
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
@@ -164,7 +164,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
     """A decoded image in the mode "L", "RGB" or "RGBA", by colours where it has a palette."""
-    # Straight from a palette with transparency, or from premultiplied colours, Pillow drops or refuses something.
+    # Converting directly from a palette with transparency, or from premultiplied colours, Pillow loses data or fails.
     if image.mode in ("P", "PA", "RGBa"):
         image = image.convert("RGBA")
     elif image.mode in ("La", "LAB"):
@@ -194,7 +194,7 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """What the camera noted of its rotation, as EXIF numbers it; 1 (upright) where it noted nothing readable."""
+    """The camera's rotation as an EXIF number; 1 (upright) if none can be read."""
     if image.format == "PNG":
         image.load()  # an EXIF chunk may stand behind the pixels
     try:

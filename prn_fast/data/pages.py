@@ -31,7 +31,7 @@ def further_pages(paths: Iterable[Path]) -> Iterator[PassedOver]:
 def further_pages_of(path: Path, content: bytes | None = None) -> Iterator[PassedOver]:
     """As `further_pages`, of one file, or of what it holds (see `read_image`)."""
     if path.suffix.lower() in _ANIMATION_SUFFIXES:
-        # Whoever reads it reports that it cannot be opened.
+        # Reading it will report that it cannot be opened.
         with suppress(DataError), opened_image(path, content) as image:
             yield from [PassedOver(path, "further frame")] * (getattr(image, "n_frames", 1) - 1)
     if path.suffix.lower() in _SUFFIXES:
@@ -77,7 +77,7 @@ def _picture_pages(image: Image.Image) -> Iterator[int]:
 
 
 def _storage(image: Image.Image) -> tuple[object, ...]:
-    """What decides how values are read."""
+    """What determines how values are read."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return ()
     return image.mode, image.tag_v2.get(_BITS), image.tag_v2.get(_PHOTOMETRIC)

@@ -55,7 +55,7 @@ class PartNames:
         return cls(text, None, pattern)
 
     def of_name(self, name: str) -> str | None:
-        """The part that an image shows, by its path relative to the set's folder; None where nothing says so."""
+        """The part that an image shows, by its path relative to the set's folder; None if it is not named."""
         name = composed(name)
         if self._pattern is not None:
             found = self._pattern.search(name)

@@ -45,7 +45,7 @@ class InspectionSet:
         validation: normal images held out for validation; empty where the layout has none, and some of `train` serve.
         anomalies: anomalous images of the training side; empty where the layout has none, and seen ones are drawn
             from `test`.
-        companions: files that say nothing more of the images, such as the empty masks of normal ones.
+        companions: files that add nothing to the images, such as the empty masks of normal ones.
         passed_over: what else lies in the folder.
     """
 
@@ -59,11 +59,10 @@ class InspectionSet:
 
 
 def choose_channels(inspection: InspectionSet) -> tuple[int, str]:
-    """What to read the images of a set as: RGB if any of them holds colour, grey if none does.
+    """How to read the images of a set: as RGB if any of them holds colour, otherwise as grey.
 
     Returns:
-        (channels, note): 1 or 3, and a sentence for people where files of the set are read as other than they are
-            stored; else "".
+        (channels, note): 1 or 3, and a sentence for people if some files are not read as they are stored; else "".
     Raises:
         DataError: an unreadable file.
     """
@@ -136,8 +135,9 @@ def split_validation(
         train: N training normals, at least two.
         fraction: share to hold out, above 0 and below 1.
         seed: same seed and samples, same split.
-        parts: the number of the part that each image shows: images of one part stay together, so that what is held out
-            is new to the network, and the share is met as nearly as parts allow from below. None: each shows another.
+        parts: the number of the part that each image shows: images of one part stay together, so that held-out images
+            are new to the network, and the share comes as near as parts allow from below. None: each image shows
+            another part.
     Returns:
         (fit, held_out), each in the order of `train`.
     Raises:

@@ -13,16 +13,16 @@ from prn_fast.data.noise import fractal_noise, smooth_noise
 
 FillSource = Literal["tone", "textures", "image"]
 FILL_SOURCES: tuple[FillSource, ...] = get_args(FillSource)
-# How often each source fills a small anomaly and a large one; those in use share what the others leave.
+# How often each source fills a small anomaly and a large one; unused sources leave their share to the others.
 _SMALL_FILLS: dict[FillSource, float] = {"tone": 0.75, "textures": 0.1, "image": 0.15}
 _LARGE_FILLS: dict[FillSource, float] = {"tone": 0.4, "textures": 0.45, "image": 0.15}
 
 # Shares of the image that an anomaly covers, drawn on a logarithmic scale: blowholes are as likely as stains.
 MIN_SHARE, MAX_SHARE = 0.0005, 0.3
-# Of a side of the image that another tool or other light has passed over.
+# Share of a side of the image that another tool or another light covers.
 MIN_BAND_SHARE, MAX_BAND_SHARE = 0.05, 0.6
 _MIN_PIXELS = 6
-# Mean change over the mask, in grey levels, below which a label would ask for what cannot be seen.
+# Mean change over the mask, in grey levels, below which the anomaly could not be seen.
 _MIN_CHANGE = 6.0
 _LARGE_SHARE = 0.02
 _SMALL_PIXELS = 200
@@ -48,8 +48,8 @@ def simulate(
 
     Its shape is noise scattered over the whole image, one compact blob, a thin line, or a band: all on one side of a
     nearly straight border, or between two. Its filling is a change of the image's tone ("tone"), a texture ("textures")
-    or a piece of the image itself ("image"); the latter two are blended with random opacity. What would be
-    too faint to be seen is a change of tone in any case.
+    or a piece of the image itself ("image"); the latter two are blended with random opacity. An anomaly that would be
+    too faint to see becomes a change of tone.
 
     Args:
         image: normal image uint8 (S, S, C).
@@ -264,7 +264,7 @@ def _blended(
     changed = float(np.mean(cv2.mean(cv2.absdiff(blended, below), mask=marked)[: below.shape[2]]))
     mean, least = _visibility(below, place)
     if changed < least:
-        # Away from the near end of the scale, where there is room.
+        # Away from the nearer end of the scale, where there is room.
         sign = 1.0 if mean < 100 else -1.0
         blended = np.clip(below + sign * place.alpha[..., None] * rng.uniform(2, 4) * least, 0, 255)
     return (blended + 0.5).astype(np.uint8)

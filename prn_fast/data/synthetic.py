@@ -270,7 +270,7 @@ def _hole(surface: Surface, rng: np.random.Generator) -> tuple[Picture, Mask]:
 
 
 def _stain(surface: Surface, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """A dried drop: a tint that leaves the structure visible, strongest at its rim."""
+    """A dried drop: a tint, strongest at its rim, that leaves the structure visible."""
     side = len(surface.picture)
     radius = side * rng.uniform(0.05, 0.17)
     distance = _ragged_disc(surface, radius, 0.22, rng)

@@ -1,4 +1,4 @@
-"""What the training loop reads: each normal image plain, and again with generated anomalies."""
+"""What the training loop reads: each normal image as it is, and again with generated anomalies."""
 
 import os
 from collections.abc import Iterator
@@ -107,12 +107,12 @@ class EpochBatches(Sampler[list[int]]):
         self._process, self._processes = share
         if self._batch % self._processes:
             raise ConfigError(
-                f"{self._batch} images a step cannot be shared evenly by {self._processes} processes; change --batch"
+                f"{self._batch} images per step cannot be shared evenly by {self._processes} processes; change --batch"
             )
         self._epoch, self._done = 0, 0
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
-        """What the next iteration goes through: an epoch without its first `done` steps."""
+        """Choose the next iteration: an epoch without its first `done` steps."""
         self._epoch, self._done = epoch, done
 
     def __len__(self) -> int:

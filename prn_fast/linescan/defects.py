@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prn_fast.errors import ConfigError
 
-# A faint stretch of a scratch does not part it in two: hysteresis, as in Canny's edges (1986).
+# A faint stretch does not split a scratch in two: hysteresis, as in Canny's edges (1986).
 HYSTERESIS = 0.8
 # Pixels around the box of a defect that its picture shows, as far as the web goes.
 CROP_MARGIN = 16
@@ -104,7 +104,7 @@ class Defect:
 
     @property
     def picture_bytes(self) -> int:
-        """What the picture and its map take in memory."""
+        """Memory that the picture and its map take."""
         return sum(one.nbytes for one in (self.crop, self.crop_map) if one is not None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,14 +149,14 @@ class DefectTracker:
     A defect is a connected region (8 neighbours) at or above `hysteresis` x threshold whose largest value is at or
     above the threshold.
 
-    Each part is labelled by itself; a region that touches one of the part before becomes one with it. So a defect is
-    the same however the web was cut into parts.
+    Each part is labelled by itself; a region that touches one of the part before is merged with it. So a defect does
+    not depend on how the web was cut into parts.
 
     Args:
         threshold: of the map, above 0.
         hysteresis: share of the threshold down to which a region continues, above 0 and at most 1.
         min_area: smaller regions are no defects, pixels.
-        max_lines: a region that reached this length is reported as it is and begins anew: a scratch along the whole
+        max_lines: a region of this length is reported as it is and begins anew: a scratch along the whole
             web must not wait for its end.
         limits: classes of severity.
         scale: millimetres, if known.
@@ -186,7 +186,7 @@ class DefectTracker:
         self._reported = 0
         self._last_id = 0
         self._next_line: int | None = None
-        # Regions that touch the last line, and for each of its pixels the region's number (0: none).
+        # Regions that touch the last line, and the region's number for each of its pixels (0: none).
         self._open: dict[int, _Region] = {}
         self._seam = np.zeros(0, np.int64)
 
@@ -242,7 +242,7 @@ class DefectTracker:
     def _report(self, ended: list[_Region], cut: list[_Region] | None = None) -> list[Defect]:
         found = [(one, False) for one in ended] + [(one, True) for one in cut or []]
         found.sort(key=lambda one: (one[0].top, one[0].left))
-        # The map is float32: so is what it is compared with.
+        # The map is float32, so it is compared with a float32.
         least = np.float32(self.threshold)
         return [
             self._defect(one, continues)

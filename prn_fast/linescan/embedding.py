@@ -24,12 +24,12 @@ class Host:
 
     Args:
         package: path of the model package, or the address of a server that runs one.
-        width: pixels a line.
+        width: pixels in a line.
         pixel_format: PFNC code.
         overlap: of the tiles, pixels.
         engine: name, or the address of a server that runs this package; "" takes the best that the package holds.
         threshold: of the anomaly map; 0 takes the package's.
-        min_area: pixels; 0 takes the usual.
+        min_area: pixels; 0 takes the default.
         pixel_mm, line_mm: size of a pixel on the web; 0 if unknown.
         budget_ms: a strip that waited longer is dropped ("overload"); 0 drops none.
         drift_window: tiles that are compared with the calibration, see `DriftMonitor`; 0 compares none.
@@ -84,14 +84,14 @@ class Host:
 
         An engine that fails ends the inspection, as in `Inspection`: the strip and all lines that follow count as
         dropped ("engine_error"), and the host is notified once. If the engine's server is away, nothing ends: the host
-        is notified the first time, and strips wait. A callback that fails is reported, and ends nothing.
+        is notified the first time, and strips wait. A callback that fails is reported, and the inspection goes on.
 
         Args:
             ring: capsule of the host's ring.
             report_defect: takes number, first_line, left, lines, width, area, peak, severity, continues.
             report_error: takes one line of text.
-            is_closing: asked before each strip. Once it holds, what waits is dropped ("closed"), as are all lines that
-                follow, until the web ends.
+            is_closing: asked before each strip. Once it is true, waiting strips are dropped ("closed"), as are all
+                lines that follow, until the web ends.
             report_drift: takes state, reason, tiles, window, notes of the drift: before the first strip, and whenever
                 the state of one of its quantities has changed.
         """
@@ -148,7 +148,7 @@ class EngineHost:
     Args:
         package: path of the model package.
         engine: name; None takes the best that the package holds.
-        batch: most images in one run; 0 takes the usual.
+        batch: most images in one run; 0 takes the default.
     Attributes:
         image_size, image_channels: of the images.
         threshold, pixel_threshold: of the package.
@@ -170,7 +170,7 @@ class EngineHost:
         raw_scores: memoryview | None,
         maps: memoryview | None,
     ) -> None:
-        """Inspect images (N, S, S, C) and write what is wanted of the `Detections` into memory of their sizes.
+        """Inspect images (N, S, S, C) and write the wanted fields of the `Detections` into the memory given for them.
 
         Raises:
             EngineError: as `Engine.infer`.
@@ -192,7 +192,7 @@ class EngineHost:
 
 
 def report_defects(defects: list[Defect], report_defect: Callable[..., None]) -> None:
-    """Hand defects to the host; one that its callback refuses does not keep the others back."""
+    """Hand defects to the host; if its callback refuses one, the others still follow."""
     refused: Exception | None = None
     for one in defects:
         try:
@@ -214,7 +214,7 @@ def report_defects(defects: list[Defect], report_defect: Callable[..., None]) ->
 
 
 def _described(error: BaseException) -> str:
-    """Where it failed, if a note says so, and how."""
+    """One line: where it failed, if a note says so, and how."""
     text = printable(str(error))
     parts = [*getattr(error, "__notes__", [])[-1:], type(error).__name__, *([text] if text else [])]
     return ": ".join(parts)

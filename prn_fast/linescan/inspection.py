@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prn_fast.linescan.defects import Defect
     from prn_fast.linescan.sinks.base import Sink
 
-# A source that was asked to stop gets this long; then it is left behind.
+# Seconds that a source gets to stop; then it is left behind.
 STOP_SECONDS = 5.0
 _ROOM_SECONDS = 0.001
 _LATENCIES_KEPT = 8192
@@ -138,12 +138,12 @@ class Inspection:
 
         A source that does not stop within five seconds is left behind.
         """
-        # No more than this: a signal may come while this very thread holds a lock of the source's.
+        # Nothing more here: a signal may come while this very thread holds a lock of the source.
         self._stop_wanted = True
 
     @property
     def ended(self) -> bool:
-        """Whether all is done: the ledger is closed, and the sinks were told."""
+        """Whether all is done: the ledger is closed, and the sinks have been notified."""
         return self._ended.is_set()
 
     def run(self) -> Snapshot:
@@ -178,7 +178,7 @@ class Inspection:
         return self.snapshot()
 
     def snapshot(self) -> Snapshot:
-        """Where it stands now; may be called from any thread."""
+        """The state of the inspection now; may be called from any thread."""
         ledger = self.ring.ledger()
         sinks = {sink.name: SinkState(sink.lost, sink.waiting) for sink in self._deliveries}
         with self._lock:
@@ -223,14 +223,14 @@ class Inspection:
                 if not self._take(event):
                     break
         except BaseException as error:
-            # What a source says that was left behind comes too late.
+            # Errors of a source that was left behind come too late.
             if not self._finished:
                 self._fail(error)
         finally:
             self._finish_ring()
 
     def _take(self, event: Event) -> bool:
-        """Push an event as far as its lines are wanted; False if no more are."""
+        """Push an event as far as its lines are wanted; False if no more lines are."""
         if self._origin is None:
             self._origin = self._inspector.origin = event.first_line
         first_line = event.first_line - self._origin
@@ -268,13 +268,13 @@ class Inspection:
     def _push_when_there_is_room(self, rows: NDArray[np.generic], first_line: int) -> bool:
         for top in range(0, len(rows), self.ring.stride):
             part = rows[top : top + self.ring.stride]
-            # Where it is stopped meanwhile, what is not pushed was never on the wire.
+            # If it is stopped meanwhile, lines that were not pushed do not count as on the wire.
             if not (self._wait_for_room(len(part)) and self._push(part, first_line + top)):
                 return False
         return True
 
     def _wait_for_room(self, lines: int) -> bool:
-        # The first strip takes more than one stride to fill, also where only one may wait.
+        # The first strip takes more than one stride to fill, even if only one may wait.
         room = max(2, self.ring.depth) * self.ring.stride + self.ring.overlap
         while self.ring.ledger().waiting + lines > room:
             if self._source.stopping:
@@ -283,7 +283,7 @@ class Inspection:
         return True
 
     def _finish_ring(self) -> None:
-        """No more lines are taken; any thread, also twice."""
+        """Take no more lines; may be called from any thread, and twice."""
         with self._pushing:
             if not self._finished:
                 self._finished = True
@@ -301,7 +301,7 @@ class Inspection:
             self._finish_ring()
 
     def _seconds_to_stop(self) -> float:
-        """What is left of the time that the source gets to stop; it begins with the first call."""
+        """Remaining time of the source to stop; the time begins with the first call."""
         if self._stop_seen is None:
             self._stop_seen = time.monotonic()
         return max(0.0, self._stop_seen + STOP_SECONDS - time.monotonic())
@@ -356,7 +356,7 @@ class Inspection:
                 sink.put(partial(sink.sink.gap, gap), wait=not self._source.live)
 
     def _close(self) -> None:
-        """Settle every line and notify every sink; keeps errors, and raises none."""
+        """Settle every line and notify every sink; keeps errors instead of raising them."""
         self._source.stop()
         if self._grabbing.is_alive():
             self._grabbing.join(self._seconds_to_stop())

@@ -75,7 +75,7 @@ class InspectionSettings:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What came out of one strip.
+    """The result of one strip.
 
     Attributes:
         stitched: the lines whose map became final, in order, numbered as the camera numbers them.
@@ -98,7 +98,7 @@ class Inspector:
         width: pixels in a line, at least the engine's image size.
         pixel_format: GenICam name of what the camera sends.
         settings: with a threshold.
-        drift: watches the tiles of whole strips; those with missing lines show nothing of the line's state.
+        drift: watches the tiles of whole strips; strips with missing lines do not show the line's state.
     Attributes:
         origin: added to the strips' line numbers, for cameras that do not begin to count at 0.
         drift: see above; None if drift is not watched.
@@ -137,7 +137,7 @@ class Inspector:
         self._recent: deque[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = deque()
 
     def warm_up(self) -> None:
-        """Run all of the engine once on black tiles: what it prepares at a first run must not make a strip late.
+        """Run all of the engine once on black tiles, so that what it prepares at a first run delays no strip.
 
         Raises:
             EngineError: as `examine`.
@@ -150,7 +150,7 @@ class Inspector:
         self.engine.warm_up(self._tiles)
 
     def inspect(self, strip: "Strip") -> list[Defect]:
-        """As `examine`, of which it returns the defects only."""
+        """As `examine`, but returns the defects only."""
         return self.examine(strip).defects
 
     def examine(self, strip: "Strip") -> Inspected:
@@ -179,7 +179,7 @@ class Inspector:
         return result
 
     def finish(self) -> list[Defect]:
-        """As `examine_end`, of which it returns the defects only."""
+        """As `examine_end`, but returns the defects only."""
         return self.examine_end().defects
 
     def examine_end(self) -> Inspected:
@@ -188,7 +188,7 @@ class Inspector:
         return Inspected(last.stitched, last.defects + [self._with_crop(one) for one in self._tracker.finish()])
 
     def _detect(self, pixels: NDArray[np.uint8]) -> StripDetections:
-        """What the engine finds in a strip; checked here too, whatever an engine's class makes of its output."""
+        """The engine's output for a strip; checked here too, whatever the engine's class checks."""
         if self.engine.takes_strips:
             found = self.engine.infer_strip(pixels, self.settings.overlap)
             shapes = found.map.shape, found.raw_scores.shape
@@ -265,7 +265,7 @@ def open_inspector(
         engine: name of an engine in the package, or the address of a server that runs this package; None takes the best
             engine of the package. A server that is away is not waited for in here: `inspect_strips` does that.
         settings: without a threshold, the package's for pixels is taken. With a lower one all tiles run whole: early
-            exit spares what is defective at the package's.
+            exit keeps only what is defective at the package's.
         engine_options: for `open_engine`.
     Raises:
         PackageError, EngineError, ConfigError: as `open_engine` and `Inspector`.

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from prn_fast.linescan._native import DropReason
     from prn_fast.linescan.core import LineRing, Strip
 
-# How long one wait for a strip lasts: so often `between` is called while none comes.
+# How long one wait for a strip lasts: `between` is called at this interval while none comes.
 _POP_SECONDS = 0.1
-# Between two questions to an engine that is away.
+# Between two attempts with an engine that is away.
 _AWAY_SECONDS = 0.1
 
 
@@ -39,13 +39,13 @@ def inspect_strips(
 
     Args:
         budget_ns: most nanoseconds that a strip may wait; None for any time.
-        report: takes what came out of a strip, and the nanoseconds since its last line arrived (None for the end of
+        report: takes the result of a strip, and the nanoseconds since its last line arrived (None for the end of
             the web).
-        fail: takes the error that ended the loop, before anything else is reported, and then one of the end itself.
-            An error of the engine has a note that names the lines.
+        fail: takes the error that ended the loop, before anything else is reported, and then an error of the end
+            itself. An error of the engine has a note that names the lines.
         between: called before each strip, and at least ten times a second; an error of it ends the loop too.
-        away: takes the error of an engine that is away for now, each time that it was asked. While `away` returns, the
-            strip is kept and the engine asked again, until the strip has waited longer than the budget; strips that
+        away: takes the error of an engine that is away for now, after each attempt. While `away` returns, the
+            strip is kept and tried again, until the strip has waited longer than the budget; strips that
             come meanwhile wait in the ring. What `away` raises ends the loop, as it does by default.
     """
     try:
@@ -92,7 +92,7 @@ def _examined(
     between: Callable[[], None],
     away: Callable[[EngineUnavailableError], None],
 ) -> Inspected | None:
-    """What came out of a strip; None where it was dropped for having waited too long."""
+    """The result of a strip; None if it was dropped because it had waited too long."""
     while budget_ns is None or time.monotonic_ns() - strip.arrival_ns <= budget_ns:
         try:
             return inspector.examine(strip)
@@ -124,7 +124,8 @@ def drop_rest(ring: "LineRing", reason: "DropReason") -> None:
 
 
 def _release_views(error: BaseException | None) -> None:
-    """Forget the local variables of the calls that failed: a view of a strip's memory holds its place in the ring."""
+    """Clear the local variables of the failed calls: a view of a strip's memory keeps its place in the ring
+    occupied."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

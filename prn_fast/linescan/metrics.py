@@ -60,11 +60,11 @@ class _Collector:
         self._identity = {**identity, "version": prn_fast.__version__}
 
     def describe(self) -> list[Any]:
-        """Nothing: the inspection need not have begun when this is registered."""
+        """Nothing, since the inspection may not have begun when this is registered."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        """All metrics, of one moment."""
+        """All metrics, at one moment."""
         from prometheus_client.core import (
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -78,7 +78,7 @@ class _Collector:
             "prn_running", "1 while lines are inspected, 0 after an error.", float(now.error is None)
         )
 
-        # Every reason is there from the beginning: a rate needs the zero before the first event.
+        # Every reason is present from the beginning: a rate needs the zero before the first event.
         lines = CounterMetricFamily(
             "prn_lines", "Lines of the web: inspected, missing or dropped.", labels=("state", "reason")
         )

@@ -23,7 +23,7 @@ def engine_pixels(pixels: NDArray[np.uint8], pixel_format: str, first_line: int,
         first_line: number of the strip's first line; it says which line of a mosaic's pattern comes first.
         channels: 1 or 3.
     Returns:
-        (lines, width, channels); `pixels` itself where nothing is to be done.
+        (lines, width, channels); `pixels` itself if nothing changes.
     """
     if pixel_format.startswith(_BAYER):
         pattern = pixel_format[len(_BAYER) :][:2]
@@ -41,7 +41,7 @@ def engine_pixels(pixels: NDArray[np.uint8], pixel_format: str, first_line: int,
 def mirror_into_holes(pixels: NDArray[np.uint8], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Missing lines as mirror images of the nearest received ones: what an engine sees beside a hole looks normal.
 
-    Repeated lines would be streaks, which a network rightly calls defective, also on the received lines next to them.
+    Repeated lines would be streaks, which a network rightly calls defective, even on the received lines next to them.
 
     Args:
         pixels: (lines, width, C).

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from prn_fast.linescan.defects import Defect
 
 
-# Upper bounds of the classes that latencies are counted in, seconds; what is above the last one has a class of its own.
+# Upper bounds of the latency classes, seconds; a last class holds everything above.
 LATENCY_BOUNDS = (
     *(0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7),
     *(1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0),
@@ -52,7 +52,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class SinkState:
-    """What has not arrived at a sink.
+    """Messages that have not arrived at a sink's receiver.
 
     Attributes:
         lost: messages that were dropped because the sink did not keep up, failed, or could not deliver them.
@@ -65,7 +65,7 @@ class SinkState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where an inspection stands.
+    """The state of an inspection at one moment.
 
     Attributes:
         seconds: since it began; until its end, once it has ended.
@@ -77,7 +77,7 @@ class Snapshot:
         recent: the last defects, newest first.
         sinks: by name.
         engine_away: why the engine cannot be asked for now; None while it can.
-        engine_away_seconds: for how long it could not be asked, in all.
+        engine_away_seconds: for how long it has been away, in all.
         error: why the line stopped; None while it runs and after a clean end.
         drift: how the tiles compare with the calibration; None if drift is not watched.
         tiles: inspected tiles.

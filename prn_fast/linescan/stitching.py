@@ -1,4 +1,4 @@
-"""Tile maps of one strip after the other to one map of the web."""
+"""Joins the tile maps of consecutive strips to one map of the web."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Stitched:
 
 @dataclass
 class _Pending:
-    """Lines that the next strip has something to say of: its weighted sum so far, and the sum of the weights."""
+    """Lines that the next strip also covers: the weighted sum of their maps so far, and the sum of the weights."""
 
     first_line: int
     pixels: NDArray[np.uint8]
@@ -114,7 +114,7 @@ class StripStitcher:
         return done
 
     def flush(self) -> list[Stitched]:
-        """The lines that waited for a further strip, now that none follows."""
+        """The lines that waited for another strip, now that none follows."""
         pending, self._pending, self._end = self._pending, None, None
         return [] if pending is None or not len(pending.total) else [pending.stitched()]
 

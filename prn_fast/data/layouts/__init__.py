@@ -50,7 +50,7 @@ def detect_layout(root: Path) -> str:
     for folder in subfolders(root):
         if any(layout_module(name).matches(folder) for name in LAYOUTS):
             raise DataError(f"{root}: holds several products; give the folder of one, such as {folder}")
-    # A plant's own folder is most often meant as the first of them, with a name misspelt.
+    # A plant's own folder is usually meant as the first layout, with a misspelt name.
     known = "; ".join(f"{name}: {looks}" for name, looks in LAYOUTS.items())
     raise DataError(
         f"{root}: has no folder train/good, nor another layout that is known here; put the normal training images "
@@ -59,7 +59,7 @@ def detect_layout(root: Path) -> str:
 
 
 def _passed_over(inspection: InspectionSet) -> tuple[PassedOver, ...]:
-    """What lies in the set's folder and is neither an image of it nor a mask: also images that have no place in it."""
+    """Files in the set's folder that are neither its images nor masks, such as images with no place in the layout."""
     samples = (*inspection.train, *inspection.validation, *inspection.test, *inspection.anomalies)
     images = [sample.path for sample in samples]
     read = {*images, *(sample.mask for sample in samples), *inspection.companions}

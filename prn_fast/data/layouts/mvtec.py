@@ -40,7 +40,7 @@ def load(root: Path | str, good: str = GOOD) -> InspectionSet:
     if not (root / "train" / good).is_dir():
         raise DataError(f"{root}: has no folder train/{good}; put the normal training images there")
     train = good_samples(list_images(root / "train" / good))
-    # Some sets ship empty masks for their good images; these say nothing new.
+    # Some sets ship empty masks for their good images; they are ignored.
     companions = tuple(filter(is_image, (root / "ground_truth" / good).glob("*")))
     return InspectionSet(root, train, tuple(_test_samples(root, good)), companions=companions)
 

@@ -1,4 +1,4 @@
-"""What layouts share: images with masks beside them or in a folder of their own, and splits that nobody published."""
+"""What layouts share: images with masks beside them or in a folder of their own, and unpublished splits."""
 
 import hashlib
 from collections.abc import Iterable
@@ -35,8 +35,8 @@ def masked_samples(images: Path, masks: Path, kind: str, ending: str) -> list[Sa
     Args:
         images, masks: the two folders.
         kind: of the defects.
-        ending: what the name of a mask adds to its image's, such as "_mask"; masks named like their
-            image are taken too.
+        ending: suffix that a mask's name adds to its image's, such as "_mask"; masks named like their image are taken
+            too.
     Raises:
         DataError: an image without mask, a mask without image, two masks of one image, or a mask of another size.
     """

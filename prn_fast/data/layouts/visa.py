@@ -61,7 +61,7 @@ def load(root: Path) -> InspectionSet:
 
 def _inside(root: Path, name: str, table: Path, line: int) -> Path:
     """A listed file, which must lie in the product's folder."""
-    # Links are followed: where they lead is its owner's choice, while ".." in a table may be anybody's.
+    # Links are followed: the folder's owner chose them, while anybody may have put ".." into a table.
     path = find_spelling(Path(os.path.normpath(root.parent / name)))
     if not path.is_relative_to(root):
         raise DataError(f"{table}, line {line}: {name} lies outside {root}")

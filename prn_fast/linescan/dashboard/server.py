@@ -26,7 +26,7 @@ _MESSAGES_WAITING = 120
 
 @dataclass(eq=False)
 class _Viewer:
-    """One open page: what is still to be sent, and the last defect that it knows."""
+    """One open page: its queue of messages, and the last defect that it knows."""
 
     messages: "asyncio.Queue[str | bytes]" = field(default_factory=lambda: asyncio.Queue(_MESSAGES_WAITING))
     last_defect: int = 0
@@ -43,7 +43,7 @@ class Dashboard:
     It shows the lines that `add` gets, and the figures of the inspection that `watch` names; defects have pictures
     where the inspector keeps crops.
 
-    Nobody can change anything from it. Who can reach it: see `LocalServer`.
+    It is read-only. For who can reach it, see `LocalServer`.
 
     Args:
         title: such as the package's name.
@@ -131,7 +131,7 @@ class Dashboard:
     def _send_state(self) -> None:
         if self._inspection is None:
             return
-        # Read before the figures: those of an inspection that has ended are final.
+        # Read before the figures: once an inspection has ended, its figures are final.
         ended = self._inspection.ended
         snapshot = self._inspection.snapshot()
         state = {"type": "state", "ended": ended, **snapshot.to_dict()}

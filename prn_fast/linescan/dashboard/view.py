@@ -13,7 +13,7 @@ from prn_fast.linescan.stitching import Stitched
 from prn_fast.overlay import heat_colours
 
 VIEW_WIDTH = 1200
-# What an eye can follow.
+# As fast as an eye can follow.
 _ROWS_A_SECOND = 1000
 _MAX_ROWS_WAITING = 2000
 _JPEG_QUALITY = 80
@@ -43,9 +43,9 @@ class Frame:
 class StripView:
     """Takes the lines of an inspection, and gives frames for a page.
 
-    The picture is averaged over pixels; of the anomaly map the largest value counts, so that no defect is too small to
-    be seen. Where lines come faster than a page can show, more lines go into one row. Lines without a verdict show as
-    a dark band.
+    The picture is averaged over pixels; the anomaly map shows the largest value, so that no defect is too small to be
+    seen. Where lines come faster than a page can show, more lines go into one row. Lines without a verdict show as a
+    dark band.
 
     Args:
         width: pixels of the web.
@@ -98,7 +98,7 @@ class StripView:
             )
 
     def _append(self, first_line: int, lines: Stitched | None) -> None:
-        """Put lines, or the band of a hole, behind the rows that wait."""
+        """Append lines, or the band of a hole, to the rows that wait."""
         if lines is None:
             picture: NDArray[np.uint8] = np.zeros((_HOLE_ROWS, self.width), np.uint8)
             heat = np.full((_HOLE_ROWS, self.width, 4), _HOLE_COLOUR, np.uint8)

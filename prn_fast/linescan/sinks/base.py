@@ -1,4 +1,4 @@
-"""What every sink is, and what a record of it looks like."""
+"""The base class of sinks, and the form of their records."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +19,17 @@ class Sink:
 
     @property
     def name(self) -> str:
-        """For people: what it is and where it leads to."""
+        """For people: what it is and where it writes to."""
         return type(self).__name__
 
     @property
     def lost(self) -> int:
-        """Messages that it took and could not deliver; any thread."""
+        """Messages that it accepted and could not deliver; callable from any thread."""
         return 0
 
     @property
     def waiting(self) -> int:
-        """Messages that it took and has yet to deliver; any thread."""
+        """Messages that it accepted and has yet to deliver; callable from any thread."""
         return 0
 
     def start(self, source: str) -> None:
@@ -48,7 +48,7 @@ class Sink:
         """The state of drift: at the start (learning), and whenever it changes."""
 
     def flush(self) -> None:
-        """All defects and gaps were told: deliver what still waits, within seconds, so that `lost` is final."""
+        """No more defects or gaps follow: deliver what still waits, within seconds, so that `lost` is final."""
 
     def finish(self, snapshot: Snapshot) -> None:
         """The inspection ended; `snapshot.error` says why it stopped, if it did."""
@@ -60,7 +60,7 @@ def utc_now() -> str:
 
 
 def as_record(kind: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What JSON lines and MQTT say of one thing."""
+    """The record of one event, as JSON lines and MQTT carry it."""
     return {"type": kind, "time": utc_now(), **values}
 
 

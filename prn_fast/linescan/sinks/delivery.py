@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from prn_fast.linescan.sinks.base import Sink
     from prn_fast.linescan.snapshot import Snapshot
 
-# Of one sink: messages that may wait, and bytes of the pictures in them.
+# Limits of one sink: messages that may wait, and bytes of the pictures in them.
 MAX_MESSAGES = 1000
 MAX_PICTURE_BYTES = 256 << 20
-# A sink that one call keeps busy for longer, while others wait for it, is left behind.
+# A sink that is busy with one call for longer, while others wait, is left behind.
 STUCK_SECONDS = 30.0
 
 
@@ -96,7 +96,7 @@ class Delivery:
                 self._lost += 1
 
     def drain(self) -> None:
-        """Wait until the sink has been told everything, and has delivered it."""
+        """Wait until the sink has received and delivered everything."""
         if self._started:
             self._tell(self.sink.flush)
 
@@ -109,7 +109,7 @@ class Delivery:
             self._changed.notify_all()
 
     def _tell(self, function: Callable[[], None]) -> None:
-        """Queue a call that is no message, and wait until it has been made, or the sink is left behind."""
+        """Queue a call that is not a message, and wait until it has run, or the sink is left behind."""
         with self._changed:
             if not self._closed:
                 self._add(_Call(function, is_message=False))

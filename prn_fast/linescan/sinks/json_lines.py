@@ -11,10 +11,10 @@ from prn_fast.linescan.sources.base import Gap
 
 
 class JSONLinesSink(Sink):
-    """One JSON object a line, written out at once: "start", "defect", "gap", "drift" and "end" with the ledger.
+    """One JSON object per line, written at once: "start", "defect", "gap", "drift" and "end" with the ledger.
 
     Args:
-        path: appended to, so that a restart loses nothing; half a line at its end, of a crash, is cut off.
+        path: appended to, so that a restart loses nothing; half a line that a crash left at its end is removed.
     Raises:
         ConfigError: it cannot be written.
     """

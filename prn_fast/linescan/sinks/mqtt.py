@@ -19,13 +19,13 @@ from prn_fast.linescan.sources.base import Gap
 
 MQTT_URL = "mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC[?queue=FILE]"
 _PORT = 1883
-# For the broker's answer at the start, and to confirm what waits at the end.
+# Seconds for the broker to answer at the start, and to confirm waiting messages at the end.
 _SECONDS = 5.0
 _RECONNECT_SECONDS = 5
 
 
 class MQTTSink(OutboxSink):
-    """Publishes to a broker: TOPIC/defect and TOPIC/gap, each once at least, the retained TOPIC/status and TOPIC/drift.
+    """Publishes to a broker: TOPIC/defect and TOPIC/gap, each at least once, the retained TOPIC/status and TOPIC/drift.
 
     The status is "inspecting", "ended" or "stopped" (with the reason); the broker itself says "lost" if this process
     dies or cannot be reached.
@@ -164,7 +164,7 @@ class MQTTSink(OutboxSink):
         if reason.is_failure:
             self._refused = str(reason)
         else:
-            # At each connection: meanwhile the broker may have said "lost", or have lost it.
+            # At each connection: the broker may have published "lost" meanwhile, or have lost the status.
             self._publish(f"{self._topic}/status", self._status, None, retain=True)
         self._connected.set()
 

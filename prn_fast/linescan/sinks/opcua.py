@@ -21,7 +21,7 @@ from prn_fast.linescan.sources.base import Gap
 if TYPE_CHECKING:
     from asyncua import Node, Server, ua
 
-# Of the machine vision companion specification, OPC 40100-1, whose names are used; and of what it does not name.
+# Namespaces: of the machine vision companion specification, OPC 40100-1, and of what it does not name.
 VISION_NAMESPACE = "http://opcfoundation.org/UA/MachineVision"
 OWN_NAMESPACE = "urn:prn_fast:linescan"
 APPLICATION_URI = "urn:prn_fast:inspection"
@@ -29,7 +29,7 @@ CERTIFICATE, KEY, TRUSTED = "certificate.pem", "key.pem", "trusted"
 STATES = ("Preoperational", "Halted", "Error", "Operational")
 AUTOMATIC_STATES = ("Initialized", "Ready", "SingleExecution", "ContinuousExecution")
 RESULTS_KEPT = 100
-# For one change on the server; and for clients to receive the last one before the server ends.
+# Seconds for one change on the server, and for clients to receive the last one before the server ends.
 _SECONDS = 20.0
 _LAST_NOTICE_SECONDS = 1.0
 
@@ -78,7 +78,7 @@ class OPCUASink(Sink):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"prn-opcua {port}", daemon=True)
         self._thread.start()
-        # The thousands of nodes that every server has take a second or two: not while a line waits.
+        # Creating the thousands of nodes of every server takes a second or two: not while a line waits.
         self._space: _Space = self._first(_Space.prepare(host, port, recipe, certificates), seconds=None)
 
     def _url_at(self, port: int) -> str:
@@ -115,7 +115,8 @@ class OPCUASink(Sink):
         return list(self._results)
 
     def _do(self, action: Coroutine[Any, Any, Any], seconds: float | None = _SECONDS) -> Any:
-        """What an action of the server's thread returns; what goes wrong with the server is a LinescanError."""
+        """Run an action in the server's thread and return its result; an error of the server becomes a
+        LinescanError."""
         from asyncua.ua import UaError
 
         try:
@@ -124,7 +125,7 @@ class OPCUASink(Sink):
             raise LinescanError(f"{self.url}: cannot be served ({one_line(error)})") from None
 
     def _first(self, action: Coroutine[Any, Any, Any], seconds: float | None = _SECONDS) -> Any:
-        """As `_do`, of what the server cannot do without: after an error, its thread ends."""
+        """As `_do`, for a step that the server cannot do without: after an error, its thread ends."""
         try:
             return self._do(action, seconds)
         except BaseException:
@@ -287,7 +288,7 @@ class _Space:
 
 
 class _Readers:
-    """Everyone may read; there is no administrator."""
+    """Lets everyone read; there is no administrator."""
 
     def get_user(self, *_: Any, **__: Any) -> Any:
         """The one kind of user that there is."""

@@ -8,7 +8,7 @@ from prn_fast.errors import ConfigError, LinescanError
 from prn_fast.linescan.sinks.base import Sink
 
 MAX_IN_MEMORY = 10_000
-# MQTT numbers what is under way with 16 bits.
+# MQTT numbers messages under way with 16 bits.
 MAX_ON_DISK = 50_000
 
 
@@ -19,7 +19,7 @@ class Outbox:
         path: an SQLite file, so that messages outlive the process; made if needed. None keeps them in memory.
         most: messages that may wait.
     Raises:
-        ConfigError: the file cannot be used, is none of ours, or another process uses it.
+        ConfigError: the file cannot be used, is no outbox, or another process uses it.
     """
 
     def __init__(self, path: Path | None, most: int) -> None:
@@ -30,7 +30,7 @@ class Outbox:
             self._database = sqlite3.connect(
                 ":memory:" if path is None else path, timeout=1.0, isolation_level=None, check_same_thread=False
             )
-            # One writer, which no other process may read beside; a process that dies loses nothing.
+            # One process alone may use the file; if it dies, nothing is lost.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
@@ -116,7 +116,7 @@ class OutboxSink(Sink):
         self._on_disk = queue is not None
         self._outbox = Outbox(queue, MAX_IN_MEMORY if queue is None else MAX_ON_DISK)
         self._given_up = 0
-        # From the end on, what waits in memory is lost unless it is confirmed after all.
+        # After the end, messages in memory are lost unless they are still confirmed.
         self._forgets = False
 
     @property

@@ -18,8 +18,8 @@ class ParquetSink(Sink):
 
     A Parquet file can be read only once it is complete, so each appears under its name when it is. Until then its rows
     are in a journal beside it, one JSON line each, written at once. A journal that a crash left behind becomes a
-    Parquet file at the next start, so that a process that dies loses only what still waited for the sink; when the
-    machine loses power, also what its system had not written to the disk.
+    Parquet file at the next start. So a process that dies loses only what still waited for the sink; a loss of power
+    also loses what the system had not yet written to disk.
 
     Args:
         folder: made if needed; files there are kept. Several processes may share it.
@@ -101,7 +101,7 @@ class ParquetSink(Sink):
                 continue  # of another inspection that is at work
             # The process that held it until now may have completed and removed it.
             rows = read_records(path) if path.exists() else []
-            # Of a process that died after it had completed the file, the journal is all that is left over.
+            # If a process died after it had completed the file, only the journal is left over.
             if rows and not path.with_suffix(".parquet").exists():
                 self._write(rows, path)
             self._remove_journal(journal)

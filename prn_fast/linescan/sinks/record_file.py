@@ -1,4 +1,4 @@
-"""A file of JSON objects, one a line, each of which is whole or not there."""
+"""A file of JSON objects, one per line, each whole or absent."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from prn_fast.errors import ConfigError, LinescanError
 from prn_fast.files import reporting
 
-# A record is shorter: a longer last line without an end is none of ours.
+# Records are shorter: a longer unfinished last line is not one of them.
 _LONGEST = 1 << 20
 
 
@@ -22,8 +22,8 @@ class FileInUse(ConfigError):
 class RecordFile:
     """Appends records, and keeps the file readable.
 
-    A half record at its end, left by a crash or a full disk, is cut off when the file is opened, and after a write that
-    failed; a last line of another kind is ended.
+    A half record at its end, left by a crash or a full disk, is removed when the file is opened, and after a failed
+    write; an unfinished last line of another kind is completed by a line end.
 
     Args:
         path: made if needed; also a pipe or device.
@@ -38,7 +38,7 @@ class RecordFile:
         try:
             special = path.exists() and not path.is_file()
             flags = (os.O_WRONLY if special else os.O_RDWR | os.O_CREAT) | os.O_APPEND
-            # Without a buffer: what a failed write left in one would come out later.
+            # Without a buffer: a failed write would leave data in it to be written later.
             self._file = open(os.open(path, flags, 0o666), "ab", buffering=0)  # noqa: SIM115
             self._is_regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
             if own:
@@ -67,7 +67,7 @@ class RecordFile:
         return os.fstat(self._file.fileno()).st_size
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record, at once.
+        """Append a record at once.
 
         Raises:
             StorageError: it could not be written; the file is as before.
@@ -85,7 +85,7 @@ class RecordFile:
                 raise
 
     def close(self) -> None:
-        """Close the file; also twice."""
+        """Close the file; may be called twice."""
         self._file.close()
 
 

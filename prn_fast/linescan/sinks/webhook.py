@@ -26,24 +26,24 @@ from prn_fast.linescan.sources.base import Gap
 
 KEY_PREFIX = "whsec_"
 _KEY_BYTES = (24, 64)
-# For an answer, for the first message to be taken, and for what waits at the end.
+# Seconds for an answer, for the first message to be accepted, and for waiting messages at the end.
 _SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-# Answers that are about this one message: it would be refused for ever, and those behind it would wait.
+# Statuses that refuse this one message for ever; sending it again would hold up those behind it.
 _REFUSALS = (400, 413, 415, 422)
 
 
 class WebhookSink(OutboxSink):
-    """Posts to a URL: "start", "defect", "gap", "drift" and "end" as JSON, one after the other, each once at least.
+    """Posts to a URL: "start", "defect", "gap", "drift" and "end" as JSON, one after the other, each at least once.
 
     Messages follow the Standard Webhooks specification: `webhook-id` is the same each time that a message is sent, and
     with a key, `webhook-signature` is its HMAC-SHA256 with id and `webhook-timestamp`.
 
-    What is not answered with a status of 2xx is sent again, in growing pauses up to half a minute. Meanwhile messages
-    wait: ten thousand at most in memory, where those that are not taken within five seconds of the end are lost, or
-    fifty thousand in a file, from which they are sent at the next start. Those beyond are lost, and so is a message
-    that is refused for its content (400, 413, 415 or 422). Redirections are not followed. With a file, an inspection
-    also starts while nobody answers.
+    A message that is not answered with a status of 2xx is sent again, after growing pauses of up to half a minute.
+    Meanwhile messages wait: ten thousand at most in memory, where those that are not taken within five seconds of the
+    end are lost, or fifty thousand in a file, from which they are sent at the next start. Those beyond are lost, and so
+    is a message that is refused for its content (400, 413, 415 or 422). Redirections are not followed. With a file, an
+    inspection also starts while nobody answers.
 
     Args:
         url: http:// or https://, whose certificate must be valid.
@@ -56,7 +56,7 @@ class WebhookSink(OutboxSink):
     def __init__(self, url: str, key: Path | None = None, queue: Path | None = None) -> None:
         parts = _checked(url)
         self._url = url
-        # What follows a question mark may be a secret.
+        # The part after a question mark may be a secret.
         self._name = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._key = None if key is None else read_key(key)
         super().__init__(queue)
@@ -112,7 +112,7 @@ class WebhookSink(OutboxSink):
             self._changed.notify_all()
 
     def _wait_until_taken(self) -> bool:
-        """Whether nothing waits any more, within five seconds."""
+        """Whether all messages are accepted within five seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not len(self._outbox) or self._error is not None, _SECONDS)
         return not len(self._outbox)
@@ -156,7 +156,7 @@ class WebhookSink(OutboxSink):
                 self._changed.notify_all()
 
     def _post(self, name: str, body: bytes) -> int | None:
-        """Send a message; the status with which it was taken or refused, None if it is to be sent again."""
+        """Send a message; returns the status that accepted or refused it, None if it must be sent again."""
         request = urllib.request.Request(self._url, body, self._headers(name, body))
         try:
             with self._opener.open(request, timeout=_SECONDS) as answer:
@@ -183,7 +183,7 @@ class WebhookSink(OutboxSink):
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    """Leaves a redirection to the caller, as an error: followed, a POST becomes a GET and its message is lost."""
+    """Turns a redirection into an error: following it would turn the POST into a GET and lose its message."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

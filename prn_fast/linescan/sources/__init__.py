@@ -25,7 +25,7 @@ _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no
 
 
 def open_source(text: str) -> Source:
-    """Open the source that a text names; its options are the keyword arguments of the source's class.
+    """Open the source named by a text; its options are the keyword arguments of the source's class.
 
     Raises:
         ConfigError: unknown kind or option, or a value of the wrong type.
@@ -43,7 +43,7 @@ def open_source(text: str) -> Source:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """What stands before the options, and the options."""
+    """The part before the options, and the options."""
     marks = [index for index, character in enumerate(rest) if character == "?"]
     for mark in (len(rest), *reversed(marks)):
         if os.path.exists(rest[:mark]):

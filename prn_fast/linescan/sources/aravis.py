@@ -16,7 +16,7 @@ from prn_fast.linescan.sources.camera import CameraLost, CameraSource, Grabbed, 
 from prn_fast.linescan.sources.line_numbers import GIGE_VISION_IDS
 from prn_fast.linescan.sources.options import BLOCK_LINES, BUFFERS
 
-# Debian's bindings lie here, where a virtual environment does not look.
+# Debian's bindings are here, where a virtual environment does not look.
 _SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 _LIBRARY = "libaravis-0.8.so.0"
 
@@ -134,7 +134,7 @@ class AravisSource(CameraSource):
             if line_rate:
                 camera.set_float("AcquisitionLineRate", line_rate)
             if camera.is_gv_device():
-                # Its shortcut past the kernel's network stack receives nothing on loopback.
+                # Its bypass of the kernel's network stack receives nothing on loopback.
                 camera.gv_set_stream_options(aravis.GvStreamOption.PACKET_SOCKET_DISABLED)
                 if self._packet_size:
                     camera.gv_set_packet_size(self._packet_size)
@@ -193,7 +193,7 @@ class AravisSource(CameraSource):
     def _rows(self, buffer: Any) -> NDArray[np.uint8]:
         """The lines of a buffer, as many as its header says and its bytes hold.
 
-        A camera that does not know beforehand how long a block gets announces a whole one and ends it early.
+        A camera that does not know the length of a block beforehand announces a whole one and ends it early.
         """
         payload = self._aravis.BufferPayloadType
         memory = self._memory[buffer][: self._received_size(buffer)]

@@ -1,4 +1,4 @@
-"""What every source is: blocks of lines in the order of the web, and the gaps between them."""
+"""The base class of sources: blocks of lines in the order of the web, and the gaps between them."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prn_fast.linescan._native import MissingReason
 
 
-# Longer than this `wait_until` does not sleep at once: the system's clock cannot wait for any time.
+# Longest single sleep of `wait_until`: the system's clock cannot wait for any length of time.
 _WAIT_SECONDS = 3600.0
 
 
@@ -68,7 +68,7 @@ Event = Block | Gap
 
 
 class Source(ABC):
-    """Delivers lines; one subclass a kind of camera.
+    """Delivers lines; one subclass for each kind of camera.
 
     Events follow each other without a hole or an overlap: each begins where the one before it ended.
 
@@ -78,8 +78,9 @@ class Source(ABC):
         pixel_format: of the rows, GenICam name.
         lines: most lines in one block.
         line_rate: lines per second that the source was told to deliver; None where it does not know.
-        live: lines come whether or not anyone keeps up; the others wait for their reader, and have no gaps.
-        notes: what its user should know before it starts, a line each.
+        live: lines come whether or not anyone keeps up; sources that are not live wait for their reader, and have no
+            gaps.
+        notes: what its user should know before it starts, one line each.
     """
 
     live = True
@@ -110,7 +111,7 @@ class Source(ABC):
         return not self.stopping
 
     def stop(self) -> None:
-        """Ask `events` to end within a second or so, also where nothing arrives; may be called from any thread."""
+        """Ask `events` to end within about a second, even if nothing arrives; may be called from any thread."""
         self._stopping.set()
 
     @property

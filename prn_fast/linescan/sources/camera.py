@@ -1,4 +1,4 @@
-"""What all cameras share: numbered lines, and coming back after the camera was lost."""
+"""What all cameras share: numbered lines, and reconnecting to a lost camera."""
 
 import time
 from abc import abstractmethod
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 COUNTER_PIXELS = 8
 # Names of pixel formats in cameras that are older than GenICam's naming convention; the bytes are the same.
 _OLD_NAMES = {"RGB8": "RGB8Packed", "BGR8": "BGR8Packed"}
-# Blocks in a row that may come late, or again.
+# Most consecutive blocks that may come late or twice.
 _MAX_LATE = 1024
 _GRAB_SECONDS = 0.2
 _RETRY_SECONDS = 0.5
 
 
 class CameraLost(Exception):
-    """The camera does not answer any more; `CameraSource.events` catches it and waits for the camera."""
+    """The camera no longer answers; `CameraSource.events` catches this and waits for the camera."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CameraSource(Source):
             hold its number as 64-bit little-endian integer (Mono8 only); they are then replaced by their neighbours.
 
     Attributes:
-        fault: why the lines of a block count as missing that arrived without usable ones.
+        fault: reason under which the lines of a block without usable lines count as missing.
     """
 
     fault: "MissingReason" = "incomplete"
@@ -75,7 +75,7 @@ class CameraSource(Source):
         ids: int | None,
         counter: str = "block",
     ) -> None:
-        # What a camera reports need not be a rate, on an encoder for instance.
+        # What a camera reports may be no rate, such as with an encoder.
         known = line_rate is not None and line_rate > 0 and RANGES["line_rate"].holds(line_rate)
         try:
             super().__init__(name, width, pixel_format, lines, line_rate if known else None)
@@ -108,7 +108,7 @@ class CameraSource(Source):
             )
 
     def check_size(self, wanted: tuple[int, int], accepted: tuple[int, int]) -> None:
-        """LinescanError where the camera took another (width, lines) than it was given, without refusing it."""
+        """A LinescanError if the camera silently set another (width, lines) than it was given."""
         width, lines = (want or take for want, take in zip(wanted, accepted, strict=True))
         if (width, lines) != accepted:
             raise LinescanError(
@@ -130,12 +130,12 @@ class CameraSource(Source):
 
     @abstractmethod
     def disconnect(self) -> None:
-        """Let go of the camera; must not fail for one that is gone, or twice."""
+        """Release the camera; must not fail if the camera is gone or already released."""
 
     def rows_in(
         self, memory: NDArray[np.uint8], height: int | None, width: int | None = None, padding: int = 0
     ) -> NDArray[np.uint8]:
-        """The lines that a buffer holds: those behind them are left from the blocks before.
+        """The lines that a buffer holds; the memory behind them is left over from earlier blocks.
 
         Args:
             memory: one-dimensional, the bytes that were received; longer where the library does not count them.
@@ -228,7 +228,7 @@ def name_in_camera(pixel_format: str, available: Sequence[str]) -> str:
 
 
 def take_counter(rows: NDArray[np.uint8]) -> int | None:
-    """Read the numbers out of the lines, and put their neighbours in their place.
+    """Read the numbers in the lines, and replace them by the neighbouring pixels.
 
     Args:
         rows: (lines, width), changed.

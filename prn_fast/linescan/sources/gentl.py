@@ -14,7 +14,7 @@ from prn_fast.linescan.sources.line_numbers import GIGE_VISION_IDS
 from prn_fast.linescan.sources.options import BLOCK_LINES, BUFFERS
 
 _PRODUCER_FOLDERS = "GENICAM_GENTL64_PATH"
-# GenTL's number of a payload in parts.
+# GenTL's number for a multi-part payload.
 _MULTI_PART = 10
 
 
@@ -30,8 +30,8 @@ def import_harvesters() -> Any:
 class GenTLSource(CameraSource):
     """A camera behind a GenTL producer.
 
-    Blocks are read out of the producer's own buffers: what harvesters makes of them unpacks packed pixels, does not
-    take padding away, and treats a block that ended early as a whole one.
+    Blocks are read out of the producer's own buffers: harvesters' own view of them unpacks packed pixels, keeps
+    padding, and treats a block that ended early as a whole one.
 
     Args:
         where: path of the producer's .cti file; empty takes those in the folders of GENICAM_GENTL64_PATH.
@@ -113,7 +113,7 @@ class GenTLSource(CameraSource):
             if self._lent is not None:
                 self._lent.parent.queue_buffer(self._lent)
                 self._lent = None
-            # `fetch` would go on without end where only incomplete blocks come; their numbers are a gap.
+            # `fetch` would never return if only incomplete blocks came; their numbers become a gap.
             buffer = self._acquirer.try_fetch(timeout=timeout, is_raw=True)
         except Exception:  # as above
             raise CameraLost from None
@@ -162,7 +162,7 @@ class GenTLSource(CameraSource):
 
 
 def _told(module: Any, name: str) -> Any:
-    """What a producer says about a buffer or part; None if it does not say, as the standard mostly allows."""
+    """What a producer tells about a buffer or part; None if it does not, as the standard mostly allows."""
     try:
         return getattr(module, name)
     except Exception:  # as above

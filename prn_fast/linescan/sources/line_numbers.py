@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 # GigE Vision block numbers have 16 bits and leave out 0.
 GIGE_VISION_IDS = 65535
-# A block may come this many numbers late; a number further back is a camera that counts anew.
+# A block may come this many numbers late; a number further back means that the camera counts anew.
 _LATEST = 4096
-# Failed blocks in a row that wait for a whole one to show where they belong.
+# Most consecutive failed blocks that wait for a whole one to show where they belong.
 _MAX_WAITING = 16
 
 
@@ -43,8 +43,8 @@ class LineNumbers:
     A block takes the place of a whole block on the web, even if it arrives with fewer lines: the lines that
     it lacks are missing ("incomplete"). With a line counter, the next block shows how many they were.
 
-    The number of a block that failed is not relied on, since hardly a packet of it need have arrived: failed blocks
-    count by how many they are, and the next block with lines shows how many lines that was.
+    The number of a failed block is not trusted, since hardly any of its packets may have arrived: failed blocks are
+    only counted, and the next block with lines shows how many lines they were.
 
     A camera that starts to count anew (after it was lost) continues behind the last line; how many lines passed
     meanwhile is estimated from the time and the line rate, since nothing counted them.
@@ -53,7 +53,7 @@ class LineNumbers:
         lines: lines of a whole block.
         ids: block numbers run from 1 to this and start again; None if they do not wrap.
         line_rate: lines per second; None if it is not known.
-        fault: why the lines of a block count as missing that arrived without usable ones.
+        fault: reason under which the lines of a block without usable lines count as missing.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LineNumbers:
         Args:
             block_id: the camera's number of the block.
             now_ns: its arrival on the monotonic clock.
-            counter: what the camera's line counter says of its first line, if it has one.
+            counter: value of the camera's line counter for its first line, if it has one.
             lines: how many it holds, 1 to those of a whole block; None for a whole one.
         Returns:
             Its place. None for a block whose lines were all counted as missing before (it arrived out of order);
@@ -99,7 +99,7 @@ class LineNumbers:
         lines = self._lines if lines is None else lines
         advance = self._advance(block_id)
         late = advance is not None and advance <= 0
-        # A counter of lines knows better than a camera whose block numbers stand still.
+        # A counter of lines is more reliable than block numbers that stand still.
         if late and (counter is None or counter + self._counter_shift < self._received_end):
             return None
         failed = self._waiting * self._lines
@@ -122,7 +122,7 @@ class LineNumbers:
         self._line_after_last = first + self._lines
         self._waiting = 0
         self._failed_ids.clear()
-        # Failed blocks that were told of counted as whole ones; where they were shorter, or fewer, it shows only now.
+        # Failed blocks that were reported counted as whole ones; only now does it show if they were shorter, or fewer.
         skipped = max(0, self._next_line - first)
         if skipped >= lines:
             return None
@@ -142,8 +142,8 @@ class LineNumbers:
         """A block arrived without usable lines.
 
         Returns:
-            The gap of those that wait, where they are so many that a block with lines may be long in coming. Mostly
-            None: the gap comes with that block.
+            The gap of the failed blocks that wait, once they are so many that a block with lines may not come soon.
+            Mostly None: the gap comes with that block.
         """
         late = self._last_id is not None and -_LATEST <= self._steps(self._last_id, block_id) <= 0
         if late or block_id in self._failed_ids:
@@ -164,7 +164,7 @@ class LineNumbers:
         return gap
 
     def _lines_missed(self, now_ns: int, lines: int) -> int:
-        """How many lines passed since the last block, as the time says; 0 where the line rate is not known."""
+        """How many lines passed since the last block, from the time; 0 if the line rate is not known."""
         if not self._line_rate:
             return 0
         away = max(0, now_ns - self._last_ns) / 1e9
@@ -172,7 +172,7 @@ class LineNumbers:
         return max(0, round(away * self._line_rate) - lines)
 
     def _advance(self, block_id: int) -> int | None:
-        """How many blocks later than the last one; None where the camera counts anew."""
+        """How many blocks later than the last one; None if the camera counts anew."""
         if self._last_id is None:
             return None
         advance = self._steps(self._last_id, block_id)
@@ -182,7 +182,7 @@ class LineNumbers:
         return advance
 
     def _steps(self, earlier: int, later: int) -> int:
-        """How many blocks later one number is; negative for one that lies less than half a round before."""
+        """How many blocks later one number is; negative for one up to half a round before."""
         if self._ids is None:
             return later - earlier
         return (later - earlier + self._ids // 2) % self._ids - self._ids // 2

@@ -27,7 +27,7 @@ class Range:
 # Defaults of sources: lines of a block, and blocks that a camera's library may fill ahead.
 BLOCK_LINES = 256
 BUFFERS = 16
-# Most pixels of a block, and of what is kept of a drawn web; most lines of a block. Beyond is a slip of the keyboard.
+# Most pixels of a block and of a synthetic web in memory, and most lines of a block: more is a typing error.
 MAX_PIXELS = 1 << 30
 _MAX_WIDTH = 1 << 20  # the line ring's
 _MAX_LINES = 1 << 16
@@ -80,7 +80,7 @@ def check_options(name: str, **options: object) -> None:
 
 
 def _could_be_a_name(text: str) -> bool:
-    """Whether camera libraries can take it: some end the process on text that is not UTF-8, or cut it at a NUL."""
+    """Whether camera libraries accept it: some end the process on text that is not UTF-8, or cut it at a NUL."""
     try:
         text.encode()
     except UnicodeEncodeError:

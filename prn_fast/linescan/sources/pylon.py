@@ -21,10 +21,10 @@ def import_pylon() -> Any:
 
 
 class PylonSource(CameraSource):
-    """A Basler line camera; blocks are fetched without a copy, in the order in which they came.
+    """A Basler line camera; blocks are fetched without a copy, in order of arrival.
 
     Lines are numbered by the camera's block numbers. A camera without them (the emulator) is numbered by what pylon
-    received, failed buffers included; what was lost before pylon saw it does not show then.
+    received, failed buffers included; what was lost before pylon saw it then goes unnoticed.
 
     Args:
         where: serial number; empty takes the first camera.
@@ -78,7 +78,7 @@ class PylonSource(CameraSource):
                 camera = pylon.InstantCamera(factory.CreateFirstDevice())
             camera.Open()
             if width:
-                # The emulator has any width that it is told to have.
+                # The emulator accepts any width.
                 if _has(camera, "ForceFailedBuffer") and camera.WidthMax.GetValue() < width:
                     camera.WidthMax.SetValue(width)
                 camera.Width.SetValue(width)

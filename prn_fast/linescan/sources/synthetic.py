@@ -42,7 +42,7 @@ def weave(
     kinds: Sequence[str] = (),
     seed: int = 0,
 ) -> tuple[NDArray[np.uint8], list[Planted]]:
-    """A strip that can be played round and round without a seam, and its defects.
+    """A strip that can be played in a loop without a seam, and its defects.
 
     The surface is one drawing mirrored along both directions. Defects lie apart from each other: at least 32 pixels
     of normal surface are around each.
@@ -51,7 +51,7 @@ def weave(
         width, lines: of the strip, each at least 512; lines a multiple of 512.
         channels: 1 or 3.
         material, kinds: names from `prn_fast.data.synthetic`; no kinds means all of the material.
-        defects: how many; fewer where they have no place.
+        defects: how many; fewer if there is no room.
         seed: same arguments, same pixels.
     Returns:
         uint8 (lines, width, channels), and the planted defects in the order of their first lines.
@@ -109,7 +109,7 @@ def _as_bytes(picture: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:
 
 
 class StripSource(Source):
-    """A strip, played round and round: line n shows row n modulo the rows of the strip.
+    """A strip, played in a loop: line n shows row n modulo the rows of the strip.
 
     Args:
         name: for people.
