@@ -125,7 +125,7 @@ def test_fewer_items_than_a_batch_are_one_step():
 
 
 def test_a_step_that_cannot_be_shared_is_refused():
-    with pytest.raises(ConfigError, match="16 images a step cannot be shared evenly by 3"):
+    with pytest.raises(ConfigError, match="16 images per step cannot be shared evenly by 3"):
         EpochBatches(100, 16, seed=0, share=(0, 3))
 
 

@@ -63,7 +63,7 @@ double read_number(PyObject *object, const char *name) {
     return PyFloat_AsDouble(value.get());
 }
 
-// Memory as Python sees it, or None for what is not wanted.
+// Memory as Python sees it, or None for a result that is not wanted.
 PyObject *view(void *memory, size_t bytes, int access) {
     if (memory == nullptr) {
         Py_RETURN_NONE;
@@ -139,7 +139,7 @@ void prn_engine_close(prn_engine *engine) {
     }
     {
         const WithGil gil;
-        // What cannot be closed is freed all the same.
+        // An engine that cannot be closed is freed all the same.
         const Object done(PyObject_CallMethod(engine->host, "close", nullptr));
         PyErr_Clear();
         Py_DECREF(engine->host);

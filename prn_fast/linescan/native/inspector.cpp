@@ -165,7 +165,7 @@ PyObject *open_host(const std::string &package, const InspectorOptions &options)
     return require_object(PyObject_Call(type.get(), arguments.get(), settings.get()));
 }
 
-// What Python would take for something else: 0 stands for "none" or "the package's", so no number may be below it.
+// Refuses what Python would take for something else: 0 means "none" or "the package's", so no number may be below it.
 void check_options(const InspectorOptions &options) {
     const struct {
         const char *name;
@@ -189,7 +189,7 @@ uint32_t read_tile(PyObject *host) {
 
 }  // namespace
 
-// The inspecting thread: opens the engine, tells that it is ready, and stays in Python until the web has ended.
+// The inspecting thread: opens the engine, reports that it is ready, and stays in Python until the web has ended.
 void Inspection::run(const std::string &package, const InspectorOptions &options, std::promise<void> ready) {
     std::string failure;
     {
@@ -217,7 +217,7 @@ void Inspection::run(const std::string &package, const InspectorOptions &options
         }
     }
     if (!failure.empty()) {
-        // Python gave up for good: the lines that still come are counted all the same.
+        // Python has given up: lines that still come are counted all the same.
         try {
             call(on_error, "the inspection ended: " + failure);
         } catch (...) {  // NOLINT: a host whose error callback throws has been told all there is to tell

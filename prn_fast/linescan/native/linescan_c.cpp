@@ -31,7 +31,7 @@ constexpr size_t FIRST_SIZE<prn_ledger> = PRN_END_OF(prn_ledger, dropped);
 // A newer caller's structure may be longer, but no longer than this: beyond is memory that nobody set.
 constexpr size_t MAX_SIZE = 4096;
 
-// Whether a caller says how much of the structure it knows, and could know so much.
+// Whether a caller states how much of the structure it knows, and that is a size that it can know.
 template <typename Struct>
 bool is_sized(const Struct *value) {
     static_assert(FIRST_SIZE<Struct> > 0, "every structure has its first size");

@@ -13,14 +13,14 @@
 extern "C" {
 #endif
 
-/* Also a status: opening or inferring failed, and the message says why. */
+/* A further status: opening or inferring failed, and the message says why. */
 #define PRN_ENGINE_FAILED (-9)
 
 typedef struct prn_engine prn_engine;
 
 typedef struct prn_engine_options {
     uint32_t struct_size;
-    uint32_t batch;     /* most images in one run; 0: the usual */
+    uint32_t batch;     /* most images in one run; 0: the default */
     const char *engine; /* such as "openvino:int8"; NULL: the best that the package holds */
     const char *python; /* executable whose environment holds prn_fast; NULL: the one that CMake found */
 } prn_engine_options;
@@ -34,7 +34,7 @@ typedef struct prn_engine_info {
     double pixel_threshold; /* the same for a pixel of the map */
 } prn_engine_info;
 
-/* Where results of N images go; NULL for what is not wanted. */
+/* Where results of N images go; NULL for those not wanted. */
 typedef struct prn_detections {
     uint32_t struct_size;
     uint32_t reserved;
@@ -48,7 +48,7 @@ typedef struct prn_detections {
 PRN_EXPORT prn_status prn_engine_open(const char *package, const prn_engine_options *options, prn_engine **engine,
                                       char *message, size_t message_size);
 PRN_EXPORT prn_status prn_engine_describe(const prn_engine *engine, prn_engine_info *info);
-/* Inspects (count, S, S, C) uint8 images, contiguous. On failure nothing that was written counts. */
+/* Inspects (count, S, S, C) uint8 images, contiguous. On failure the results are undefined. */
 PRN_EXPORT prn_status prn_engine_infer(prn_engine *engine, const uint8_t *images, uint64_t count,
                                        const prn_detections *detections, char *message, size_t message_size);
 /* Waits for an inference under way; NULL does nothing. No other call may use the engine afterwards. */

@@ -18,14 +18,14 @@
 namespace prn {
 
 struct InspectorOptions {
-    uint32_t width = 0;                 // pixels a line
+    uint32_t width = 0;                 // pixels in a line
     uint32_t pixel_format = PRN_MONO8;  // PFNC code
     uint32_t overlap = 32;              // of the tiles, pixels and lines
     uint32_t depth = 8;                 // strips that may wait; then the oldest is dropped ("queue_full") and counted
     double budget_ms = 0;               // a strip that waited longer is dropped ("overload") and counted; 0: none is
     std::string engine;                 // "openvino:int8", or "grpc://HOST:8001/NAME"; empty: the package's best
     double threshold = 0;               // of the anomaly map, 0..1; 0: the package's
-    uint32_t min_area = 0;              // smaller regions are no defects, pixels; 0: the usual
+    uint32_t min_area = 0;              // smaller regions are no defects, pixels; 0: the default
     double pixel_mm = 0, line_mm = 0;   // size of a pixel on the web, both or none
     uint32_t drift_window = 1000;       // tiles that are compared with the calibration, 100 or more; 0: none
     // Python executable whose environment holds prn_fast; empty: the one that CMake found. Unused in a process that has
@@ -53,13 +53,13 @@ struct Defect {
     bool continues = false;  // cut at the greatest length; what follows is another defect
 };
 
-// How what passes compares with what the package was calibrated on; docs/drift.md.
+// How the web compares with what the package was calibrated on; docs/drift.md.
 struct Drift {
-    std::string state;    // "learning", "ok", "watch" or "act", as everywhere; empty: nobody watches
+    std::string state;    // "learning", "ok", "watch" or "act", as everywhere; empty: not watched
     std::string reason;   // why, in words; empty where all is well
-    uint64_t tiles = 0;   // seen when the state was told
+    uint64_t tiles = 0;   // seen when the state was reported
     uint64_t window = 0;  // tiles that are compared
-    std::string notes;    // what stands in for a reference that is missing or small, a line each
+    std::string notes;    // what replaces a missing or small reference, one line each
 };
 
 namespace detail {
@@ -70,7 +70,7 @@ class Inspector {
   public:
     // Opens the package and its engine; prn::Error says what is wrong.
     Inspector(const std::string &package, const InspectorOptions &options);
-    // Ends at once: what waits is dropped and counted ("closed"). Call finish first to have it inspected.
+    // Ends at once: waiting strips are dropped and counted ("closed"). Call finish first to have them inspected.
     ~Inspector();
     Inspector(const Inspector &) = delete;
     Inspector &operator=(const Inspector &) = delete;
@@ -80,7 +80,7 @@ class Inspector {
     // The engine failed: its strip and all lines that follow count as dropped ("engine_error"). Or a callback threw.
     void on_error(std::function<void(const std::string &)> callback);
 
-    // The state of drift: told before the first strip is inspected, and when it changes.
+    // The state of drift: reported before the first strip is inspected, and when it changes.
     void on_drift(std::function<void(const Drift &)> callback);
 
     // Grab side, one thread: copies the lines, never waits for the engine or for Python.
@@ -92,7 +92,7 @@ class Inspector {
 
     // Any thread.
     prn_ledger ledger() const;
-    // As it was told last.
+    // As last reported.
     Drift drift() const;
 
   private:

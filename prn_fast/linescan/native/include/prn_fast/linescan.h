@@ -1,4 +1,4 @@
-/* Line ring and tiler: the C interface; linescan.hpp wraps it for C++. docs/embedding.md has threads and lifetimes.
+/* Line ring and tiler: the C interface; linescan.hpp wraps it for C++. docs/embedding.md describes threads and lifetimes.
  *
  * Line: one row of the web, numbered from 0. Strip: `tile` lines over the full width; strip r starts at line r *
  * stride, stride = tile - overlap; the last one, after prn_ring_finish, is flush with the web's end. A strip owns the
@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-/* Changes when a function or structure changes in a way that an older caller would not survive. */
+/* Changes when a function or structure changes in a way that breaks older callers. */
 #define PRN_ABI_VERSION 1u
 
 typedef int32_t prn_status;
@@ -31,7 +31,7 @@ enum {
     PRN_OK = 0,
     PRN_EMPTY = 1,         /* no strip came in time */
     PRN_END = 2,           /* the web has ended and every strip was taken */
-    PRN_BAD_ARGUMENT = -1, /* a null pointer, a wrong struct_size, an unknown reason, a pitch that cannot be, a strip
+    PRN_BAD_ARGUMENT = -1, /* a null pointer, a wrong struct_size, an unknown reason, an impossible pitch, a strip
                               that this ring did not lend */
     PRN_BAD_OPTIONS = -2,  /* width, format, tile, overlap or depth cannot work */
     PRN_NO_MEMORY = -3,
@@ -88,7 +88,7 @@ typedef struct prn_ring prn_ring;
 typedef struct prn_ring_options {
     uint32_t struct_size;
     uint32_t pixel_format; /* PFNC code */
-    uint32_t width;        /* pixels a line */
+    uint32_t width;        /* pixels in a line */
     uint32_t tile;         /* side of the tiles, lines and pixels; 1..width */
     uint32_t overlap;      /* 0..tile / 2 */
     uint32_t depth;        /* strips that may be held at once, 1..1024; memory: (depth + 3) * tile * width * channels */
