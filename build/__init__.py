@@ -1,4 +1,4 @@
-"""From a trained package to engines in it: one builder a backend, and the check that every build must pass."""
+"""Builds engines into a trained package: one builder for each backend, and the check that every build must pass."""
 
 import hashlib
 import shutil
@@ -31,15 +31,15 @@ BUILDERS = {
 }
 
 
-# A graph that stands in for an engine runs in a slow interpreter and differs by rounding alone: this many normal
-# images, and an anomaly of each, are enough.
+# A graph that stands in for an engine runs in a slow interpreter and differs by rounding only: this many normal images,
+# and an anomaly of each, are enough.
 STAND_IN_NORMALS = 16
 
 
 class Reference:
-    """What float32 eager, in the published formulation, finds in validation images: builds are compared with it.
+    """Detections of float32 eager, in the published formulation, on validation images: builds are compared with them.
 
-    It is computed when first asked for and kept, so that all builds of a command share it.
+    They are computed at the first call and kept, so that all builds of a command share them.
 
     Args:
         package: trained.
@@ -84,7 +84,7 @@ def build_engine(
         engine itself was run for them or, where it cannot run, the graph that it is built from.
     Raises:
         EngineError: unknown backend or precision, a missing library, or a failed verification (nothing is kept).
-        PackageError: the package may not be written to, or was replaced meanwhile.
+        PackageError: the package cannot be written to, or was replaced meanwhile.
     """
     name = backend if precision is None else f"{backend}:{precision}"
     backend, runner, precision = parse_name(name)
@@ -143,10 +143,10 @@ def _add_screen(
     reference: Reference,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Add the first version of the screen to an engine that lets go what the float32 screen does, and nothing more.
+    """Add to an engine the first version of the screen that passes: the same images leave as after the float32 screen.
 
     Returns:
-        What the manifest should say of it; nothing where there is none: the engine then runs whole.
+        The manifest's entry for it; empty if none passes: the engine then runs whole.
     """
     _, backend, precision = parse_name(name)
     expected: Detections | None = None

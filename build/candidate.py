@@ -1,4 +1,4 @@
-"""What a builder hands over: an engine to verify, and how."""
+"""What a builder returns: an engine to verify, and how to verify it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class BuildOptions:
     on_share: Callable[[str, float], None] = lambda phase, share: None
 
     def refuse(self, backend: str, *names: str) -> None:
-        """An EngineError if one of the named options is set, which the backend has no use for."""
+        """An EngineError if one of the named options, which the backend does not use, is set."""
         for name in names:
             if getattr(self, name) is not None:
                 raise EngineError(f"engines of {backend} are built without {name}: they fit any; leave it out")
@@ -36,7 +36,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class ScreenCandidate:
-    """A version of the screen that waits for its verification.
+    """A version of the screen to be verified.
 
     Attributes:
         record: what the manifest should say of it, JSON-ready.
@@ -50,16 +50,16 @@ class ScreenCandidate:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine that waits for its verification.
+    """An engine to be verified.
 
     Attributes:
         folder: of its files.
         record: what the manifest should say of its build, JSON-ready.
-        stand_in: opens what is verified in the engine's place, where the engine cannot run: the graph that it is
-            built from. None if the engine itself is run.
+        stand_in: where the engine cannot run, opens the graph that it is built from, which is verified instead. None if
+            the engine itself is run.
         finish: called once the candidate has passed; completes its folder and adds to the record.
-        screens: yields one version of the screen after the other, best first. Its files lie in the folder, named
-            "screen" and in place of those of the version before.
+        screens: yields one version of the screen after the other, best first. Its files are in the folder under the
+            name "screen" and replace those of the version before.
     """
 
     folder: Path
@@ -70,5 +70,5 @@ class Candidate:
 
     @property
     def verified(self) -> str:
-        """What the verification says something about: `ENGINE_RUN` or `GRAPH_RUN`."""
+        """What was verified: `ENGINE_RUN` or `GRAPH_RUN`."""
         return ENGINE_RUN if self.stand_in is None else GRAPH_RUN

@@ -1,4 +1,4 @@
-"""The engine graph of a PRN as ONNX, in the optimized formulation: plain operators that every host knows.
+"""The engine graph of a PRN as ONNX, in the optimized formulation: plain operators that every host supports.
 
 The 1x1 convolutions of the fusion come before the upsampling, the attention's projections are elementwise products, the
 largest patch size has no query and key, and the nearest prototype is found by one matrix product.
@@ -64,11 +64,11 @@ def _example(config: PRNConfig) -> Tensor:
 def _serialise(
     network: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
 ) -> bytes:
-    # It says at each export that torchvision, which nothing here uses, is not installed.
+    # It warns at each export that torchvision, which is not used here, is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
-        # It calls what PyTorch itself deprecates.
+        # It calls functions that PyTorch itself deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*shares the same shape constraints", category=UserWarning)
         program = torch.onnx.export(

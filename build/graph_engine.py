@@ -1,4 +1,4 @@
-"""Runs an ONNX graph on this machine's CPU, to verify what is to be built for a device that is not here."""
+"""Runs an ONNX graph on this machine's CPU, to verify an engine for a device that this machine lacks."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -59,7 +59,7 @@ class OnnxRuntimeGraph(GraphEngine):
             raise EngineError("ONNX Runtime is not installed: pip install 'prn-fast[tensorrt]'") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # The graph as it is written: eight bits as quantised values in float arithmetic, not by this CPU's own integer
+        # The graph exactly as written: eight bits as quantised values in float arithmetic, not by this CPU's integer
         # kernels. Even basic optimisation (1.32) changes what a graph of quantised nodes with float16 scales computes.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The batch that an engine takes: one size, or any from the smallest to the largest, tuned for one between."""
+"""The batch that an engine takes: one size, or a range from the smallest to the largest, tuned for one in between."""
 
 from dataclasses import dataclass
 

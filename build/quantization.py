@@ -1,7 +1,7 @@
-"""Which parts of the network may be quantised to eight bits, for every library: a rule found by measuring.
+"""Which parts of the network may be quantised to eight bits, for every library: a rule found by measurement.
 
 In the network, the backbone and the first fusion are never quantised: a residual is a small difference of large values,
-squared, and rounding errors in it would go straight into the attention and the decoder. The screen's backbone is: only
+squared, and rounding errors in it would pass directly into attention and decoder. The screen's backbone is: only
 which images leave counts there, and those that stay run through the network's own.
 """
 
@@ -15,11 +15,12 @@ ATTEMPTS = (
     ("model.attention.0", "model.attention.1"),
     ("model.attention.0",),
 )
-# Stands among modules for the matrix products that find the nearest prototypes, which belong to none. They read all
-# prototypes for each image, which with many of them takes as long as the backbone. Where eight bits choose another
-# prototype, one is chosen that is about as near, and the residual to it is as exact as before.
+# Name among the modules for the matrix products that find the nearest prototypes, which belong to no module. They read
+# all prototypes for each image; if there are many, that takes as long as the backbone. If eight bits choose another
+# prototype, it is about as near, and the residual to it is as exact as before.
 PROTOTYPE_SEARCH = "prototype search"
-# The same for the screen, of which only verdicts count: its backbone is quantised too, and nothing as a last resort.
+# The same for the screen, of which only verdicts count: its backbone is quantised too; the last resort is no
+# quantisation.
 SCREEN_ATTEMPTS = (
     ("model.backbone", "screen", PROTOTYPE_SEARCH),
     ("model.backbone", "screen"),

@@ -20,7 +20,7 @@ _BELOW_HALF = float(np.nextafter(np.float32(_HALF), np.float32(0)))
 
 
 class ServedGraph(nn.Module):
-    """uint8 images (N, S, S, C) to what `prn_fast.engine.served` names, in the order of `OUTPUTS`.
+    """uint8 images (N, S, S, C) to the outputs named in `prn_fast.engine.served`, in the order of `OUTPUTS`.
 
     Scores, raw scores (float32) and verdicts (uint8) are (N, 1), maps (N, S, S). All images run whole.
 
@@ -51,7 +51,7 @@ def served_onnx(package: Package) -> bytes:
     """The graph of a package with its threshold, in float32; checked with ONNX Runtime on its validation images.
 
     Raises:
-        EngineError: ONNX Runtime answers otherwise than the network.
+        EngineError: ONNX Runtime's results differ from the network's.
         ConfigError: a library is missing.
     """
     require_extra("tensorrt", "onnx", "onnxscript", "onnxruntime")
@@ -72,7 +72,7 @@ def served_onnx(package: Package) -> bytes:
             score = float(np.abs(found[RAW_SCORES] - wanted[RAW_SCORES]).max())
             mean_map = float(np.abs(found[MAPS] - wanted[MAPS]).mean())
             same = np.array_equal(found[VERDICTS], ~(found[RAW_SCORES].astype(np.float64) < engine.threshold))
-            # Stated so that NaN fails.
+            # Written so that NaN fails.
             if not (score <= tolerance.score and mean_map <= tolerance.mean_map and same):
                 raise EngineError(
                     f"{package.path}: ONNX Runtime answers otherwise than the network (score differs by {score:.3g}, "

@@ -2,7 +2,7 @@
 
 `operation.py` in a folder states what the rest of the project needs of it (`OPERATIONS`). Every folder holds
 `reference.py`, the published formulation in plain PyTorch and the definition of correct, and, where that one is
-wasteful, `optimized.py`: the same function, also in plain PyTorch, without the waste. `REFERENCE` is what a user of the
+wasteful, `optimized.py`: the same function in less wasteful plain PyTorch. `REFERENCE` is what a user of the
 public implementation has today; `OPTIMIZED` is what training on the CPU and the exported graph use.
 `FUSED` runs Triton kernels on a GPU (Triton is imported at the first such call) and is `OPTIMIZED` on the CPU; its
 operations are registered with PyTorch, so that a compiled or exported graph keeps them whole.

@@ -4,8 +4,8 @@
         [--json]
     python -m prn_fast.kernels --pass [--batch 1] [--dtype float16] [--json]
 
-Compiles for each compute capability without a GPU. Ends with 1 if a kernel does not fit a device. `--pass` counts what
-one run of the real network in the fused engine puts on a GPU: kernels, and the bytes of passes that only add, clamp,
+Compiles for each compute capability without a GPU. Exits with 1 if a kernel does not fit a device. `--pass` counts the
+work of one run of the real network in the fused engine on a GPU: kernels, and the bytes of passes that only add, clamp,
 copy or resample.
 """
 
@@ -57,7 +57,7 @@ class Counted(Uncomputed):
 
     Attributes:
         kernels: by name.
-        moved: bytes of passes beside convolutions and products: all that they read and write.
+        moved: all bytes that passes other than convolutions and products read and write.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Counted(Uncomputed):
         self.moved[name] += sum(one.nbytes for one in tree_leaves((arguments, outputs)) if isinstance(one, Tensor))
 
 
-# What follows a convolution, and what comes to a scale, by what does it.
+# What follows a convolution, and what is added at a scale, by what computes it.
 FORMULATIONS: dict[str, tuple[Ops, bool]] = {
     "PyTorch, one by one": (
         replace(
@@ -100,7 +100,7 @@ def network_pass(batch: int, dtype: torch.dtype, ops: Ops, in_cudnn: bool) -> tu
     """Kernels by name, and bytes of element-wise passes by name, of one run of the real network (r18, 256 pixels).
 
     Args:
-        in_cudnn: whether cuDNN's own epilogues pass their trial.
+        in_cudnn: whether cuDNN's fused epilogues pass their trial.
     """
     model = PRN(PRNConfig(), ops).eval()
     graph = EngineGraph(model, ops, dtype, torch.channels_last)
@@ -137,7 +137,7 @@ def pass_report(batch: int, dtype: str) -> dict[str, Any]:
 
 
 def print_pass(report: dict[str, Any]) -> None:
-    """Launches and element-wise bytes of the network, for each way to do what follows a convolution."""
+    """Print launches and element-wise bytes of the network, for each way to do what follows a convolution."""
     rows = report["rows"]
     print(f"one run of the fused network (r18, 256 pixels), batch {report['batch']}, {report['dtype']}")
     print(f"{'what follows a convolution:':40}" + "".join(f"{row['name']:>22}" for row in rows))

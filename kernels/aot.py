@@ -1,4 +1,4 @@
-"""Compile a kernel for any compute capability without a GPU, and read what the compiler made of it."""
+"""Compile a kernel for any compute capability without a GPU, and read the resources that it takes."""
 
 import re
 import subprocess
@@ -17,9 +17,9 @@ class Compiled:
 
     Attributes:
         name: entry point in `ptx` and `cubin`.
-        registers: 32-bit registers a thread.
-        spills: bytes a thread written to and read from local memory for lack of registers.
-        shared_memory: bytes a block.
+        registers: 32-bit registers per thread.
+        spills: bytes per thread that are written to and read from local memory for lack of registers.
+        shared_memory: bytes per block.
         global_scratch: bytes of global memory that the launcher would have to supply; hosts supply none.
     """
 
@@ -78,7 +78,7 @@ def compile_launch(launch: Launch, capability: Capability, ptx_version: int | No
 
 
 def read_resources(ptx: str) -> tuple[int, int]:
-    """Registers a thread, and bytes spilled (stored and loaded), as the bundled ptxas reports them."""
+    """Registers per thread, and bytes spilled (stored and loaded), as the bundled ptxas reports them."""
     from triton.backends.nvidia.compiler import get_ptxas
 
     match = re.search(r"^\.target sm_(\d+)(\w*)", ptx, re.MULTILINE)

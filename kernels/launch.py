@@ -1,4 +1,4 @@
-"""What all Triton kernels here share: a launch as a value, to run a kernel or to compile it without a GPU.
+"""What all Triton kernels share: a launch as an object, to run a kernel or to compile it without a GPU.
 
 Rules that every kernel keeps, so that PyTorch, a C++ host and a TensorRT plugin can all launch it: arguments in the
 order inputs, int32 sizes, outputs; no float or bool at run time; no scratch memory; int64 addresses where a tensor can
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 # A type is "*fp16" for a pointer, "i32" for a size, and a tuple for several pointers given as one argument.
 Signature = Mapping[str, str | tuple[str, ...]]
 
-# Tensor cores multiply tiles of 16 rows at least.
+# Tensor cores multiply tiles of at least 16 rows.
 MIN_ROWS = 16
 
 TRITON_NAMES = {
@@ -73,7 +73,7 @@ class Launch:
     tile: Tile
 
     def __call__(self, *arguments: Any) -> None:
-        """Run it on the device of its tensors, whichever is the current one; arguments as in `signature`."""
+        """Run it on the device of its tensors, which need not be the current one; arguments as in `signature`."""
         if _noted is not None:
             _noted.append(self)
             return
@@ -82,13 +82,13 @@ class Launch:
             self.kernel[self.grid](*arguments, **self.constants, num_warps=self.tile.warps, num_stages=self.tile.stages)
 
 
-# Where launches are noted in place of being run.
+# If set, launches are recorded here instead of run.
 _noted: list[Launch] | None = None
 
 
 @contextmanager
 def noted() -> Iterator[list[Launch]]:
-    """Inside, launches go into this list and nothing runs: for counts without a GPU, in one thread."""
+    """Inside, launches are recorded in the list and nothing runs: for counts without a GPU, in one thread."""
     global _noted
     _noted = []
     try:
@@ -126,7 +126,8 @@ def power_of_two(value: int) -> int:
 
 
 def memory_format_of(maps: Tensor) -> torch.memory_format:
-    """The dense layout in which a kernel reads a map: channels-last where it is only that, otherwise contiguous."""
+    """The dense layout in which a kernel reads a map: channels-last if the map is channels-last only, otherwise
+    contiguous."""
     channels_last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
 

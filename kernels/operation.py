@@ -1,4 +1,4 @@
-"""What all that goes through every operation knows of one: `operation.py` in its folder states it, once.
+"""The interface of an operation to the rest of the project: `operation.py` in its folder states it, once.
 
 The sets of formulations, the table of kernels, checks and benchmarks, the search for tiles, the GPU kit and TensorRT's
 plugins read it from there.
@@ -31,7 +31,7 @@ class PyramidLevel:
 
     @property
     def size(self) -> int:
-        """Values of a feature map."""
+        """Number of values of a feature map."""
         return self.channels * self.side**2
 
     @property
@@ -42,7 +42,7 @@ class PyramidLevel:
 
 @dataclass(frozen=True)
 class Strip:
-    """Lines of a camera: how many, how many pixels and channels each has, and how they are cut into tiles."""
+    """Lines of a camera: their number, the pixels and channels of each, and how they are cut into tiles."""
 
     lines: int
     width: int
@@ -112,7 +112,7 @@ class Case:
         published: what defines the result.
         optimized: the same without waste, in plain PyTorch.
         fused: the operation, as training calls it.
-        traffic: gives the bytes that the fused formulation moves, and the published one; asks Triton's kernels. None
+        traffic: gives the bytes that the fused formulation moves, and the published one; needs Triton's kernels. None
             for what is checked but not timed on its own.
         trained: positions of the arguments that have a gradient.
         engine_arguments: what the engine passes to `fused` instead, weights prepared once.
@@ -153,19 +153,19 @@ Launches = Callable[[Shapes, int, torch.dtype, Capability, bool], Iterator[tuple
 
 
 def no_cases(batch: int, shapes: Shapes, draw: Draw) -> Iterator[Case]:
-    """Of a backward, which is checked with its operation."""
+    """The cases of a backward, which is checked with its operation."""
     return iter(())
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation, and where all that is done with it finds what it needs.
+    """An operation, with everything that the rest of the project needs of it.
 
     Attributes:
         name: also the field of `Ops`, where a network is built from it.
         reference: the published formulation; with `optimized` and `fused` it makes the three sets of operations.
         registered: all that it has registered with PyTorch.
-        kernels: what to try for the tiles of each, None for what is not searched.
+        kernels: for each, the tiles to try; None for kernels whose tiles are not searched.
         launches: of the kernels, as an engine or, for a backward, training starts them.
         cases: what is checked and timed; for a batch, shapes and inputs.
         plugins: a TensorRT plugin for each kernel of the network's.

@@ -4,11 +4,11 @@
 
 A plugin is one kernel; an operation of two kernels is two plugins with a tensor between them. TensorRT asks for shapes
 before it knows types and layouts, and for kernels before it knows the batch. So shapes are stated over any kind of
-number, and whatever depends on the batch inside a kernel is settled for the optimum of the profile; only the grid and
-the number of images follow the batch.
+number, and whatever depends on the batch inside a kernel is fixed for the optimum of the profile; only the grid and the
+number of images follow the batch.
 
-Attributes are whole numbers or lists of them: TensorRT's ONNX parser ends a string with a zero byte that its Python
-side leaves on. They are
+Attributes are whole numbers or lists of them: TensorRT's ONNX parser ends strings with a zero byte, which its Python
+side does not remove. They are
 
 - "capability": compute capability that the kernel is compiled for, 86 for 8.6;
 - "splits": programs that share a map; it sets the shape of what they write, so every tactic has the same;
@@ -16,8 +16,8 @@ side leaves on. They are
 - "full": how many of the inputs are full-size maps;
 - "element_type" and "size": ONNX's number of the map's type, and C H W, where no input has them.
 
-Not here: the normalising of images (TensorRT lets no plugin read bytes; its own layers do it) and the kernels that cut
-and stitch a camera's strip, which are not part of the network.
+Without plugins are the normalising of images (TensorRT lets no plugin read bytes; its own layers do it) and the kernels
+that cut and stitch a camera's strip, which are not part of the network.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a plugin in a network: all that its kernel depends on.
+    """One use of a plugin in a network: everything that its kernel depends on.
 
     Attributes:
         shapes: of the inputs, with the batch that is the profile's optimum.
@@ -112,7 +112,7 @@ class Plugin:
         found: list[Launch] = []
         for tile in (own, *(varied(own, changes) for changes in self.variants)):
             launch = self.launch(use, tile)
-            # A block that is too large for the map is cut down, to what may be there already.
+            # A block too large for the map is reduced, perhaps to one that is there already.
             if launch is None or any(same_code(launch, other) for other in found):
                 continue
             if launch.grid[self.images_axis] != ceil_div(use.batch, images_per_program(launch)):
@@ -148,7 +148,7 @@ def varied(tile: Tile, changes: Mapping[str, float]) -> Tile:
 def split(launch: Launch, blocks: int, splits: int) -> Launch:
     """The launch with its blocks spread over a number of programs along axis 0.
 
-    Programs past the map's end write what changes no result: zeros, or the same number for every prototype.
+    Programs past the map's end write values that change no result: zeros, or the same number for every prototype.
     """
     constants = {**launch.constants, "STEPS": ceil_div(blocks, splits)}
     return replace(launch, constants=constants, grid=(splits, *launch.grid[1:]))
@@ -173,11 +173,11 @@ def several(stem: str, count: int, kind: Kind) -> dict[str, Kind]:
 
 
 class Graph(Protocol):
-    """What operations are formulated in plugins for, and the graph that a formulation puts its nodes in."""
+    """The graph that a formulation in plugins adds its nodes to, and what it is built for."""
 
     @property
     def capability(self) -> Capability:
-        """That kernels are compiled for."""
+        """The compute capability that kernels are compiled for."""
 
     @property
     def batch(self) -> int:

@@ -1,4 +1,4 @@
-"""What every kernel of the catalogue takes of a device, as the compiler reports it for each compute capability."""
+"""Resources of every kernel of the catalogue, as the compiler reports them for each compute capability."""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +13,7 @@ from prn_fast.kernels.operation import PyramidLevel, Shapes
 from prn_fast.kernels.tiles import SHARED_MEMORY, Capability
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-# Of a thread, on every capability listed.
+# Registers of a thread, on every capability listed.
 MAX_REGISTERS = 255
 
 

@@ -1,6 +1,6 @@
 """Block shapes of every kernel for every compute capability, checked in: nothing is tuned at run time.
 
-One table serves all capabilities whose hardware is alike. The block shapes come from calculation and from the
+Capabilities with similar hardware share one table. The block shapes come from calculation and from the
 compiler's resource report. They have not been timed on a GPU; `bench/gpu/tune.py` searches for better ones.
 """
 
@@ -98,7 +98,7 @@ def has_dtype(capability: Capability, dtype: torch.dtype) -> bool:
     return dtype != torch.bfloat16 or capability >= _FIRST_WITH_TENSOR_CORES
 
 
-# What the offline search puts in the place of the table.
+# Tiles that the offline search tries instead of the table's.
 _TRIED: dict[str, Tile] = {}
 
 

@@ -1,4 +1,4 @@
-"""PyTorch without computing: a network's operations in their order, shapes and layouts, for counts without a GPU."""
+"""PyTorch without computing: records a network's operations with shapes and layouts, for counts without a GPU."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from prn_fast.kernels.launch import memory_format_of
 
-# Where their bias stands, which stride, padding, dilation and groups follow.
+# Position of their bias argument, which stride, padding, dilation and groups follow.
 CUDNN_CONVOLUTIONS = {torch.ops.aten.cudnn_convolution_relu: 2, torch.ops.aten.cudnn_convolution_add_relu: 4}
 # In inference mode a convolution is `conv2d`.
 _ATEN = torch.ops.aten
@@ -18,10 +18,10 @@ CONVOLUTIONS = (_ATEN.convolution, _ATEN.conv2d, _ATEN.convolution_backward, *CU
 
 
 class Uncomputed(TorchDispatchMode):
-    """Gives PyTorch's operations the outputs that they would have, with nothing in them; the project's own run.
+    """Gives PyTorch's operations uninitialised outputs of the right shapes; the project's own operations run.
 
     Args:
-        on_gpu: those of the project's operations of which the implementation for CUDA runs, in the same way.
+        on_gpu: the project's operations whose CUDA implementation runs, in the same way.
     """
 
     def __init__(self, on_gpu: Iterable[Any] = ()) -> None:
@@ -39,7 +39,7 @@ class Uncomputed(TorchDispatchMode):
         if function.namespace != "aten" or function.is_view or not _has_tensor(arguments):
             return function(*arguments, **options)
         if function._schema.is_mutable:
-            # In place, or into an output: the shape is there already.
+            # In place, or into an output: the shape is known already.
             self.note(function, arguments, arguments[0])
             return arguments[0] if not options.get("out") else options["out"]
         meta = tree_map(_to_meta, (arguments, options))

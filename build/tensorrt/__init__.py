@@ -33,7 +33,7 @@ MEASURED_IMAGES = 8
 
 @dataclass(frozen=True)
 class Attempt:
-    """A choice of types: modules of the network in eight bits, and in float32; all else is of half precision."""
+    """A choice of types: modules of the network in eight bits, and in float32; all else is in half precision."""
 
     quantized: tuple[str, ...] = ()
     float32: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ def builds_flavour(
 ) -> Iterator[Candidate]:
     """Candidates of an engine, best first; the caller stops at the first that passes verification.
 
-    Where the engine cannot run, its typed graph is verified, and the engine is built only once that has passed.
+    Where the engine cannot run, its typed graph is verified, and the engine is built only after that has passed.
 
     Args:
         flavour: the library to build with.
@@ -138,7 +138,7 @@ class TypedGraph:
 
     Attributes:
         model: onnx.ModelProto; `content`: the same, serialised.
-        record: what the manifest should say of it.
+        record: the manifest's entries for it.
     """
 
     model: Any
@@ -147,7 +147,7 @@ class TypedGraph:
 
 
 class Subject:
-    """The exported network of a package, or its screen, to be given the types of one attempt or another.
+    """The exported network of a package, or its screen, before an attempt's types are applied.
 
     Args:
         target: what it is built for.
@@ -163,7 +163,7 @@ class Subject:
         self._graph = parse_graph(exported)
         balance_attention(self._graph)
         self._images = package.calibration_images()[:MEASURED_IMAGES]
-        # Plugins hold their sums in float32, and no CPU runs them.
+        # Plugins sum in float32, and no CPU runs them.
         self._measurable = target.precision not in ("fp32", "bf16") and "plugin" not in self._lowerings.values()
         self._wide = wide_nodes(self._graph, peaks(self._graph, self._images, folder)) if self._measurable else set()
 
@@ -191,7 +191,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Target:
-    """What engines are compiled by and for; `timing_cache` is the file of an earlier build."""
+    """The library and the devices that engines are compiled with and for; `timing_cache` is the file of an earlier
+    build."""
 
     flavour: Flavour
     library: Any
@@ -202,7 +203,7 @@ class Target:
     timing_cache: Path
 
     def build_into(self, folder: Path, typed: TypedGraph) -> dict[str, Any]:
-        """Compile a graph into an engine's folder; returns what the manifest should record of it."""
+        """Compile a graph into an engine's folder; returns the manifest's entries for it."""
         before = time.perf_counter()
         folder.mkdir(exist_ok=True)
         known = folder / TIMING_CACHE
@@ -237,7 +238,7 @@ def targets(
 
     Args:
         asked: by the user; None takes all from `PORTABLE_USUAL` that a portable flavour's library builds for and that
-            know the precision.
+            support the precision.
         here: that of the GPU at hand; None if there is none.
     Raises:
         EngineError: the flavour cannot build for what is asked.
@@ -273,7 +274,7 @@ def targets(
 
 
 def versions(flavour: Flavour, library: Any) -> dict[str, str]:
-    """Versions of what had a hand in an engine."""
+    """Versions of the libraries that took part in building an engine."""
     import onnx
     import onnxruntime
     import torch

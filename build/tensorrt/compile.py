@@ -16,11 +16,11 @@ Share = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the builder gave.
+    """The builder's results.
 
     Attributes:
         plan: the serialised engine.
-        log: its messages from level INFO up, one a line.
+        log: its messages from level INFO up, one per line.
         listing: layers and bindings; see `report`.
     """
 
@@ -43,7 +43,7 @@ def compile_graph(
         flavour: the library to build with.
         graph: ONNX, typed as it is to be computed.
         profile: of the batch.
-        capabilities: compute capabilities such as "8.9" to build for, that a portable flavour knows.
+        capabilities: for a portable flavour, the compute capabilities to build for, such as "8.9".
         on_share: called with the builder's phase and the share of it that is done, 0..1.
         timing_cache: file of a flavour that keeps one; read where it exists, and written.
     Raises:
@@ -59,7 +59,7 @@ def compile_graph(
         first = parser.get_error(0).desc() if parser.num_errors else "no reason given"
         raise EngineError(f"{flavour.title} cannot read the graph: {printable(first, 1000)}")
     config = builder.create_builder_config()
-    # What is float32 in the graph is so because it has to be.
+    # What is float32 in the graph has to be: no TF32.
     config.clear_flag(library.BuilderFlag.TF32)
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     _set_profile(builder, network, config, profile)
@@ -80,7 +80,7 @@ def compile_graph(
 
 
 def _make_builder(flavour: Flavour, library: Any, logger: Any) -> Any:
-    """The library's builder; TensorRT's own takes none without a GPU, and says so in its log."""
+    """The library's builder; TensorRT makes none without a GPU, and says so in its log."""
     try:
         return library.Builder(logger)
     except TypeError:  # pybind11's answer to a null pointer
@@ -102,7 +102,7 @@ def _set_capabilities(library: Any, config: Any, capabilities: Sequence[str]) ->
 
 
 def _make_logger(library: Any) -> Any:
-    """A logger that keeps what people read, and the listing of layers."""
+    """A logger that keeps messages for people, and the listing of layers."""
 
     class Logger(library.ILogger):
         def __init__(self) -> None:
@@ -126,7 +126,7 @@ def _make_logger(library: Any) -> Any:
 
 
 def _make_monitor(library: Any, on_share: Share) -> Any:
-    """Passes the progress of the builder's outermost phase on."""
+    """Reports the progress of the builder's outermost phase."""
 
     class Monitor(library.IProgressMonitor):
         def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""The exported graph in the types of an engine. TensorRT takes strongly typed networks only: what a layer computes in
-is written in the graph, as the type of its tensors, with casts where the type changes.
+"""The exported graph in the types of an engine. TensorRT takes strongly typed networks only: the graph states each
+layer's type by the type of its tensors, with casts where it changes.
 
 Half precision (float16 or bfloat16) is everywhere but in
 - what stands between the network's modules: normalising, and prototype residuals, small differences of large values;
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from prn_fast.build.quantization import nodes_of
 from prn_fast.build.tensorrt_plugins import NAMESPACE, retype
 
-# With this version, scales of quantisation may be of half precision.
+# From this version on, quantisation scales may be in half precision.
 OPSET = 19
 FLOAT16_MAX = 65504.0
 # Nodes whose values on the calibration images come this close to float16's largest number stay in float32.
@@ -31,14 +31,14 @@ MODULES = ("model.backbone", "model.fusion1", "model.attention", "model.fusion2"
 FLOAT32_OPERATIONS = ("Softmax", "Sigmoid", "TopK", "ReduceMean", "ArgMin", "Sqrt")
 # Outputs of these lie in 0..1 and need no clipping.
 BOUNDED_OPERATIONS = ("Softmax", "Sigmoid")
-# How the names of nodes end that clip to float16's range.
+# Suffix of the names of nodes that clip to float16's range.
 RANGE_CLIP = "/range_clip"
-# Inputs that have a type of their own, by operation: scales of Resize are float32 whatever it resizes.
+# Inputs with a fixed type, by operation: scales of Resize are float32 whatever it resizes.
 FLOAT32_INPUTS = {"Resize": (1, 2)}
 
 
 def parse_graph(exported: bytes) -> Any:
-    """An exported graph as an onnx.ModelProto of `OPSET`, with everything computed that depends on no image."""
+    """An exported graph as an onnx.ModelProto of `OPSET`, with everything that does not depend on images computed."""
     import onnx
     import onnx_ir
     from onnxscript import optimizer, version_converter
@@ -54,7 +54,7 @@ def parse_graph(exported: bytes) -> Any:
 
 
 def _cast_images_first(model: Any) -> None:
-    """Let nothing but a cast read the bytes, as TensorRT wants it: grey images are repeated by channel as floats."""
+    """Let only a cast read the bytes, as TensorRT requires: grey images are repeated by channel as floats."""
     import onnx
 
     (images,) = model.graph.input
@@ -96,7 +96,7 @@ def wide_nodes(model: Any, tensor_peaks: dict[str, float]) -> set[str]:
     return {
         node.name
         for node in model.graph.node
-        # An infinite or NaN peak is beyond any limit.
+        # An infinite or NaN peak exceeds any limit.
         if any(name in tensor_peaks and not tensor_peaks[name] <= limit for name in node.output)
     }
 
@@ -158,10 +158,10 @@ def balance_attention(model: Any) -> int:
 def to_half(
     model: Any, precision: str, float32_modules: Collection[str] = (), float32_nodes: Collection[str] = ()
 ) -> Any:
-    """A graph with half precision where the head of this file says so.
+    """A graph in half precision as the head of this file states.
 
     Args:
-        model: onnx.ModelProto in float32, quantised or not, as `parse_graph` gives it; it is left alone.
+        model: onnx.ModelProto in float32, quantised or not, as `parse_graph` gives it; it is not changed.
         precision: "fp16" or "bf16".
         float32_modules, float32_nodes: kept in float32.
     Returns:
@@ -252,7 +252,7 @@ class _TypedGraph:
                 self.types[name] = wanted
 
     def _add_plugin(self, node: Any, wanted: int) -> None:
-        """A plugin's partial results are float32 whatever its maps are."""
+        """A plugin's partial results are float32 whatever the type of its maps."""
         inputs, outputs = retype(node, wanted)
         for index, (name, kind) in enumerate(zip(list(node.input), inputs, strict=True)):
             node.input[index] = self._in_type(name, kind, node)
@@ -260,7 +260,7 @@ class _TypedGraph:
         self.types.update(zip(node.output, outputs, strict=True))
 
     def _in_type(self, name: str, wanted: int, consumer: Any) -> str:
-        """Name of a tensor in a float type; what is no float tensor stays as it is."""
+        """Name of a tensor in a float type; other tensors stay as they are."""
         if name in self.constants:
             return self._constant(name, wanted)
         current = self.types.get(name)

@@ -21,13 +21,13 @@ def lowered(
     profile: BatchProfile,
     screen: Screen | None = None,
 ) -> tuple[bytes, dict[str, str]]:
-    """The engine graph of a package in ONNX, float32, and what became of each operation.
+    """The engine graph of a package in ONNX, float32, and how each operation was lowered.
 
     Args:
         package: trained.
         flavour: "tensorrt" takes plugins.
         precision: quantised engines get none.
-        capabilities: that the engine is for; plugins are compiled for the lowest.
+        capabilities: of the engine; plugins are compiled for the lowest.
         profile: whose usual size the plugins are tuned for.
         screen: export this one by itself; None exports the network.
     Returns:

@@ -1,7 +1,7 @@
 """Eight bits through quantise and dequantise nodes in the graph, by ONNX Runtime's quantisation tools.
 
-As TensorRT wants it: signed and symmetric (no zero point), weights by output channel, biases left in float, and nothing
-quantised behind a convolution, where it would part the convolution from its activation.
+As TensorRT requires: signed and symmetric (no zero point), weights by output channel, biases in float, and nothing
+quantised after a convolution, where it would separate the convolution from its activation.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ INT8_MAX, SMALLEST_HALF = 127, float(np.finfo(np.float16).smallest_subnormal)
 
 
 class ImageReader:
-    """Hands images to ONNX Runtime's calibration, one at a time."""
+    """Gives images to ONNX Runtime's calibration, one at a time."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self._remaining = iter(images)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """The next image as the graph's input; None when all were given."""
+        """The next image as the graph's input; None after the last one."""
         image = next(self._remaining, None)
         return None if image is None else {INPUT_NAME: image[np.newaxis]}
 
@@ -45,7 +45,7 @@ def quantizable(model: Any, modules: Collection[str]) -> set[str]:
 
 
 def activation_ranges(model: Any, nodes: Collection[str], images: NDArray[np.uint8], folder: Path) -> Any:
-    """Ranges of what flows into some convolutions, less the share of values that `CLIPPED_SHARE` clips.
+    """Ranges of the inputs of some convolutions, less the share of values that `CLIPPED_SHARE` clips.
 
     Args:
         model: onnx.ModelProto, float32.
@@ -84,7 +84,7 @@ def quantize(model: Any, nodes: Collection[str], ranges: Any, precision: str = "
     """A graph with quantised convolutions.
 
     Args:
-        model: onnx.ModelProto, float32; it is left alone.
+        model: onnx.ModelProto, float32; it is not changed.
         nodes: names of convolutions to quantise.
         ranges: of `activation_ranges`.
         precision: "int8", or "fp8" (float8 E4M3).
@@ -124,10 +124,10 @@ def quantize(model: Any, nodes: Collection[str], ranges: Any, precision: str = "
 
 
 def _silence_tiny_channels(model: Any, nodes: Collection[str]) -> None:
-    """Set output channels of convolutions to zero, in the graph itself, whose scale would be zero in float16.
+    """Set output channels of convolutions whose scale would be zero in float16 to zero, in the graph itself.
 
-    Scales are of half precision where their layer is, and no library takes a scale of zero. Such channels, which
-    a published backbone has, add less than a millionth.
+    Scales are in half precision where their layer is, and no library accepts a scale of zero. Such channels, which one
+    published backbone has, contribute less than a millionth.
     """
     from onnx import numpy_helper
 

@@ -1,4 +1,4 @@
-"""What the builder made of a graph: layers, what fused into them, types and sizes, in the engine inspector's words.
+"""The engine that the builder made of a graph: layers, fused nodes, types and sizes, in the engine inspector's words.
 
 With `ProfilingVerbosity.DETAILED` the builder writes the inspector's listing to its log, so that it can be read on a
 machine without a GPU, where no engine can be loaded. Where one can, the inspector gives the same lines.
@@ -13,10 +13,10 @@ from typing import Any
 
 from prn_fast.build.tensorrt.graph import RANGE_CLIP
 
-# The log message that holds the listing begins so.
+# Start of the log message that holds the listing.
 LISTING = "Layers:\n"
 BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "FP8": 1, "Int32": 4, "Int64": 8, "Bool": 1}
-# What only orders work on streams or computes shapes.
+# Layers that only order work on streams or compute shapes.
 BOOKKEEPING = ("signal", "wait", "shape_call", "entry", "exit")
 
 
@@ -63,7 +63,7 @@ class Binding:
 
 
 def parse_listing(listing: str) -> tuple[list[Layer], list[Binding]]:
-    """Layers and bindings in the inspector's one-line-a-layer listing."""
+    """Layers and bindings in the inspector's listing of one line per layer."""
     layers, bindings = [], []
     # The nodes of a layer are divided by a character of their own, some by a line break.
     for entry in re.split(r"\n(?= ?Name: )", listing.removeprefix(LISTING)):
@@ -81,7 +81,7 @@ def _layer(entry: str) -> Layer:
         entry,
         re.DOTALL,
     )
-    if match is None:  # a layer in words that are not known: its name and nodes still count
+    if match is None:  # a layer in an unknown form: its name and nodes still count
         name, _, rest = entry.removeprefix("Name: ").partition(", LayerType: ")
         return Layer(name, rest.split(",")[0], _nodes(entry), (), (), ())
     return Layer(
@@ -159,7 +159,7 @@ def summary(layers: Sequence[Layer], graph: Any) -> dict[str, Any]:
 
 
 def convolution_types(layers: Iterable[Layer]) -> Counter[str]:
-    """How many convolutions read which type."""
+    """Number of convolutions by the type that they read."""
     convolutions = [layer for layer in layers if layer.kind == "correlation"]
     return Counter(layer.inputs[0].type if layer.inputs else "unknown" for layer in convolutions)
 

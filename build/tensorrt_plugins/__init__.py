@@ -1,7 +1,7 @@
 """The project's Triton kernels inside TensorRT engines, as plugins that need no Python at run time.
 
-Building with them takes two calls: `register_plugins`, once a process, and `ops_for`, which gives the formulation to
-export the network in. `LOWERINGS` says what becomes of each operation in each flavour of TensorRT.
+Building with them takes two calls: `register_plugins`, once per process, and `ops_for`, which gives the formulation to
+export the network in. `LOWERINGS` states how each operation is lowered for each flavour of TensorRT.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ class Lowering(Enum):
     DIRECT = "the flavour's own layers, from the published formulation, which has no matrix product"
 
 
-# By operation (a field of `Ops`) and flavour. TensorRT lets no plugin read bytes, so that normalising has none.
+# By operation (a field of `Ops`) and flavour. TensorRT lets no plugin read bytes, so normalising has none.
 LOWERINGS: dict[str, dict[str, Lowering]] = {
     one.name: {"tensorrt": Lowering.PLUGIN if one.plugins else Lowering.NATIVE, "tensorrt-rtx": Lowering.NATIVE}
     for one in NETWORK
@@ -47,7 +47,7 @@ def lowerings_for(flavour: str, config: PRNConfig, capability: Capability) -> di
         del chosen["learned_score"]
     if capability < FLOAT32_PRODUCTS and chosen["prototype_residual"] == Lowering.NATIVE:
         chosen["prototype_residual"] = Lowering.DIRECT
-    # The kernels, and with them Triton, are asked only where there would be plugins of them.
+    # The kernels, and with them Triton, are imported only if they would become plugins.
     if chosen["multi_size_attention"] == Lowering.PLUGIN:
         elementwise = config.projection == "elementwise"
         if not elementwise or not all(supports(config.attention_grids(side)) for side in config.sides):
@@ -62,7 +62,7 @@ def ops_for(flavour: str, config: PRNConfig, capability: Capability, batch: int)
         flavour: "tensorrt" or "tensorrt-rtx".
         config: of the network.
         capability: compute capability of the device that the engine is for; the lowest where it is for several.
-        batch: that the engine is to be fastest at, the optimum of its profile; every other batch of the profile runs.
+        batch: that the engine is tuned for, the optimum of its profile; every other batch of the profile runs, too.
     """
     graph = PluginGraph(capability, batch)
     chosen = lowerings_for(flavour, config, capability)

@@ -1,7 +1,7 @@
 """The operations of PRN formulated in plugins: a graph exported with them has one node for each kernel.
 
 A node has its plugin's name, inputs and attributes. "plugin_namespace" tells TensorRT's ONNX parser where to look for
-the name, and "aot" that the kernel comes compiled.
+the name, and "aot" that the kernel is compiled already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ PLUGINS: dict[str, Plugin] = {plugin.name: plugin for operation in OPERATIONS fo
 
 @dataclass(frozen=True)
 class PluginGraph:
-    """What operations are formulated in, for one capability and the batch that an engine is to be fastest at."""
+    """The graph that operations add plugin nodes to, for one capability and the batch that an engine is tuned for."""
 
     capability: Capability
     batch: int

@@ -1,7 +1,7 @@
 """PTX of a launch in the form that a TensorRT plugin takes.
 
-TensorRT hands a kernel its inputs, int32 numbers and outputs, and nothing else. Triton appends pointers to scratch
-memory, which these kernels do not use: they are taken off the list of parameters, so that both lists are the same.
+TensorRT passes a kernel its inputs, int32 numbers and outputs, and nothing else. Triton appends pointers to scratch
+memory, which these kernels do not use: they are removed from the list of parameters, so that both lists agree.
 """
 
 import re
@@ -12,9 +12,9 @@ from prn_fast.kernels.aot import compile_launch
 from prn_fast.kernels.launch import Launch
 from prn_fast.kernels.tiles import Capability
 
-# The lowest version that knows every listed capability (12.0 came with it); drivers from CUDA 12.8 on read it.
+# The lowest version that supports every listed capability (it introduced 12.0); drivers from CUDA 12.8 on read it.
 PTX_VERSION = 87
-# More than this a kernel only gets if its host asks the driver for it, which TensorRT does not promise.
+# A kernel gets more than this only if its host asks the driver for it, which TensorRT does not promise.
 SHARED_MEMORY = 48 << 10
 WARP = 32
 
@@ -49,7 +49,7 @@ def compile_for_plugin(launch: Launch, capability: Capability) -> PluginKernel:
     import triton
 
     with triton.knobs.compilation.scope():
-        # An engine is not to carry the paths of the source files that its kernels come from.
+        # Engines should not contain the paths of their kernels' source files.
         triton.knobs.compilation.disable_line_info = True
         compiled = compile_launch(launch, capability, ptx_version=PTX_VERSION)
     if compiled.global_scratch:

@@ -1,6 +1,6 @@
 """Registers the plugins with TensorRT, whose ONNX parser then finds them by name and namespace.
 
-TensorRT reads a plugin's inputs and attributes off the signatures of three Python functions. The functions here serve
+TensorRT reads a plugin's inputs and attributes from the signatures of three Python functions. The functions here serve
 every plugin; each registration gets its own signature.
 """
 

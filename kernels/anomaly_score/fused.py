@@ -3,14 +3,14 @@
 
 1. `top_pixels_kernel`: a program writes the sigmoid of BLOCK logits, and the 100 largest of them as candidates.
 2. `score_kernel`: the mean of the 100 largest of an image's candidates.
-3. `top_logits_kernel`: as the first, of logits, with the sum of them all and of their squared distances from the mean.
+3. `top_logits_kernel`: as the first, on logits, with their sum and the sum of their squared distances from the mean.
 4. `learned_score_kernel`: means of the largest, mean and spread of an image's logits, and their weighted sum.
 5. `stitch_kernel`: a program writes part of a strip's line from the few tiles that reach it.
 
 The 100 largest are found without sorting. Values in 0..1 order like the integers that their bits spell, and the 100th
 largest integer is built from its highest bits down, two at a time: they become the largest of 0 to 3 with which at
 least 100 integers are still not below. Three counts, for 1, 2 and 3, share one sum over the program, so that 31 bits
-take 16 rounds. All larger values count once, and as many equal ones as are missing to 100: exact, whatever the ties.
+take 16 rounds. All larger values count, and as many equal ones as make up 100: exact, whatever the ties.
 Logits are cut to -10..10 and raised by 10, so that they, too, are positive.
 """
 
@@ -31,7 +31,7 @@ from prn_fast.kernels.launch import Launch, Tile, capability_of, ceil_div, point
 from prn_fast.kernels.tile_normalize.reference import tile_starts
 from prn_fast.kernels.tiles import tile_for
 
-# NaN as an integer, above all of 0..1; its sign, which would make it the smallest, is dropped.
+# NaN as an integer above all values in 0..1; its sign, which would make it the smallest, is dropped.
 NAN_BITS = tl.constexpr(0x7FC00000)
 
 
@@ -44,7 +44,7 @@ def _keys(values, inside):
 
 @triton.jit
 def _reached(keys, threshold, shift):
-    """For each key how many of `threshold` with 1, 2 and 3 at a place of two bits it is not below, 20 bits each."""
+    """For each key, whether it reaches `threshold` with 1, 2 and 3 in the next two bits; 20 bits for each."""
     first = (keys >= (threshold | (1 << shift))).to(tl.int64)
     second = (keys >= (threshold | (2 << shift))).to(tl.int64)
     third = (keys >= (threshold | (3 << shift))).to(tl.int64)
@@ -65,7 +65,7 @@ ROUNDS = tl.constexpr(15)
 
 @triton.jit
 def _threshold_of(keys, TOP: tl.constexpr):
-    """The TOP-th largest of a program's integers, which are not negative or do not count."""
+    """The TOP-th largest of a program's integers; negative ones do not count."""
     threshold = tl.where(tl.sum((keys >= HIGHEST).to(tl.int32), axis=0) >= TOP, HIGHEST, 0)
     for step in range(ROUNDS):
         shift = 2 * (ROUNDS - 1 - step)
@@ -75,7 +75,7 @@ def _threshold_of(keys, TOP: tl.constexpr):
 
 @triton.jit
 def _threshold_in_memory(source, lane, COUNT: tl.constexpr, TOP: tl.constexpr, BLOCK: tl.constexpr):
-    """The same of COUNT values, read again in every round, from the cache: any number fits."""
+    """The same of COUNT values, which every round reads again, from the cache: any number fits."""
     highest = tl.zeros([BLOCK], tl.int32)
     for start in range(0, COUNT, BLOCK):
         inside = start + lane < COUNT
@@ -124,7 +124,7 @@ def _store_largest(values, keys, target, TOP: tl.constexpr, PADDED_TOP: tl.const
     threshold = _threshold_of(keys, TOP)
     above = (keys > threshold).to(tl.int32)
     tl.store(target + tl.cumsum(above, axis=0) - 1, values, mask=above > 0)
-    # A program with fewer than TOP pixels fills up with zeros, which never displace a pixel: none is below zero.
+    # A program with fewer than TOP pixels is padded with zeros, which never displace a pixel: none is below zero.
     place = tl.arange(0, PADDED_TOP)
     rest = tl.full([PADDED_TOP], threshold, tl.int32).to(tl.float32, bitcast=True)
     tl.store(target + place, rest, mask=(place >= tl.sum(above, axis=0)) & (place < TOP))
@@ -219,7 +219,7 @@ def learned_score_kernel(
     totals = tl.load(sums + (b * SPLITS + split) * 2, mask=counted, other=0.0)
     squares = tl.load(sums + (b * SPLITS + split) * 2 + 1, mask=counted, other=0.0)
     mean = tl.sum(totals, axis=0) / SIZE
-    # Squared distances add up over splits by those of the splits' means.
+    # Over splits, squared distances add up with those of the splits' means.
     apart = tl.where(counted, totals / count - mean, 0.0)
     spread = tl.sqrt(tl.sum(squares + count * apart * apart, axis=0) / SIZE)
     lane = tl.arange(0, BLOCK)

@@ -1,4 +1,4 @@
-"""Anomaly map and score, and the stitching of a strip's maps, for all that goes through every operation."""
+"""Anomaly map and score, and the stitching of a strip's maps, as an `Operation`."""
 
 from collections.abc import Iterator
 

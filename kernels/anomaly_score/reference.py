@@ -6,11 +6,11 @@
     strip[y, x] = sum over tiles n of w(y - top_n) w(x - left_n) map_n[y - top_n, x - left_n] / sum of these weights
 
 w(i) = min(i + 1, side - i) is a triangle over a tile: where two tiles overlap, one fades into the other in a straight
-line, and where a pixel lies in one tile only, it is that tile's. The weights of every strip pixel sum to one.
+line, and where a pixel lies in one tile only, that tile alone decides. The weights of every strip pixel sum to one.
 
 Source of map and score: Zhang et al., CVPR 2023. The learned score is this project's: a small defect shows in the
-largest pixel, a large one in many, and how high good images rise differs between products. So the weights are fitted to
-a validation split (`prn_fast.training.image_score`).
+largest pixel, a large one in many, and good images of different products reach different heights. So the weights are
+fitted to a validation split (`prn_fast.training.image_score`).
 """
 
 import torch
@@ -23,7 +23,7 @@ TOP_PIXELS = 100
 # The learned score: means of these numbers of largest logits, then the mean and the spread of all.
 LARGEST = (1, 10, TOP_PIXELS)
 STATISTICS = (*(f"largest {count}" for count in LARGEST), "mean", "spread")
-# Logits are cut to this: beyond it a map in float32 says little more, and no single pixel decides everything.
+# Logits are clamped to this: beyond it a float32 map hardly changes, and no single pixel decides everything.
 LOGIT_LIMIT = 10.0
 
 
@@ -55,7 +55,7 @@ def learned_score(logits: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
     Args:
         logits: (B, 1, H, W), floating point, H * W at least 100.
         weights: (J,), one for each of `STATISTICS`.
-        offsets: (B,), what each image's decision starts from.
+        offsets: (B,), added to each image's decision.
     Returns:
         scores (B,) in 0..1, float32 or the logits' dtype if that is longer; NaN where an image's logits hold NaN.
     Raises:
@@ -70,7 +70,7 @@ def learned_score(logits: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
 def map_statistics(logits: Tensor) -> Tensor:
     """Statistics (B, J) of logit maps (B, 1, H, W), in the order of `STATISTICS`; float32 at least.
 
-    Logits are cut to -10..10. "largest k" is the mean of the k largest; the spread is the standard deviation.
+    Logits are clamped to -10..10. "largest k" is the mean of the k largest; the spread is the standard deviation.
     """
     values = logits.flatten(1).to(torch.promote_types(logits.dtype, torch.float32)).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
     largest = torch.topk(values, TOP_PIXELS, dim=1).values
@@ -89,7 +89,7 @@ def check_weights(weights: Tensor) -> None:
 
 
 def check_logits(logits: Tensor) -> None:
-    """Refuse logits that are not one map an image, or maps with too few pixels for a score."""
+    """Refuse logits that are not one map per image, or maps with too few pixels for a score."""
     if logits.ndim != 4 or logits.shape[1] != 1 or logits.shape[2] * logits.shape[3] < TOP_PIXELS:
         raise ConfigError(
             f"logits have shape {tuple(logits.shape)}; a score needs (B, 1, H, W) with {TOP_PIXELS} pixels or more"

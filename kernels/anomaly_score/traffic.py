@@ -5,7 +5,7 @@ from prn_fast.kernels.traffic import FLOAT_BYTES, BytesMoved
 
 
 def bytes_moved(batch: int, size: int, splits: int, value_bytes: int) -> BytesMoved:
-    """The two kernels of `fused.py`: logits in, float maps and 100 candidates a split out; those in, scores out."""
+    """The two kernels of `fused.py`: logits in, float maps and 100 candidates per split out; those in, scores out."""
     pixels = batch * size
     candidates = batch * splits * TOP_PIXELS * FLOAT_BYTES
     return BytesMoved(pixels * value_bytes + candidates, pixels * FLOAT_BYTES + candidates + batch * FLOAT_BYTES)
@@ -26,14 +26,15 @@ def published_bytes_moved(batch: int, size: int, value_bytes: int) -> BytesMoved
 
 
 def learned_bytes_moved(batch: int, size: int, splits: int, value_bytes: int) -> BytesMoved:
-    """The two kernels of the learned score: logits in, 100 candidates and 2 sums a split out; those in, scores out."""
+    """The two kernels of the learned score: logits in, 100 candidates and 2 sums per split out; those in, scores
+    out."""
     left = batch * splits * (LARGEST[-1] + 2) * FLOAT_BYTES
     given = (len(STATISTICS) + batch) * FLOAT_BYTES
     return BytesMoved(batch * size * value_bytes + left + given, left + batch * FLOAT_BYTES)
 
 
 def published_learned_bytes_moved(batch: int, size: int, value_bytes: int) -> BytesMoved:
-    """`reference.learned_score`, one kernel for each operation; of an image's few figures, its score alone counts.
+    """`reference.learned_score`, one kernel for each operation; of the few figures per image, only the score counts.
 
     Of logits in float32: clamp (1 read, 1 written), topk (1 read; 100 values and their indices of 8 bytes written),
     means of the largest 1, 10 and 100 (read), mean of all (1 read), difference from it (1 read, 1 written), its square

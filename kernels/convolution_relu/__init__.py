@@ -1,8 +1,8 @@
-"""A convolution with bias, residual and ReLU, as an engine runs it: no pass of its own over the map for any of them.
+"""A convolution with bias, residual and ReLU, as an engine runs it: without a separate pass over the map for each.
 
 `convolution_relu` is the operation that a compiled or exported graph keeps: plain PyTorch on the CPU; on a GPU cuDNN,
-with all of it in the convolution where a trial shows that sound (see `cudnn`), and otherwise in one Triton kernel after
-it. It has no backward: training needs the batch norm that is folded here.
+with everything in the convolution if a trial shows that this is sound (see `cudnn`), otherwise with one Triton kernel
+after it. It has no backward: training needs the batch norm that is folded here.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """cuDNN's convolutions that add and clamp before they write, through PyTorch's functions for them.
 
-They are used only where a trial has shown what PyTorch does not promise: that they read no memory that they were not
-given (PyTorch hands cuDNN the result, not yet written, for a residual of weight zero), and that NaN comes out as NaN,
-so that a broken map cannot read as good. Each shape has a trial of its own, since cuDNN has other code for it.
+They are used only where a trial has shown what PyTorch does not promise: that they read no memory but their arguments
+(PyTorch hands cuDNN the result, not yet written, for a residual of weight zero), and that NaN comes out as NaN, so that
+a broken map cannot read as good. Each shape has its own trial, since cuDNN may run other code for it.
 """
 
 import torch
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from prn_fast.kernels.convolution_relu import reference
 
-# In float32 cuDNN would take other algorithms for these than for a plain convolution.
+# In float32 cuDNN would choose other algorithms for these than for a plain convolution.
 DTYPES = (torch.float16, torch.bfloat16)
-# Of the largest value; a plain convolution is rounded before bias and residual are added.
+# Relative to the largest value; a plain convolution is rounded before bias and residual are added.
 ALLOWED_STEPS = 8
 
-# What trials have shown, by device, dtype, shapes and strides.
+# Results of trials, by device, dtype, shapes and strides.
 _trials: dict[tuple[object, ...], bool] = {}
 
 
 def convolution_relu(
     maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None
 ) -> Tensor | None:
-    """The function that `reference.convolution_relu` defines; None where cuDNN is not to be asked for it."""
+    """The function that `reference.convolution_relu` defines; None where cuDNN must not compute it."""
     if bias is None or not is_sound(maps, weight, bias, stride, padding, residual):
         return None
     return _call(maps, weight, bias, stride, padding, residual)
@@ -43,7 +43,7 @@ def trials() -> tuple[int, int]:
 def is_sound(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> bool:
     """Whether cuDNN's functions do what `reference.convolution_relu` defines, and nothing else, for such arguments.
 
-    The first time it is tried, which cannot be while a CUDA graph is captured: engines run once before.
+    The first call runs the trial, which is impossible while a CUDA graph is captured: engines run once before.
     """
     if maps.device.type != "cuda" or maps.dtype not in DTYPES:
         return False
@@ -66,14 +66,14 @@ def passes_trial(
     added = None if residual is None else torch.randn_like(residual)
     try:
         return all(_agrees(one, weight, bias, stride, padding, added) for one in (given, broken))
-    # It is not there, has nothing for these shapes, or the trial itself does not fit into memory.
+    # cuDNN is missing, does not support these shapes, or the trial itself does not fit into memory.
     except (RuntimeError, NotImplementedError):
         return False
 
 
 def _agrees(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> bool:
     expected = reference.convolution_relu(maps, weight, bias, stride, padding, residual)
-    # Freed at once, so that the next result of this size lies there.
+    # Freed at once, so that the next result of this size gets the same memory.
     torch.full_like(expected, torch.nan)
     found = _call(maps, weight, bias, stride, padding, residual)
     allowed = ALLOWED_STEPS * torch.finfo(maps.dtype).eps * float(expected.nan_to_num(0.0).amax())

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs
 """What follows a convolution, in one Triton kernel and in place: relu(y + bias + residual).
 
-One read and one write of the map, and one read of the residual, where PyTorch makes a pass for each of the three. The
+One read and one write of the map, and one read of the residual; PyTorch makes a pass for each of the three. The
 sum is in float32 and rounded once.
 """
 
@@ -36,7 +36,7 @@ def bias_add_relu_kernel(
     value += tl.load(bias + c, mask=inside).to(tl.float32)
     if HAS_RESIDUAL:
         value += tl.load(residual + place, mask=inside).to(tl.float32)
-    # NaN compares with nothing, and stays.
+    # Comparisons with NaN are false, so NaN stays.
     value = tl.where(value < 0.0, 0.0, value)
     tl.store(output + place, value.to(output.dtype.element_ty), mask=inside)
 

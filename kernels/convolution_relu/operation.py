@@ -1,4 +1,4 @@
-"""Convolution with bias, residual and ReLU, for all that goes through every operation."""
+"""Convolution with bias, residual and ReLU, as an `Operation`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,7 +38,7 @@ def _of_level(batch: int, level: PyramidLevel, draw: Draw) -> Iterator[Case]:
         lambda: (traffic.bytes_moved(*moved), traffic.published_bytes_moved(*moved)),
     )
     yield case
-    # Also where cuDNN does it all.
+    # Also where cuDNN does everything.
     yield replace(case, shape=f"{level.name}, Triton", fused=_in_triton)
 
 

@@ -12,7 +12,7 @@ def bytes_moved(batch: int, taken: int, given: int, weights: int, has_residual: 
 def published_bytes_moved(
     batch: int, taken: int, given: int, weights: int, has_residual: bool, value_bytes: int
 ) -> BytesMoved:
-    """One kernel an operation: the convolution, its bias (1 read, 1 written), the residual (2, 1), ReLU (1, 1)."""
+    """One kernel per operation: the convolution, its bias (1 read, 1 written), the residual (2, 1), ReLU (1, 1)."""
     read = batch * (taken + (4 if has_residual else 2) * given) + weights
     written = batch * (4 if has_residual else 3) * given
     return BytesMoved(read * value_bytes, written * value_bytes)

@@ -1,4 +1,4 @@
-"""The end of the decoder as an engine runs it: no map at full size is written but the logits, and their nine parts.
+"""The end of the decoder as an engine runs it: at full size it writes only the logits and their nine parts.
 
 `logit_head` is the operation that a compiled or exported graph keeps: plain PyTorch on the CPU, Triton on a GPU. It has
 no backward: training needs the batch norm that is folded here.

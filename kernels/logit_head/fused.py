@@ -3,20 +3,20 @@
 
 1. `tap_logits_kernel` makes TILE_H x TILE_W pixels of h = relu(convolution_1(U x) + bias_1) and writes, for each of the
    nine taps k of the second convolution, t_k = sum over c of w_2[c, k] h_c: (batch, 9, H, W) float32. h itself, 64
-   channels at full size, is written nowhere.
-2. `sum_taps_kernel` adds up each pixel's nine parts from its neighbours, and the bias.
+   channels at full size, is never written.
+2. `sum_taps_kernel` adds up each pixel's nine parts from its neighbours, and adds the bias.
 
 Upsampling commutes with a convolution's sum over channels. For each tap of the first convolution, a program multiplies
 the coarse pixels under its tile by the tap's weights, builds the tile's rows of U shifted by the tap (zero beyond the
 border, where the convolution pads) and multiplies by them: two products in the map's dtype, summed in float32, as
 `multi_scale_fusion` does for 1x1 convolutions.
 
-Estimate for ResNet-18 in half precision, 64 channels from 64x64 to 256x256: plain, 8.4 MB are written and read for the
-upsampled map, and as much for h, with two more passes where bias and ReLU have one of their own. Here 0.5 MB are read,
-2.4 MB written and read, 0.1 MB written. Under 8 x 16 pixels lie 35 coarse ones, 64 rows of a product: 1.5 times the
-arithmetic of the convolution, 7.2 GFLOP an image, 14 microseconds at half of an H100's 1,000 TFLOP/s, in place of 10
-and some 11 for 34 MB at 3 TB/s. Building U takes 0.6 million operations a tile, 9 microseconds an image at the float32
-peak beside them. Not timed on a GPU.
+Estimate for ResNet-18 in half precision, 64 channels from 64x64 to 256x256: without fusion, 8.4 MB are written and read
+for the upsampled map, and as much for h, with two more passes if bias and ReLU are separate. Here 0.5 MB are read, 2.4
+MB written and read, 0.1 MB written. Under 8 x 16 pixels lie 35 coarse ones, 64 rows of a product: 1.5 times the
+arithmetic of the convolution, 7.2 GFLOP per image, 14 microseconds at half of an H100's 1,000 TFLOP/s, instead of 10
+and about 11 for 34 MB at 3 TB/s. Building U takes 0.6 million operations per tile, another 9 microseconds per image at
+the float32 peak. Not timed on a GPU.
 """
 
 import torch
@@ -101,7 +101,7 @@ def tap_logits_kernel(
             upsampling = tl.where(inside[:, None], upsampling, 0.0)
             hidden = tl.dot(upsampling.to(dtype), projected.to(dtype), hidden, input_precision="ieee")
         hidden += tl.load(bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
-        # NaN compares with nothing, and stays.
+        # Comparisons with NaN are false, so NaN stays.
         hidden = tl.where(hidden < 0.0, 0.0, hidden)
         w = tl.load(
             out_weight + tap[None, :] * C + c[:, None], mask=(c < C)[:, None] & (tap < TAPS)[None, :], other=0.0

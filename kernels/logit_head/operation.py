@@ -1,4 +1,4 @@
-"""The end of the decoder, for all that goes through every operation."""
+"""The end of the decoder, as an `Operation`."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The end of the decoder: from its last map to one logit a pixel.
+"""The end of the decoder: from its last map to one logit per pixel.
 
     logits = convolution_2(relu(convolution_1(upsample(x, factor)) + bias_1)) + bias_2
 

@@ -5,7 +5,7 @@ from prn_fast.kernels.traffic import FLOAT_BYTES, BytesMoved
 
 
 def bytes_moved(batch: int, taken: int, pixels: int, weights: int, value_bytes: int) -> BytesMoved:
-    """The two kernels of `fused.py`: map and weights in, nine parts a pixel out; those in, logits out."""
+    """The two kernels of `fused.py`: map and weights in, nine parts per pixel out; those in, logits out."""
     parts = batch * pixels * TAPS * FLOAT_BYTES
     return BytesMoved((batch * taken + weights) * value_bytes + parts, parts + batch * pixels * value_bytes)
 

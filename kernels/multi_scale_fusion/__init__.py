@@ -1,8 +1,8 @@
 """Each scale plus the resampled, projected maps of the two others.
 
-All that comes to a target scale is one operation, `fuse_scale`: optimized PyTorch on the CPU, Triton on a GPU. Training
-asks for what goes up, projections included, by itself (`project_upsample_add`), and leaves the strided convolutions to
-PyTorch; its backward is matrix products at the coarse sizes, in PyTorch on both.
+Everything that is added at a target scale is one operation, `fuse_scale`: optimized PyTorch on the CPU, Triton on a
+GPU. Training runs the part that is projected and upsampled on its own (`project_upsample_add`) and leaves the strided
+convolutions to PyTorch; its backward is matrix products at the coarse sizes, in PyTorch on both.
 """
 
 from collections.abc import Callable, Sequence

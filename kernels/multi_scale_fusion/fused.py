@@ -1,26 +1,26 @@
 # mypy: allow-untyped-defs
-"""All that multi-scale fusion adds up at a target scale, in one Triton kernel.
+"""Everything that multi-scale fusion adds at a target scale, in one Triton kernel.
 
     out = sum of full maps + sum over coarse maps of U (P x + bias) + sum over fine maps of (S x + bias)
 
 P is the 1x1 convolution of a coarse map, before it is upsampled as in `optimized.py`; U is bilinear upsampling with
 aligned corners, out[y] = sum_i max(0, 1 - |y (h - 1) / (H - 1) - i|) in[i] along each side; S is a strided grouped
-convolution. Nothing is written but the result. Several sets of maps may be fused alike in one launch; their results lie
-side by side in the channels.
+convolution. Only the result is written. One launch may fuse several sets of maps alike; their results lie side by side
+in the channels.
 
 A program makes TILE_H x TILE_W pixels of BLOCK_C channels. For each coarse map it projects the pixels under its tile
 (one matrix product, its sum in float32), builds the tile's part of U from the formula above and multiplies by it, which
-adds the upsampled map to the tile (a second product, in the map's dtype, its sum in float32). Of a fine map, whose
-groups have one channel or a few, each value is multiplied and added by itself.
+adds the upsampled map to the tile (a second product, in the map's dtype, its sum in float32). For a fine map, whose
+groups have one or a few channels, each value is multiplied and added by itself.
 
 Estimate for the finest scale of ResNet-18 in half precision (64 channels at 64x64 from 128 at 32x32 and 256 at 16x16),
 tiles of 8 x 16 pixels and all 64 channels: 6 x 10 and 4 x 6 coarse pixels lie under a tile, 64 and 32 rows of a
-product. That is 2 and 4 times the pixels that projecting the whole map would take. All products together, 3.7 MFLOP a
-tile, are 117 MFLOP an image: 0.2 microseconds at half of an H100's 1,000 TFLOP/s, beside 1.4 MB at 3 TB/s, 0.5
-microseconds. Building U takes some 8 operations for each of 128 x 96 values a tile, less than that. Weights, 48 KB
-a tile, come from the L2 cache. Half the pixels in a tile would double their share; 16 x 16 pixels need 128 and 64 rows,
-and U grows fourfold. In float32 the products run on ordinary cores, in smaller tiles with still more overlap: there
-arithmetic, 160 MFLOP an image, takes longer than memory.
+product. That is 2 and 4 times the pixels that projecting the whole map would take. All products together, 3.7 MFLOP per
+tile, are 117 MFLOP per image: 0.2 microseconds at half of an H100's 1,000 TFLOP/s, beside 1.4 MB at 3 TB/s, 0.5
+microseconds. Building U takes about 8 operations for each of 128 x 96 values per tile, less than that. Weights, 48 KB
+per tile, come from the L2 cache. Half the pixels in a tile would double their share; 16 x 16 pixels need 128 and 64
+rows, and U grows fourfold. In float32 the products run on ordinary cores, in smaller tiles with still more overlap:
+there arithmetic, 160 MFLOP per image, takes longer than memory.
 """
 
 import math
@@ -232,7 +232,7 @@ def fit_tile(blocks: Mapping[str, int], batch: int, channels: int, height: int, 
     fitted["TILE_H"] = max(least_height, min(blocks["TILE_H"], power_of_two(height)))
     fitted["BLOCK_C"] = max(MIN_ROWS, min(blocks["BLOCK_C"], power_of_two(channels)))
     while math.prod(grid_of(fitted, batch, channels, height, width)) < PROGRAMS:
-        # Fewer channels a program repeat reads of the coarse maps, fewer rows also repeat arithmetic.
+        # Fewer channels per program repeat reads of the coarse maps; fewer rows also repeat arithmetic.
         if fitted["BLOCK_C"] > 2 * MIN_ROWS:
             fitted["BLOCK_C"] //= 2
         elif fitted["TILE_H"] > max(2, least_height):
@@ -260,12 +260,12 @@ def plan_project_upsample_add(
     Args:
         full: number of full maps.
         coarse: channels, height and width of each coarse map.
-        fine: of each fine map channels, height and width, side of the kernel, stride, and channels of a group.
-        sets: of maps that are fused alike.
+        fine: channels, height and width, side of the kernel, stride, and channels of a group of each fine map.
+        sets: number of sets of maps that are fused alike.
     """
     blocks = fit_tile(tile.blocks, sets * batch, channels, height, width)
     if fine:
-        # Beside the sums it needs addresses of single values: with all channels, four warps would spill registers.
+        # Besides sums it needs addresses of single values: with all channels, four warps would spill registers.
         blocks["BLOCK_C"] = max(MIN_ROWS, blocks["BLOCK_C"] // 2)
     down = [under_tile(blocks["TILE_H"], height, one[1]) for one in coarse]
     across = [under_tile(blocks["TILE_W"], width, one[2]) for one in coarse]

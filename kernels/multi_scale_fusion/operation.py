@@ -1,4 +1,4 @@
-"""Multi-scale fusion, for all that goes through every operation."""
+"""Multi-scale fusion, as an `Operation`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -42,7 +42,7 @@ def _launches(
         up = fused.plan_project_upsample_add(*sizes, 1, coarser(level), dtype, channels_last, tile)
         yield level.name, kernel, up
         fine, both = finer(level), (dtype, channels_last, tile)
-        # As at the middle and at the coarsest scale, of features and residuals in one.
+        # As at the middle and at the coarsest scale, features and residuals together.
         yield level.name, kernel, fused.plan_project_upsample_add(*sizes, 1, coarser(level)[:1], *both, fine[1:], 2)
         yield level.name, kernel, fused.plan_project_upsample_add(*sizes, 1, [], *both, fine, 2)
 

@@ -42,7 +42,7 @@ def fuse_scale(
     strides: Sequence[int],
     sets: int,
 ) -> Tensor:
-    """All that comes to one scale, for several sets of maps that share the weights.
+    """Everything that is added at one scale, for several sets of maps that share the weights.
 
     Args:
         full, coarse, weights, biases: as of `project_upsample_add`; maps of one set after those of another.
@@ -91,7 +91,7 @@ def project_upsample_add_backward(
 
     With G the gradient and G' = U^T G at a coarse map's size: P^T G' for the map, sum G' x^T over images and pixels for
     the weight; every bias gets the sum of G, since the weights of bilinear upsampling sum to one. U^T is two matrix
-    products, one along each side, so that the result is the same on every run (PyTorch's own adds up in any order).
+    products, one along each side, so that the result is the same on every run (PyTorch's own sums in any order).
 
     Returns:
         Gradients of the coarse maps and of their weights, and the one that all biases have.

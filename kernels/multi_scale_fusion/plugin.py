@@ -1,4 +1,4 @@
-"""Multi-scale fusion as a TensorRT plugin: all that goes up to a target scale."""
+"""Multi-scale fusion as a TensorRT plugin: everything that is upsampled to a target scale."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -26,7 +26,7 @@ def published_bytes_moved(
 ) -> BytesMoved:
     """The published formulation of x + sum of projected upsamplings, one kernel for each operation.
 
-    For each coarse map, of so many channels: upsampled at its own width (its read is left out, written 1), projected
+    For each coarse map: upsampled with its own number of channels (its read is left out, written 1), projected
     (1 read; one map written), added (2 read, 1 written).
     """
     maps = (sum(coarse_channels) + 2 * len(coarse_channels) * channels) * batch * pixels * value_bytes

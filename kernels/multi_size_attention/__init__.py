@@ -1,7 +1,7 @@
 """Attention between the patches of one map, for several patch sizes at once.
 
 `multi_size_attention` is the operation that a compiled or exported graph keeps: optimized PyTorch on the CPU, Triton on
-a GPU. Its backward is an operation of its own, in the same way: nothing but the inputs is kept for it, and logits and
+a GPU. Its backward is an operation of its own, in the same way: only the inputs are kept for it, and logits and
 attention are computed again. Grids and dtypes that the kernels do not take run optimized PyTorch on a GPU too.
 """
 

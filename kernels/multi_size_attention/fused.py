@@ -10,9 +10,9 @@ r^2 of them, r = G/g, so that one loaded tile (T, BLOCK_D) serves every grid:
 2. `softmax_kernel` adds up splits and places and writes the attention of every grid, (B, sum of g^4).
 3. `mixing_kernel` spreads A to E[(i, s), (j, s')] = A[i, j] where s = s', writes s_v (E x) + b_v.
 
-Products add up in float32; float32 tiles are multiplied as such, not as TF32. They cost 384 operations a value in each
-pass for grids (1, 2, 4, 8), which tensor cores hide behind the memory traffic. Every grid must be a power of two, 8 at
-most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below are its `entries` and so on.
+Products add up in float32; float32 tiles are multiplied as such, not as TF32. They cost 384 operations per value in
+each pass for grids (1, 2, 4, 8), which tensor cores hide behind the memory traffic. Every grid must be a power of two,
+8 at most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below are its `entries` and so on.
 """
 
 from collections.abc import Sequence
@@ -78,8 +78,8 @@ def _load_weights(weights, n, d, GRID: tl.constexpr, G: tl.constexpr):
 def _query(projection, x, n, d, GRID: tl.constexpr, G: tl.constexpr):
     """w x + u for the values of a tile, in the map's dtype.
 
-    float16 is computed as such: what is rounded to it anyway has two roundings for one, and most of the loop's
-    instructions were conversions.
+    float16 is computed as such: the result, which is rounded to it anyway, then has two roundings instead of one; in
+    float32, most of the loop's instructions were conversions.
     """
     w, u = _load_weights(projection, n, d, GRID, G)
     if x.dtype == tl.float16:
@@ -125,7 +125,7 @@ def logits_kernel(
         for level in tl.static_range(len(G.attending)):
             query = _query(projections[level], x, n, d, G.attending[level], G)
             product = tl.dot(query, tl.trans(x), sums[level], input_precision="ieee")
-            # Triton knows no unpacking.
+            # Triton has no unpacking.
             next_sums = next_sums + (product,)  # type: ignore[assignment]  # noqa: RUF005
         sums = next_sums
     target = partials + (b * tl.num_programs(0) + split) * G.entries
@@ -230,7 +230,7 @@ def mixing_kernel(
 ):
     start = tl.program_id(0) * STEPS
     for level in tl.static_range(len(G.grids)):
-        # Several images in a row find a grid's scales and biases in the cache.
+        # Consecutive images find a grid's scales and biases in the cache.
         for image in range(BLOCK_B):
             b = (tl.program_id(1) * BLOCK_B + image).to(tl.int64)
             _mix(

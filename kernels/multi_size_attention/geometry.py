@@ -1,4 +1,4 @@
-"""The sizes of one attention over a map, as its kernels know them when they are compiled."""
+"""The sizes of one attention over a map, which its kernels know at compile time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Geometry:
 
     @property
     def rows(self) -> int:
-        """Sub-tokens, filled up to the least side of a product."""
+        """Sub-tokens, padded to the smallest side of a product."""
         return max(MIN_ROWS, self.sub_tokens)
 
     @property
@@ -86,7 +86,7 @@ class Geometry:
 
     @property
     def weight_sums(self) -> tuple[tuple[int, int], ...]:
-        """For each grid, how many weights there are (scale, bias; w and u above 1) and the values of each."""
+        """For each grid, the number of weights (scale, bias; w and u above 1) and the values of each."""
         return tuple((4 if grid > 1 else 2, self.values // grid**2) for grid in self.grids)
 
     @property

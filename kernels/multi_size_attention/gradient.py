@@ -95,7 +95,7 @@ def logits_gradient_kernel(
     upstream += b * (len(G.grids) * G.values)
     target = partials + (b * tl.num_programs(0) + tl.program_id(0)) * (2 * G.entries)
     n = tl.arange(0, ROWS)
-    # One grid after another: sums of all would not fit the registers, and the cache keeps the map's values.
+    # One grid after another: the sums of all would not fit into registers, and the cache keeps the map's values.
     for level in tl.static_range(len(G.grids)):
         if G.grids[level] > 1:
             logits = tl.zeros([ROWS, ROWS], tl.float32)
@@ -300,7 +300,7 @@ def _weight_gradient(
     tokens: tl.constexpr = GRID * GRID
     places: tl.constexpr = ROWS // tokens
     r = tl.arange(0, ROWS)
-    # Tokens of the same place side by side, so that their sum is one of neighbouring rows.
+    # Tokens of the same place lie side by side, so that their sum is one over neighbouring rows.
     n = _sub_token(r // tokens, r % tokens, GRID, G)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     place = _place(n, d, 1, G.channels, G)
@@ -459,7 +459,7 @@ def attend_backward(
     upstream = upstream.to(dtype).contiguous(memory_format=layout)
     values = tuple(one.to(dtype).contiguous(memory_format=layout) for one in values)
     given = iter(one.to(dtype).contiguous(memory_format=layout) for one in projections)
-    # A grid of one has no projection; its place holds what is not read.
+    # A grid of one has no projection; its place holds an unread tensor.
     placed = tuple(next(given) if grid > 1 else value for grid, value in zip(grids, values, strict=True))
     capability = capability_of(maps)
     logits_tile, softmax_tile, input_tile, weight_tile = tiles or (

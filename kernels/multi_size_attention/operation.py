@@ -1,4 +1,4 @@
-"""Multi-size attention and its backward, for all that goes through every operation."""
+"""Multi-size attention and its backward, as `Operation`s."""
 
 from collections.abc import Iterator
 
@@ -19,9 +19,9 @@ from prn_fast.kernels.multi_size_attention.optimized import fold_query_key
 from prn_fast.kernels.operation import GRIDS, Case, Draw, Operation, PyramidLevel, Shapes, Space
 from prn_fast.kernels.tiles import Capability, tile_for
 
-# Of the logits of attention between the tokens of the second grid; those of finer grids spread a little more.
+# Spread of the attention logits between tokens of the second grid; those of finer grids spread a little more.
 LOGIT_SPREAD = 0.6
-# Of attention's scales around one and biases around zero.
+# Spread of attention's scales around one and biases around zero.
 WEIGHT_SPREAD = 0.3
 
 
@@ -63,14 +63,14 @@ def _backward_launches(
 def attended_maps(batch: int, channels: int, side: int, draw: Draw) -> Tensor:
     """Maps (B, C, S, S) between whose patches attention decides: logits of every grid spread by about 1.
 
-    Between patches of independent values it would not: their products are all near zero, all weights alike, and an
-    attention that leaves the logits out would pass. So all patches of the finest grid show one pattern, each in a
-    strength of its own, which is a sum over the grids: patches of each grid differ in their mean strength, too.
+    With patches of independent values it would not: their products would all be near zero and all weights alike, so
+    that an attention without logits would pass. So all patches of the finest grid show one pattern, each at its own
+    strength, which is a sum over the grids: patches of each grid differ in their mean strength, too.
     """
     finest, device = max(GRIDS), draw.device
     strength = torch.zeros(batch, finest, finest, device=device)
     for grid in GRIDS[1:]:
-        # As far apart in every image, in an order of its own: of standard deviation 1.
+        # The same values in every image, in an order of its own; standard deviation 1.
         steps = torch.linspace(-(3**0.5), 3**0.5, grid * grid, device=device)
         order = torch.rand(batch, grid * grid, device=device).argsort(dim=1)
         drawn = LOGIT_SPREAD**0.5 * steps[order].reshape(batch, grid, grid)

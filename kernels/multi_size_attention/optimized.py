@@ -27,7 +27,7 @@ def multi_size_attention(
 ) -> Tensor:
     """The function that `reference.multi_size_attention` defines; `query_key` may be folded already."""
     channels, height, width = maps.shape[1:]
-    # Parameters stay in float32 under autocasting; mixed with them, a half-precision map would grow back to float32.
+    # Parameters stay in float32 under autocasting; mixed with them, a half-precision map would become float32 again.
     query_key = [parameters.to(maps.dtype) for parameters in query_key]
     value = [parameters.to(maps.dtype) for parameters in value]
     outputs = []
@@ -88,7 +88,7 @@ def multi_size_attention_backward(
 
 
 def fold_query_key_backward(gradient: Tensor, query_key: Tensor) -> Tensor:
-    """Gradient of what `fold_query_key` was given; the key's bias has none."""
+    """Gradient of the argument of `fold_query_key`; the key's bias has none."""
     if len(query_key) == 2:
         return gradient
     query, key_scale = query_key[:2], query_key[2]

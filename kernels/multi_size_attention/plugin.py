@@ -27,7 +27,7 @@ def _geometry(use: Use, channels: int, height: int, width: int) -> Geometry:
 
 
 def _sizes(grids: Sequence[int]) -> Geometry:
-    """Of which only what does not depend on the map is asked."""
+    """A geometry of which only the parts that do not depend on the map are used."""
     return Geometry(1, 1, 1, tuple(grids), False)
 
 
@@ -40,7 +40,7 @@ def _plan_logits(use: Use, tile: Tile) -> Launch:
 
 
 def _plan_softmax(use: Use, tile: Tile) -> Launch:
-    """Of the map it needs only the number of values."""
+    """It depends on the map only by the number of values."""
     from prn_fast.kernels.multi_size_attention import fused
 
     return fused.plan_softmax(

@@ -1,8 +1,8 @@
 """Distance of a feature map to every prototype, and the squared residual to the nearest one.
 
-`prototype_residual` is the operation that a compiled or exported graph keeps: optimized PyTorch on the CPU, Triton on
-a GPU. Its backward is plain PyTorch on both, around the choice of the nearest prototype, which is made as in the
-forward: the backbone is frozen, so that training never asks for it.
+`prototype_residual` is the operation that a compiled or exported graph keeps: optimized PyTorch on the CPU, Triton on a
+GPU. Its backward is plain PyTorch on both, after choosing the nearest prototype as the forward does. Training never
+runs it: the backbone is frozen.
 """
 
 from typing import Any

@@ -8,12 +8,12 @@
    of (f - p + eps)^2 from direct differences in float32, as `distance_kernel` does for all.
 3. `candidate_residual_kernel`: takes the nearest by those (the lowest index on a tie) and writes (f - p)^2.
 
-The rounding of the first pass decides only which prototypes get a second look: it would take that many at the same
-distance to within its error, a few thousandths of the distance between images, for the nearest one to be left out.
+The rounding of the first pass decides only which prototypes get a second look. The nearest one would be left out only
+if CANDIDATES others were as near to within the rounding error, a few thousandths of the distance between images.
 
-Direct differences of all pairs take 2 B K D operations at an H100's 33 TFLOP/s, reading maps and prototypes
-2 (B + K) D bytes at 3 TB/s: arithmetic takes longer where B K > 11 (B + K), as with 32 maps and 18 prototypes. Below
-that, and without tensor cores, `fused.py` has one kernel less.
+Direct differences of all pairs take 2 B K D operations at an H100's 33 TFLOP/s, reading maps and prototypes 2 (B + K) D
+bytes at 3 TB/s: arithmetic takes longer where B K > 11 (B + K), as with 32 maps and 18 prototypes. Below that, and
+without tensor cores, `fused.py` does it with one kernel less.
 """
 
 import torch
@@ -27,7 +27,7 @@ from prn_fast.kernels.prototype_residual.reference import DISTANCE_EPSILON
 from prn_fast.kernels.tiles import Capability, tile_for
 
 CANDIDATES = 4
-# Of a block of prototypes, beside their squares: more would not stay in registers.
+# Values of a block of prototypes, beside their squares: more would not fit into registers.
 PROTOTYPE_VALUES = 4096
 
 
@@ -92,11 +92,11 @@ def second_look_kernel(
     split, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, PADDED_K)
     order = sum_of_splits(partials, b, K, SPLITS, PADDED_K, BLOCK_SPLITS)
-    # A map of NaN compares with nothing; its residual is NaN whichever prototypes are looked at.
+    # No comparison holds for a map of NaN; its residual is NaN whichever prototypes are looked at.
     order = tl.where((k < K) & (order == order), order, float("inf"))
     chosen = k < 0
     for _ in tl.static_range(CANDIDATES):
-        # The lowest index of those that are left comes first, also where nothing compares.
+        # The lowest remaining index comes first, even if no comparison holds.
         left = tl.where(chosen | (k >= K), float("inf"), order)
         least = tl.min(left, axis=0)
         first = tl.min(tl.where((left == least) & ~chosen & (k < K), k, PADDED_K), axis=0)
@@ -159,7 +159,7 @@ def plan_order(batch: int, count: int, size: int, dtype: torch.dtype, tile: Tile
 
 
 def plan_second_look(batch: int, count: int, size: int, splits: int, dtype: torch.dtype, tile: Tile) -> Launch:
-    """Launch of `second_look_kernel` on partial orders of so many splits."""
+    """Launch of `second_look_kernel` on the partial orders of `splits` splits."""
     blocks, padded_count = dict(tile.blocks), power_of_two(count)
     blocks["STEPS"] = steps_for(blocks["STEPS"], batch * ceil_div(size, blocks["BLOCK_D"]))
     kind = pointer(dtype)
@@ -189,7 +189,7 @@ def plan_second_look(batch: int, count: int, size: int, splits: int, dtype: torc
 
 
 def plan_candidate_residual(batch: int, size: int, splits: int, dtype: torch.dtype, tile: Tile) -> Launch:
-    """Launch of `candidate_residual_kernel` on partial distances of so many splits."""
+    """Launch of `candidate_residual_kernel` on the partial distances of `splits` splits."""
     blocks, kind = dict(tile.blocks), pointer(dtype)
     blocks["STEPS"] = steps_for(blocks["STEPS"], batch * ceil_div(size, blocks["BLOCK_D"]))
     return Launch(

@@ -31,7 +31,7 @@ from prn_fast.kernels.launch import (
 from prn_fast.kernels.prototype_residual.reference import DISTANCE_EPSILON
 from prn_fast.kernels.tiles import Capability, tile_for
 
-# Operations on each pair of values that take as long as reading one value; see `candidates.py`.
+# How many operations on pairs of values take as long as reading one value; see `candidates.py`.
 PAIRS_PER_VALUE = 11
 FEWEST_PROTOTYPES, MOST_PROTOTYPES = 8, 256
 FIRST_WITH_TENSOR_CORES = (8, 0)
@@ -119,13 +119,13 @@ def residual_kernel(
     b = tl.program_id(1).to(tl.int64)
     found = sum_of_splits(partials, b, K, SPLITS, PADDED_K, BLOCK_SPLITS)
     distances = tl.where(tl.arange(0, PADDED_K) < K, found, float("inf"))
-    # A map of NaN compares with nothing; its residual is NaN whichever prototype is taken.
+    # No comparison holds for a map of NaN; its residual is NaN whichever prototype is taken.
     nearest = tl.minimum(tl.argmin(distances, axis=0), K - 1).to(tl.int64)
     store_residual(features + b * D, prototypes + nearest * D, output + b * D, D, BLOCK_D, STEPS)
 
 
 def pays(batch: int, count: int, dtype: torch.dtype, capability: Capability) -> bool:
-    """Whether the kernels of `candidates.py` are to be taken for so many maps and prototypes."""
+    """Whether to use the kernels of `candidates.py` for these numbers of maps and prototypes."""
     return (
         dtype != torch.float32
         and capability >= FIRST_WITH_TENSOR_CORES

@@ -1,4 +1,4 @@
-"""The prototype residual, for all that goes through every operation."""
+"""The prototype residual, as an `Operation`."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ def _launches(
 def case(batch: int, level: PyramidLevel, draw: Draw) -> Case:
     """Prototype residual of one scale."""
     prototypes = draw.maps(level.prototypes, level.channels, level.side, level.side)
-    # Each lies clearly nearest to one prototype: between two as near as each other, rounding may choose either.
+    # Each is clearly nearest to one prototype: of two equally near ones, rounding may choose either.
     nearest = prototypes[torch.arange(batch, device=draw.device) % level.prototypes]
     features = draw.maps(batch, level.channels, level.side, level.side) + nearest / 2
     sizes = batch, level.prototypes, level.size

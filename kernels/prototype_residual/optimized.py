@@ -4,7 +4,7 @@ With c the mean prototype, f' = f - c and p' = p - c, leaving out what does not 
 
     |f - p_k + eps|^2 / 2  ~  |p'_k|^2 / 2 - eps sum(p'_k) - f' . p'_k
 
-Taking c off first keeps the terms as small as the differences between images are, so that little cancels; only two
+Subtracting c first keeps the terms as small as the differences between images, so that little cancels; only two
 prototypes whose distances agree to about a millionth can change places.
 """
 

@@ -1,4 +1,4 @@
-"""Bytes that the prototype residual moves. B maps, K prototypes, D values a map."""
+"""Bytes that the prototype residual moves. B maps, K prototypes, D values per map."""
 
 from prn_fast.kernels.traffic import FLOAT_BYTES, BytesMoved
 
@@ -20,9 +20,9 @@ def candidate_bytes_moved(
 ) -> BytesMoved:
     """The three kernels of `candidates.py`.
 
-    First: maps and prototypes in, B K splits partial sums out. Second: those, the maps and what prototypes are
-    candidates (at most K) in, B candidates look_splits partial sums and B candidates indices out. Third: those, the
-    maps and each nearest prototype in, the residual out.
+    First: maps and prototypes in, B K splits partial sums out. Second: those, the maps and the candidate prototypes (at
+    most K) in, B candidates look_splits partial sums and B candidates indices out. Third: those, the maps and each
+    nearest prototype in, the residual out.
     """
     maps = batch * size * value_bytes
     partials, looked = batch * count * splits * FLOAT_BYTES, batch * candidates * (look_splits + 1) * FLOAT_BYTES

@@ -3,8 +3,8 @@
 
     tile[n, c, y, x] = byte[(start + top_n + y) mod capacity, left_n + x, c] * scale_c + shift_c
 
-Programs follow the tiles in memory order, so that what is written is written in a row; overlapping tiles find their
-bytes in the cache. Images are a strip of tiles one below the other: their rows are the ring, which then never wraps.
+Programs follow the tiles in memory order, so that writes are consecutive; overlapping tiles find their bytes in the
+cache. Images are a strip of tiles one below the other: their rows are the ring, which then never wraps.
 """
 
 import math
@@ -58,7 +58,7 @@ def tile_normalize_kernel(
     row = start + top + y
     row = tl.where(row < capacity, row, row - capacity).to(tl.int64)
     if CHANNELS_LAST and len(SCALE) == C:
-        # The bytes of a line in their own order: several in one load, which the compiler must be shown.
+        # The bytes of a line in their own order: several in one load, if the compiler can see that they are adjacent.
         first = tl.multiple_of(row * PITCH + left * C, ALIGNMENT)
         place = first + index % (C * SIDE)
     else:

@@ -1,4 +1,4 @@
-"""Normalising of images and of a strip's tiles, one kernel, for all that goes through every operation."""
+"""Normalising of images and of a strip's tiles, one kernel, as `Operation`s."""
 
 from collections.abc import Iterator
 

@@ -2,7 +2,7 @@
 
     x_c = (pixel_c / 255 - mean_c) / std_c
 
-A grey image is seen by the network as three equal channels.
+The network sees a grey image as three equal channels.
 
 A strip is some lines of a line camera, out of a ring buffer of rows: line l lies in row (start + l) mod capacity. Its
 tiles are squares of `side` pixels; along each direction they start `side - overlap` pixels apart, and the last one is

@@ -18,7 +18,7 @@ def bytes_moved(strip_bytes: int, tile_pixels: int, value_bytes: int) -> BytesMo
 def published_bytes_moved(strip_bytes: int, tile_pixels: int, channels: int, value_bytes: int) -> BytesMoved:
     """`reference.tile_normalize`, one kernel for each operation.
 
-    The strip is unwrapped and the tiles are cut, bytes in and out of each. Three values a pixel in float32: converted
+    The strip is unwrapped and the tiles are cut, bytes in and out of each. Three values per pixel in float32: converted
     (bytes read, 1 written), multiplied (1, 1), shifted (1, 1), and rounded to half precision if asked for (1 read).
     """
     cut, values = tile_pixels * channels, NETWORK_CHANNELS * tile_pixels

@@ -130,7 +130,7 @@ class Thresholds:
 
 
 class Engine(ABC):
-    """Runs a PRN; one subclass a backend.
+    """Runs a PRN; one subclass for each backend.
 
     Threads may share an engine: one inference runs at a time, the others wait, and each gets the answers to its own
     images, in arrays that no later call touches. `close` waits for the inference under way; whoever infers afterwards

@@ -1,8 +1,8 @@
-"""Capturing what is put on a CUDA stream, and starting it again at once.
+"""Captures the work on a CUDA stream and launches it again as one graph.
 
 `RecordedCall` captures PyTorch's work, whose memory must stay where it is. `CudaGraph` takes any stream, for engines
-that are no part of PyTorch: neither pycuda nor TensorRT offers this; five functions of libcuda do. `copy_on_device`
-copies by another one.
+outside PyTorch: neither pycuda nor TensorRT offers this, so it calls five functions of libcuda. `copy_on_device` calls
+another one.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ CAPTURE_THREAD_LOCAL = 1
 
 
 class RecordedCall:
-    """A call of PyTorch's that is replayed on a GPU: calling this starts it again and returns the same outputs.
+    """A PyTorch call that is replayed on a GPU: calling this launches it again and returns the same outputs.
 
     Args:
         run: puts work on the current stream.
@@ -69,7 +69,7 @@ class CudaGraph:
             self._call("cuGraphDestroy", graph)
 
     def launch(self) -> None:
-        """Put all of it on the stream again."""
+        """Launch all of it on the stream again."""
         self._call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class CudaGraph:
 
 
 def copy_on_device(target: int, source: int, size: int, stream: int) -> None:
-    """Put a copy of so many bytes, between two addresses on the GPU whose context is current, on a stream."""
+    """Enqueue a copy of `size` bytes between two addresses on the GPU whose context is current."""
     status = _load_driver().cuMemcpyDtoDAsync_v2(
         ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(size), ctypes.c_void_p(stream)
     )

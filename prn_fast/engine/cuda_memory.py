@@ -69,7 +69,7 @@ class CudaDevice(ABC):
         """Wait until all that any stream was given is done."""
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Put a copy of so many bytes, from one address on the GPU to another, on the stream."""
+        """Enqueue a copy of `size` bytes from one address on the GPU to another."""
         copy_on_device(target, source, size, self.stream)
 
     @abstractmethod

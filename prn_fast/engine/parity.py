@@ -44,7 +44,7 @@ class Tolerance:
 
 _FLOAT32 = Tolerance(1e-3, 1e-4, 1e-4, max_map=2e-2, relative_map=0.02, image_auroc_of_few=0.002)
 _EIGHT_BITS = Tolerance(0.35, 0.02, 0.005, max_map=1.0, relative_map=0.6, image_auroc_of_few=0.02)
-# By so much may fewer normal images leave after an engine's screen than after the float32 one.
+# How much smaller the share of normal images that leave may be with an engine's screen than with the float32 one.
 LARGEST_LOSS_OF_EXITS = 0.05
 # float32 differs by the order of sums alone; in half precision a pixel at the edge of a defect moves; eight bits are a
 # different network, of which the order of images must survive, single pixels need not.

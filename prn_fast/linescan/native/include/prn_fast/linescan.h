@@ -1,4 +1,4 @@
-/* Line ring and tiler: the C interface; linescan.hpp wraps it for C++. docs/embedding.md describes threads and lifetimes.
+/* Line ring and tiler: the C interface; linescan.hpp wraps it for C++. Threads and lifetimes: docs/embedding.md.
  *
  * Line: one row of the web, numbered from 0. Strip: `tile` lines over the full width; strip r starts at line r *
  * stride, stride = tile - overlap; the last one, after prn_ring_finish, is flush with the web's end. A strip owns the
