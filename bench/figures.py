@@ -3,11 +3,10 @@
     python -m prn_fast.bench.figures FILE... [--results bench/results]
 
 What stands between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->` is replaced by what NAME gives, see `FIGURES`.
-Below bench/results/DEVICE, reports of prn-bench lie in packages/*.json, those with baselines in baselines/*.json, those
-of prn-eval in evaluations/*.json, runs with line cameras in linescan/*.json, those of training's loader in
-training/*.json, studies of calibration in calibration/*.json. bench/results/launches.json counts the fused network's
-kernels. Records of accuracy studies lie in
-bench/accuracy/results/*.json.
+Below bench/results/DEVICE are reports of prn-bench in packages/, with baselines in baselines/, with early exit in
+early-exit/; results of prn-eval in evaluations/, runs with line cameras in linescan/, of a server in serving/, of
+training's loader in training/, and studies of calibration in calibration/. bench/results/launches.json counts the fused
+network's kernels. Records of accuracy studies are in bench/accuracy/results/.
 """
 
 import argparse
@@ -69,7 +68,10 @@ def _headline(report: Report, results: Path) -> str:
 
 
 def _held_line_rate(report: Report, results: Path) -> str:
-    """A sentence on the highest line rate that an engine of the same package held, on the newest recorded run."""
+    """A sentence on the highest line rate that an engine of the same package held, in the newest recorded run.
+
+    Runs before version 0.2.0, which state no mixture of images, simulated the camera's buffers.
+    """
     name = report["package"]["name"]
     entries = [
         entry
@@ -84,7 +86,8 @@ def _held_line_rate(report: Report, results: Path) -> str:
     nearest = max(best["cameras"], key=lambda camera: camera["share"])
     held = f"`{best['engine']}` keeps up with a line camera of {best['width']} pixels at {hertz(best['held']['rate'])}"
     share = f"{nearest['share']:.1%} of what the least demanding camera compared, {nearest['name']}, sends at full rate"
-    return f"{held} and loses no line: {share}."
+    simulated = "" if "mix" in best else " This run is from before version 0.2.0, when buffers were simulated."
+    return f"{held} and loses no line: {share}.{simulated}"
 
 
 def scenario_figures(results: Path) -> str:

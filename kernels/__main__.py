@@ -143,7 +143,7 @@ def print_pass(report: dict[str, Any]) -> None:
     print(f"{'what follows a convolution:':40}" + "".join(f"{row['name']:>22}" for row in rows))
     print(f"{'kernels':40}" + "".join(f"{sum(row['kernels'].values()):22}" for row in rows))
     moved = [sum(row["megabytes_an_image"].values()) for row in rows]
-    print(f"{'element-wise passes, MB an image':40}" + "".join(f"{value:22.1f}" for value in moved))
+    print(f"{'element-wise passes, MB per image':40}" + "".join(f"{value:22.1f}" for value in moved))
     for name in sorted({name for row in rows for name in row["kernels"]}):
         cells = (f"{row['kernels'].get(name, 0)} {_megabytes(row, name)}" for row in rows)
         print(f"  {name:38}" + "".join(f"{cell:>22}" for cell in cells))

@@ -14,7 +14,7 @@ def read_hardware_state() -> dict[str, Any]:
 
     Returns:
         "cpu_mhz": mean clock of the cores; "cpu_celsius": hottest sensor; "cpu_throttled": count of thermal throttlings
-        since the start of the system; "load_average": of the last minute; "gpus": one entry a GPU, see `_gpu`.
+        since the start of the system; "load_average": of the last minute; "gpus": one entry per GPU, see `_gpu`.
         What the system does not say is None.
     """
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
@@ -28,7 +28,7 @@ def read_hardware_state() -> dict[str, Any]:
 
 
 def hardware_state_warnings(start: dict[str, Any], end: dict[str, Any]) -> list[str]:
-    """What changed between two readings so much that speeds may have changed with it."""
+    """Changes between two readings that are large enough to have changed speeds, as sentences."""
     warnings = []
     if start["cpu_mhz"] and end["cpu_mhz"] and abs(end["cpu_mhz"] / start["cpu_mhz"] - 1) > CLOCK_CHANGE:
         warnings.append(f"the processor's clock went from {start['cpu_mhz']:.0f} to {end['cpu_mhz']:.0f} MHz")

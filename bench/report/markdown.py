@@ -116,7 +116,7 @@ def camera_table(report: Report) -> str:
                 f"{nearest['share']:.1%} of {nearest['name']}",
             ]
         )
-    heads = ("engine", "sustained", "p50 ms", "longest ms", "strips", "lines lost", "nearest camera's tiles a second")
+    heads = ("engine", "sustained", "p50 ms", "longest ms", "strips", "lines lost", "nearest camera's tiles/s")
     return table(heads, rows)
 
 

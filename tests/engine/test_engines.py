@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from prn_fast.engine import Engine, default_engine, open_engine
+from prn_fast.engine import Engine, default_engine, open_engine, parse_name
 from prn_fast.errors import EngineError, PackageError
 from prn_fast.package import MANIFEST, Package, describe, serialize_manifest
 from tests.small_package import SIDE, textured_images
@@ -54,6 +54,10 @@ def test_an_answer_of_another_number_is_never_spread_over_the_images():
 def test_engines_that_are_not_there_say_what_to_do(built_package_path, name, message):
     with pytest.raises(EngineError, match=message):
         open_engine(built_package_path, name)
+
+
+def test_a_former_name_opens_the_engine_of_today():
+    assert parse_name("lean") == parse_name("optimized")
 
 
 def test_a_missing_library_names_the_extra(built_package_path, monkeypatch):
