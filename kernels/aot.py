@@ -16,7 +16,7 @@ class Compiled:
     """Machine code of one launch for one capability, and its resources.
 
     Attributes:
-        name: entry point in `ptx` and `cubin`.
+        name: entry point in `ptx`.
         registers: 32-bit registers per thread.
         spills: bytes per thread that are written to and read from local memory for lack of registers.
         shared_memory: bytes per block.
@@ -25,7 +25,6 @@ class Compiled:
 
     name: str
     ptx: str
-    cubin: bytes
     registers: int
     spills: int
     shared_memory: int
@@ -69,7 +68,6 @@ def compile_launch(launch: Launch, capability: Capability, ptx_version: int | No
     return Compiled(
         metadata.name,
         ptx,
-        compiled.asm["cubin"],
         registers,
         spills,
         metadata.shared,

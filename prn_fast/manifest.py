@@ -92,7 +92,7 @@ CALIBRATION_SHAPE: Shape = {
     "lowest_rate?": SHARE,
     "highest_scores?": [SHARE],
     "normal_tail?": {"level": NUMBER, "share": SHARE, "mean_excess": NOT_NEGATIVE},
-    "probability?": {"slope": NUMBER, "intercept": NUMBER},
+    "probability?": {"slope": NUMBER, "intercept": NUMBER},  # of earlier versions; nothing reads it
     "normal_score_quantiles?": Each(SHARE),
     # What good images were like: `prn_fast.drift` compares a line with it.
     "reference?": {

@@ -243,7 +243,7 @@ class _TypedGraph:
             return
         for index, name in enumerate(node.input):
             own = self.float_type if index in FLOAT32_INPUTS.get(node.op_type, ()) else wanted
-            copy.input[index] = self._in_type(name, own, node)
+            copy.input[index] = self._in_type(name, own)
         if node.op_type == "Cast" and self.types[node.output[0]] == self.float_type:
             copy.attribute[0].i = wanted
         self.nodes.append(copy)
@@ -255,11 +255,11 @@ class _TypedGraph:
         """A plugin's partial results are float32 whatever the type of its maps."""
         inputs, outputs = retype(node, wanted)
         for index, (name, kind) in enumerate(zip(list(node.input), inputs, strict=True)):
-            node.input[index] = self._in_type(name, kind, node)
+            node.input[index] = self._in_type(name, kind)
         self.nodes.append(node)
         self.types.update(zip(node.output, outputs, strict=True))
 
-    def _in_type(self, name: str, wanted: int, consumer: Any) -> str:
+    def _in_type(self, name: str, wanted: int) -> str:
         """Name of a tensor in a float type; other tensors stay as they are."""
         if name in self.constants:
             return self._constant(name, wanted)

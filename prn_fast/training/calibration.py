@@ -1,4 +1,4 @@
-"""What scores mean for one model: thresholds and probabilities, from good images that training has not seen.
+"""What scores mean for one model: thresholds, from good images that training has not seen.
 
 `calibration_entry` makes what a manifest keeps of a calibration, whoever calibrates: training, `prn-calibrate` or
 `prn-update`.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prn_fast.engine.base import Detections, is_defective
 from prn_fast.engine.parity import STRICTEST
-from prn_fast.errors import ConfigError, PackageError
+from prn_fast.errors import PackageError
 from prn_fast.package import Package, ValidationSet, now
 from prn_fast.training.conformal import (
     MAX_FALSE_ALARM_RATE,
@@ -94,7 +94,7 @@ class RateMetrics:
 def calibrate(
     detections: Detections, validation: ValidationSet, false_alarm_rate: float | None = None
 ) -> dict[str, Any]:
-    """Thresholds for images and pixels, and what a score means, from a package's validation split.
+    """Thresholds for images and pixels, from a package's validation split.
 
     Args:
         detections: of the validation images.
@@ -102,7 +102,6 @@ def calibrate(
         false_alarm_rate: see `calibration_entry`.
     Returns:
         as `calibration_entry`, and JSON-ready too:
-        "probability": slope and intercept for `defect_probability`.
         "f1_threshold", "pixel_threshold": where F1 of images, of pixels, is largest.
     """
     normal = validation.labels == 0
@@ -114,7 +113,6 @@ def calibrate(
             source="training",
             defects="generated",
         ),
-        "probability": fit_probability(detections.raw_scores, validation.labels),
         "f1_threshold": best_threshold(detections.raw_scores, validation.labels.astype(bool)),
         "pixel_threshold": best_threshold(detections.maps.reshape(-1), validation.masks.reshape(-1)),
     }
@@ -294,38 +292,6 @@ def expected_false_alarm_rate(calibration: Mapping[str, Any], threshold: float) 
     else:
         rate = tail["share"] * math.exp(-excess / tail["mean_excess"]) if tail["mean_excess"] > 0 else 0.0
     return rate if highest is None else min(rate, lowest_rate(calibration["normals"]))
-
-
-def fit_probability(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Logistic regression of the label on the logit of the score (Platt, 1999), both classes weighing the same.
-
-    Returns:
-        "slope" a and "intercept" b of P(defect | score) = sigmoid(a logit(score) + b), at equal odds.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    fitted = LogisticRegression(class_weight="balanced").fit(logit(scores)[:, None], labels)
-    return {"slope": float(fitted.coef_[0, 0]), "intercept": float(fitted.intercept_[0])}
-
-
-def defect_probability(
-    scores: NDArray[np.floating], calibration: Mapping[str, Any], defect_share: float = 0.5
-) -> NDArray[np.float64]:
-    """Probability that images are defective, given their scores.
-
-    Args:
-        scores: (N,), in 0..1.
-        calibration: as `calibrate` returns it.
-        defect_share: of defective images among those that the line will show, above 0 and below 1. The calibration
-            knows generated anomalies only: real defects that score lower than these are more likely than it says.
-    Returns:
-        (N,) in 0..1.
-    """
-    if not 0 < defect_share < 1:
-        raise ConfigError(f"the share of defective images must be above 0 and below 1, not {defect_share}")
-    fitted = calibration["probability"]
-    odds = fitted["slope"] * logit(scores) + fitted["intercept"] + float(logit(defect_share))
-    return 1.0 / (1.0 + np.exp(-odds))
 
 
 def best_threshold(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:

@@ -29,7 +29,7 @@ from prn_fast.training.conformal import (
 from prn_fast.training.evaluation import Progress, infer_tiles
 
 # Entries that do not depend on the threshold of images: they stay as training set them.
-_KEPT = ("pixel_threshold", "f1_threshold", "probability")
+_KEPT = ("pixel_threshold", "f1_threshold")
 
 
 @dataclass(frozen=True, eq=False)

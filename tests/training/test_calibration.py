@@ -10,9 +10,7 @@ from prn_fast.training.calibration import (
     best_threshold,
     calibrate,
     calibration_entry,
-    defect_probability,
     expected_false_alarm_rate,
-    fit_probability,
     normal_tail,
     threshold_for,
 )
@@ -98,20 +96,6 @@ def test_equal_scores_and_a_single_normal_give_a_threshold():
 def test_an_impossible_rate_is_refused(rate):
     with pytest.raises(ConfigError, match="false-alarm rate"):
         threshold_for(calibration_of(np.linspace(0.1, 0.2, 40)), rate)
-
-
-def test_probabilities_are_those_that_made_the_labels():
-    rng = np.random.default_rng(3)
-    labels = np.repeat([0, 1], 50_000)
-    values = rng.normal(np.where(labels == 1, 1.0, -1.0), 1.0)
-    # Two unit normals, two apart: the log odds are twice the value.
-    calibration = {"probability": fit_probability(sigmoid(values).astype(np.float32), labels)}
-    found = defect_probability(sigmoid(np.array([-1.0, 0.0, 1.0])), calibration)
-    np.testing.assert_allclose(found, sigmoid(np.array([-2.0, 0.0, 2.0])), atol=0.01)
-    rare = defect_probability(sigmoid(np.array([0.0])), calibration, defect_share=0.01)
-    np.testing.assert_allclose(rare, 0.01, atol=0.002)
-    with pytest.raises(ConfigError, match="share of defective"):
-        defect_probability(np.array([0.5]), calibration, defect_share=0.0)
 
 
 def entry_of(scores: np.ndarray, rate: float | None = None, defects: np.ndarray | None = None) -> dict:
