@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +63,13 @@ from prn_fast.model.config import PRNConfig
 from prn_fast.signature import configured_key, require_signature, signature_of
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from prn_fast.kernels import Ops
     from prn_fast.model.prn import PRN
     from prn_fast.model.screen import Screen
+
+Network = TypeVar("Network", bound="Module")
 
 SUFFIX = ".prn"
 BUILDING_PREFIX = ".building-"
@@ -73,7 +77,7 @@ BUILDING_PREFIX = ".building-"
 MAX_CALIBRATION_IMAGES = 128
 # An engine's folder as `add_engine` names it: the manifest says which of them are in use.
 _ENGINE_FOLDER = re.compile(r"[a-z0-9-]+\.[0-9a-f]{8}")
-# So often may a package be changed while it is opened, before that is given up.
+# How often a package may change while it is being opened, before that is given up.
 _MAX_READS = 20
 
 
@@ -266,25 +270,30 @@ class Package:
         Raises:
             PackageError: weights that do not fit the configuration or are not finite.
         """
+        from prn_fast.kernels import REFERENCE
+        from prn_fast.model.prn import PRN
+
+        return self._loaded(WEIGHTS, lambda: PRN(self.config, REFERENCE if ops is None else ops))
+
+    def _loaded(self, file: str, make: "Callable[[], Network]") -> "Network":
+        """A network with the weights of one of the package's files, in eval mode, float32, on the CPU."""
         import torch
         from safetensors.torch import load_file as load_tensors
 
-        from prn_fast.kernels import REFERENCE
-        from prn_fast.model.prn import PRN
         from prn_fast.model.weights import require_finite
 
         try:
-            with self._reading(WEIGHTS) as path:
+            with self._reading(file) as path:
                 state = load_tensors(path)
             require_finite(state, str(path))
             with torch.device("meta"):
-                model = PRN(self.config, REFERENCE if ops is None else ops)
-            model.load_state_dict(state, assign=True)
+                network = make()
+            network.load_state_dict(state, assign=True)
         except WeightsError as error:
             raise PackageError(str(error)) from None
         except RuntimeError as error:
             raise PackageError(f"{path}: does not fit the configuration ({one_line(error)})") from None
-        return model.eval().requires_grad_(False)
+        return network.eval().requires_grad_(False)
 
     @property
     def has_screen(self) -> bool:
@@ -332,27 +341,12 @@ class Package:
         Raises:
             PackageError: the package has none, or weights that do not fit or are not finite.
         """
-        import torch
-        from safetensors.torch import load_file as load_tensors
-
         from prn_fast.model.screen import Screen
-        from prn_fast.model.weights import require_finite
 
         if not self.has_screen:
             raise PackageError(f"{self.path}: has no screen; add one: prn-train --add-screen {self.path} --data DIR")
         entry = self.manifest["screen"]
-        try:
-            with self._reading(entry["file"]) as path:
-                state = load_tensors(path)
-            require_finite(state, str(path))
-            with torch.device("meta"):
-                screen = Screen(self.config, entry["width"], entry["blocks"])
-            screen.load_state_dict(state, assign=True)
-        except WeightsError as error:
-            raise PackageError(str(error)) from None
-        except RuntimeError as error:
-            raise PackageError(f"{path}: does not fit the configuration ({one_line(error)})") from None
-        return screen.eval().requires_grad_(False)
+        return self._loaded(entry["file"], lambda: Screen(self.config, entry["width"], entry["blocks"]))
 
     # -- writing ------------------------------------------------------------------------------------------------
 
