@@ -224,7 +224,7 @@ class TensorRTEngine(Engine):
         with self._device.active():
             return self._programs[NETWORK].run(images)
 
-    def screen(self, images: NDArray[np.uint8] | DeviceImages) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def screen(self, images: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `Engine.screen`."""
         if SCREEN not in self._programs:
             return super().screen(images)
