@@ -126,8 +126,7 @@ def power_of_two(value: int) -> int:
 
 
 def memory_format_of(maps: Tensor) -> torch.memory_format:
-    """The dense layout in which a kernel reads a map: channels-last if the map is channels-last only, otherwise
-    contiguous."""
+    """The dense layout in which a kernel reads a map: contiguous, or channels-last if the map is that only."""
     channels_last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
 

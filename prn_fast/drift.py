@@ -1,4 +1,4 @@
-"""Whether what passes is still what a package was calibrated on: light, lens and product change, and verdicts too.
+"""Whether images are still like those of the calibration: light, lens and product change, and verdicts with them.
 
 Three figures of each image are compared with their distribution at calibration, over a rolling window: the network's
 score, the brightness and the contrast. Two distances are taken, since each sees what the other is blind to:
@@ -55,7 +55,7 @@ class DriftState(StrEnum):
 
 @dataclass(frozen=True)
 class Limit:
-    """From where on a distance counts: at `psi` and `ks`, and in no case more often by chance than at the rate."""
+    """When a distance counts: from `psi` and `ks` on, and by chance never more often than at the rate."""
 
     psi: float
     ks: float
@@ -222,7 +222,7 @@ class Reference:
 
 
 def image_figures(scores: NDArray[np.floating], images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """What drift is seen in, of each of N images.
+    """The figures that show drift, of each of N images.
 
     Args:
         scores: (N,).
@@ -278,7 +278,7 @@ class QuantityDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """How what passes compares with the calibration.
+    """How the images that pass compare with the calibration.
 
     Attributes:
         state: the worst of all quantities; "learning" until a window is full.
@@ -368,8 +368,8 @@ class DriftMonitor:
             ordinary ups and downs last.
     Attributes:
         window: images that are compared.
-        drift: where it stands; may be read from any thread.
-        notes: for people, what stands in for a reference that is missing or small.
+        drift: the present state; may be read from any thread.
+        notes: for people, what replaces a missing or small reference.
     Raises:
         ConfigError: a window of fewer than 100 images.
     """
@@ -414,7 +414,7 @@ class DriftMonitor:
             scores: (N,), the network's own.
             images: uint8 (N, S, S, C), as the network gets them.
         Returns:
-            where it stands now; the same object as before, unless a window was looked at.
+            the present state; the same object as before, unless a window was evaluated.
         Raises:
             DataError: as `image_figures`.
         """

@@ -33,7 +33,7 @@ class EngineError(PRNError):
 
 
 class EngineUnavailableError(EngineError):
-    """An engine that is away for now: the server that runs it cannot be reached, is starting, or is busy; ask again."""
+    """An engine that is away for now: its server cannot be reached, is starting, or is busy; try again."""
 
 
 class LinescanError(PRNError):
@@ -46,7 +46,7 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str, most: int = 200) -> str:
-    """A text of any origin within one line of a message.
+    """Any text, made fit for one line of a message.
 
     White space becomes single spaces, other unprintable characters are escaped, and what is longer than `most`
     characters is cut.

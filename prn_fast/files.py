@@ -1,8 +1,8 @@
 """Writing that an interruption cannot tear: a file or folder is at every moment the old one or the new one, whole.
 
-What is new is made in a hidden folder beside its target, with the permissions that the umask gives, brought to the
-disk, and moved into place. The writing process holds a lock on that folder; what a killed one leaves is removed by the
-next writer to the same place.
+New content is made in a hidden folder beside its target, with the permissions that the umask gives, flushed to the
+disk, and moved into place. The writing process holds a lock on that folder; the next writer to the same place removes
+what a killed one left.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV, errno
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file at once, in place of the one that may be there.
+    """Write a file at once, replacing any that is there.
 
     Raises:
         StorageError: it cannot be written; the file that was there is kept.
@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a new file, where an interruption does no harm: in a folder that is still in the making."""
+    """Write a new file where an interruption does no harm: in a folder that is still being made."""
     with path.open("wb") as file:
         file.write(content)
 
@@ -127,7 +127,7 @@ def _held_folder(parent: Path, prefix: str) -> tuple[Path, int]:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # another writer has swept it before it was locked
             continue
-        # Some network file systems lock no folders: there nobody can lock it, so that nobody sweeps it.
+        # Some network file systems cannot lock folders: nobody can lock it there, so nobody removes it.
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         if _is_at(handle, folder):
@@ -136,7 +136,7 @@ def _held_folder(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def settle(folder: Path) -> None:
-    """Give all below a staging folder the permissions of the umask, and bring it to the disk."""
+    """Give everything in a staging folder the permissions of the umask, and flush it to the disk."""
     # The folder was made with all permissions but those that the umask takes away.
     permissions = stat.S_IMODE(folder.stat().st_mode)
     for place, folders, files in os.walk(folder, topdown=False):
@@ -149,7 +149,7 @@ def settle(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or which names a folder holds, to the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

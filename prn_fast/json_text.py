@@ -1,4 +1,4 @@
-"""JSON for files that people read and compare: what is short stands on one line."""
+"""JSON for files that people read and compare: short records stay on one line."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ def json_text(value: Any, depth: int = 0) -> str:
         value: JSON-ready.
         depth: of the place where the text stands: how far its lines are indented.
     Raises:
-        ValueError: a number is NaN or infinite, which JSON has no word for.
+        ValueError: a number is NaN or infinite, which JSON cannot represent.
     """
     entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     plain = not any(isinstance(entry, dict | list | tuple) for entry in entries)

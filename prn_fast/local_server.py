@@ -151,7 +151,7 @@ class LocalServer:
         origin = request.headers.get("Origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise web.HTTPForbidden(text="requests from other sites are refused")
-        # Paths that do not exist must not reveal either whether the token is right.
+        # Nonexistent paths must not reveal whether the token is right, either.
         token = request.path.removeprefix("/").partition("/")[0].encode(errors="replace")
         if self._token and not hmac.compare_digest(token, self._token.encode()):
             raise web.HTTPForbidden(text=f"open the address that {self._command} printed: it holds a token")
@@ -161,7 +161,7 @@ class LocalServer:
         if is_loopback(self._host):
             return is_loopback(host)
         if _is_any(self._host):
-            # A name can be made to lead here by whoever owns it; an address leads where it says.
+            # Whoever owns a name can make it lead here; an address leads where it says.
             return host in self._own_names or _is_address(host)
         return host in self._own_names
 

@@ -137,7 +137,7 @@ MANIFEST_SHAPE: Shape = {
         "memory?": _count(0, 2**20),
     },
     "calibration": CALIBRATION_SHAPE,
-    # What was in force before, the oldest first; with each, the cut of early exit that belonged to it.
+    # Former calibrations, the oldest first; with each, the cut of early exit that belonged to it.
     "former_calibrations?": [{"calibration": CALIBRATION_SHAPE, "screen_cut?": Nullable(SHARE)}],
     "training": {
         "data?": TEXT,

@@ -43,9 +43,9 @@ FADED, TILES, UNCHANGED, RUN, SCORED = 0.3, 10_000, 100_000, 10_000, 3000
 CALIBRATING, SURFACES = 100, 1000
 # Standard deviation of the camera's noise, grey levels.
 NOISE = 1.5
-# Of tiles that were run while the lamp faded, so many neighbours have the same light, near enough.
+# Neighbouring tiles, of those run while the lamp faded, that have nearly the same light.
 SAME_LIGHT = 50
-# Light is recorded in so many steps, each with so many quantiles of what was measured.
+# Steps of light in the record, and quantiles of the measured figures in each.
 STEPS, QUANTILES = 20, 51
 _BATCH = 8
 
@@ -142,7 +142,7 @@ def measure_line(
 
 
 def drawn_web(fading: Figures, tiles: int, seed: int) -> Figures:
-    """A web of so many tiles from fewer that were measured: each is one of those at its light."""
+    """A web of any number of tiles drawn from fewer measured ones: each is one of those at its light."""
     if tiles == len(fading):
         return fading
     places = np.arange(tiles) * len(fading) // tiles
@@ -171,7 +171,7 @@ def doubled(alarms: NDArray[np.bool_], rate: float) -> int | None:
     from sklearn.isotonic import IsotonicRegression
 
     fit = IsotonicRegression().fit_transform(np.arange(len(alarms)), alarms.astype(float))
-    # The last tiles alone would make a rate of their own: so few say nothing.
+    # The last tiles alone would form a rate of their own, from too few tiles to mean anything.
     found = np.flatnonzero(fit[: len(fit) - WINDOW // 10] >= 2 * rate)
     return int(found[0]) if len(found) else None
 

@@ -191,8 +191,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Target:
-    """The library and the devices that engines are compiled with and for; `timing_cache` is the file of an earlier
-    build."""
+    """What engines are compiled with and for; `timing_cache` is the file of an earlier build."""
 
     flavour: Flavour
     library: Any

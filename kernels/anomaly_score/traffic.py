@@ -26,8 +26,7 @@ def published_bytes_moved(batch: int, size: int, value_bytes: int) -> BytesMoved
 
 
 def learned_bytes_moved(batch: int, size: int, splits: int, value_bytes: int) -> BytesMoved:
-    """The two kernels of the learned score: logits in, 100 candidates and 2 sums per split out; those in, scores
-    out."""
+    """The two kernels of the learned score: logits in, 100 candidates and 2 sums per split out and in, scores out."""
     left = batch * splits * (LARGEST[-1] + 2) * FLOAT_BYTES
     given = (len(STATISTICS) + batch) * FLOAT_BYTES
     return BytesMoved(batch * size * value_bytes + left + given, left + batch * FLOAT_BYTES)

@@ -124,8 +124,7 @@ def drop_rest(ring: "LineRing", reason: "DropReason") -> None:
 
 
 def _release_views(error: BaseException | None) -> None:
-    """Clear the local variables of the failed calls: a view of a strip's memory keeps its place in the ring
-    occupied."""
+    """Clear the local variables of failed calls: a view of a strip's memory keeps its place in the ring."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

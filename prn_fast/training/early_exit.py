@@ -91,8 +91,7 @@ class TwoStages:
 
 
 def loss_bound(lost: int, flagged: int) -> float:
-    """Upper 95 % bound (Clopper-Pearson) of the share of such anomalies that leave, when `lost` of `flagged` have
-    left."""
+    """Upper 95 % bound (Clopper-Pearson) of the share of anomalies that leave, when `lost` of `flagged` do."""
     from scipy.stats import beta
 
     return 1.0 if lost >= flagged else float(beta.ppf(CONFIDENCE, lost + 1, flagged - lost))

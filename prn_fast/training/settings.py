@@ -29,8 +29,7 @@ def require_minutes(minutes: float | None) -> None:
 
 
 def require_loss(wanted_loss: float) -> None:
-    """A ConfigError unless a wanted bound of the loss is 0 (no early exit) or a share that enough anomalies can
-    prove."""
+    """A ConfigError unless a wanted bound of the loss is 0 (no early exit) or a share that can be proven."""
     if not (wanted_loss == 0 or 0.001 <= wanted_loss <= 0.5):
         raise ConfigError(
             f"--lost must be 0, which switches early exit off, or from 0.001 to 0.5, not {wanted_loss}; it is the "

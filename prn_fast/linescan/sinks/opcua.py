@@ -115,8 +115,7 @@ class OPCUASink(Sink):
         return list(self._results)
 
     def _do(self, action: Coroutine[Any, Any, Any], seconds: float | None = _SECONDS) -> Any:
-        """Run an action in the server's thread and return its result; an error of the server becomes a
-        LinescanError."""
+        """Run an action in the server's thread and return its result; a server's error becomes a LinescanError."""
         from asyncua.ua import UaError
 
         try:
