@@ -107,6 +107,18 @@ def test_the_headline_orders_single_images_by_speed_and_says_which_line_rate_is_
     assert "commit" in text
 
 
+def test_the_headline_says_where_the_camera_was_simulated(results: Path) -> None:
+    """As in runs before version 0.2.0, which state no mixture of images."""
+    write_json(make_report(slower=2.0), results / "some-cpu" / "baselines" / "model.json")
+    assert "before version 0.2.0" not in FIGURES["headline"](results)
+    for path in (results / "some-cpu" / "packages").iterdir():
+        report = json.loads(path.read_text())
+        for entry in report["scenarios"]:
+            entry.pop("mix", None)
+        path.write_text(json.dumps(report))
+    assert "before version 0.2.0, when buffers were simulated." in FIGURES["headline"](results)
+
+
 def test_detection_is_told_kind_by_kind(results: Path) -> None:
     text = FIGURES["detection"](results)
     assert "| crack | 40 | 30 | 0.938 |  | 0.812 |  | 0.750 |" in text
