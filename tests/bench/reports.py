@@ -21,7 +21,6 @@ from tests.bench.stand_ins import ConvolutionEngine, blob_images
 
 MEDIANS = {("eager", 1): 20.0, ("openvino:int8", 1): 5.0, ("eager", 8): 140.0, ("openvino:int8", 8): 30.0}
 CALLS = 20
-MEMORY = {"peak_rss_bytes": 500_000_000, "baseline_rss_bytes": 200_000_000, "peak_cuda_bytes": None}
 HARDWARE_STATE = {"cpu_mhz": 2600.0, "cpu_celsius": None, "cpu_throttled": None, "load_average": 0.5, "gpus": []}
 PROFILE = {
     "engine": "eager",
