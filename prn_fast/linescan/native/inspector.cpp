@@ -49,10 +49,12 @@ struct Inspection {
     std::mutex callbacks_mutex;
     std::function<void(const Defect &)> on_defect;
     std::function<void(const std::string &)> on_error;
-    std::function<void(const Drift &)> on_drift;
 
+    // Keeps what is reported before the host has set on_drift, and hands it over then: each report is told once.
     std::mutex drift_mutex;
-    Drift drift;  // the last that was told
+    std::function<void(const Drift &)> on_drift;
+    Drift drift;  // the last that was reported
+    bool drift_waits = false;
 };
 
 }  // namespace detail
@@ -124,11 +126,18 @@ PyObject *report_drift(PyObject *capsule, PyObject *fields) {
     }
     const Drift drift = {state, reason, tiles, window, notes};
     Inspection &inspection = inspection_of(capsule);
+    std::function<void(const Drift &)> told;
     {
         const std::lock_guard<std::mutex> lock(inspection.drift_mutex);
         inspection.drift = drift;
+        told = inspection.on_drift;
+        inspection.drift_waits = !told;
     }
-    return call_host([&] { inspection.call(inspection.on_drift, drift); });
+    return call_host([&] {
+        if (told) {
+            told(drift);
+        }
+    });
 }
 
 PyObject *is_closing(PyObject *capsule, PyObject *) {
@@ -288,7 +297,15 @@ void Inspector::on_error(std::function<void(const std::string &)> callback) {
 }
 
 void Inspector::on_drift(std::function<void(const Drift &)> callback) {
-    inspection_->set(inspection_->on_drift, std::move(callback));
+    std::unique_lock<std::mutex> lock(inspection_->drift_mutex);
+    inspection_->on_drift = callback;
+    if (!callback || !inspection_->drift_waits) {
+        return;
+    }
+    inspection_->drift_waits = false;
+    const Drift drift = inspection_->drift;
+    lock.unlock();
+    callback(drift);
 }
 
 Drift Inspector::drift() const {

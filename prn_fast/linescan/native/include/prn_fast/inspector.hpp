@@ -80,7 +80,8 @@ class Inspector {
     // The engine failed: its strip and all lines that follow count as dropped ("engine_error"). Or a callback threw.
     void on_error(std::function<void(const std::string &)> callback);
 
-    // The state of drift: reported before the first strip is inspected, and when it changes.
+    // The state of drift: told before the first strip is inspected, by this call itself if it is known already, and
+    // when it changes.
     void on_drift(std::function<void(const Drift &)> callback);
 
     // Grab side, one thread: copies the lines, never waits for the engine or for Python.
