@@ -112,7 +112,9 @@ def make_parser() -> Parser:
         metavar="STRIPS",
         help="strips that may wait for the engine (default: %(default)s)",
     )
-    load.add_argument("--budget-ms", type=positive, metavar="MS", help="drop strips that waited longer")
+    load.add_argument(
+        "--budget-ms", type=positive, metavar="MS", help="drop strips that waited longer (default: never)"
+    )
 
     where = parser.add_argument_group("where defects go")
     where.add_argument("--jsonl", type=Path, metavar="FILE", help="file to append JSON lines to")

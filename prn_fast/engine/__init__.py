@@ -49,7 +49,7 @@ BACKENDS = {
         "prn_fast.engine.tensorrt.TensorRTRTXEngine", TENSORRT_PRECISIONS, built=True, usual=("fp16",)
     ),
 }
-FORMER_BACKENDS = {"optimized": "optimized"}  # names until 0.1, which version 0.3 refuses
+FORMER_BACKENDS = {"lean": "optimized"}  # names until 0.1, which version 0.3 refuses
 # Best first: what `default_engine` takes of what a package holds. "fused", "tensorrt" and
 # "tensorrt-rtx" are opened by name only, as long as they have not been measured on a GPU.
 PREFERENCE = ("openvino:int8", "openvino:bf16", "openvino:fp32", "optimized")

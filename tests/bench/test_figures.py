@@ -121,6 +121,13 @@ def test_detection_is_told_kind_by_kind(results: Path) -> None:
         FIGURES["detection"](results)
 
 
+def test_make_fills_every_page_that_has_figures() -> None:
+    root = Path(__file__).parents[2]
+    pages = [path for path in (root / "README.md", *(root / "docs").glob("*.md")) if "<!-- figures:" in path.read_text()]
+    listed = (root / "Makefile").read_text().partition("PAGES_WITH_FIGURES")[2].partition("\nfigures:")[0]
+    assert [path.name for path in pages if path.name not in listed] == []
+
+
 def test_without_results_nothing_is_claimed(tmp_path: Path) -> None:
     assert NOTHING in fill(README, tmp_path)
 

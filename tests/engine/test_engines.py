@@ -56,6 +56,11 @@ def test_engines_that_are_not_there_say_what_to_do(built_package_path, name, mes
         open_engine(built_package_path, name)
 
 
+def test_the_former_name_of_an_engine_still_opens_it(package):
+    with open_engine(package, "lean") as engine:
+        assert engine.name == "optimized"
+
+
 def test_a_missing_library_names_the_extra(built_package_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(EngineError, match=r"pip install 'prn-fast\[openvino\]'"):
