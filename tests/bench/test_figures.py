@@ -123,7 +123,9 @@ def test_detection_is_told_kind_by_kind(results: Path) -> None:
 
 def test_make_fills_every_page_that_has_figures() -> None:
     root = Path(__file__).parents[2]
-    pages = [path for path in (root / "README.md", *(root / "docs").glob("*.md")) if "<!-- figures:" in path.read_text()]
+    pages = [
+        path for path in (root / "README.md", *(root / "docs").glob("*.md")) if "<!-- figures:" in path.read_text()
+    ]
     listed = (root / "Makefile").read_text().partition("PAGES_WITH_FIGURES")[2].partition("\nfigures:")[0]
     assert [path.name for path in pages if path.name not in listed] == []
 
