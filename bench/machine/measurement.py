@@ -51,7 +51,7 @@ class Measurement:
 
     def __init__(self, module: str, argv: Sequence[str], file: Path | None, allow_dirty: bool = False) -> None:
         self._file = file
-        self._told = {
+        self._told: dict[str, Any] = {
             "command": command_line(module, argv),
             "load_average": os.getloadavg()[0],
             "environment": describe_environment(),
