@@ -63,7 +63,7 @@ bench: setup
 
 # The tables of these pages, from bench/results/.
 PAGES_WITH_FIGURES = README.md \
-  $(addprefix docs/,accuracy.md benchmarks.md early-exit.md engines.md linescan.md scale.md thresholds.md)
+  $(addprefix docs/,accuracy.md benchmarks.md drift.md early-exit.md engines.md linescan.md scale.md thresholds.md)
 figures: setup
 	$(BIN)/python -m prn_fast.bench.figures $(PAGES_WITH_FIGURES)
 

@@ -7,7 +7,6 @@ error says so if an image has no row or two, if a broken one is not named, or if
 """
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -17,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from prn_fast.arguments import whole
 from prn_fast.bench.engines.seeded import textured_images
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.data.images import write_image
 from prn_fast.engine import default_engine
 from prn_fast.errors import ConfigError, DataError, PRNError
@@ -62,7 +62,7 @@ def measure_archive(package: Package, folder: Path, images: int, broken: int, ac
         folder: for images and results; results of an earlier measurement must not be there.
         rows: images in a file of results.
     Returns:
-        JSON-ready: "load_average" before, "package", "engine", "images", "broken", "actors", "killed_after" (images
+        JSON-ready: "package", "engine", "images", "broken", "actors", "killed_after" (images
         that had rows when the run was killed), for "one_thread" and "ray" each the images a second from the first
         file to the last, which leaves starting up out, and "ratio" of the two.
     Raises:
@@ -74,7 +74,6 @@ def measure_archive(package: Package, folder: Path, images: int, broken: int, ac
         raise ConfigError(f"{images} images in files of {rows} are {images // rows} files; {_LEAST_FILES} are needed")
     if there := [path for path in (alone, together) if path.exists()]:
         raise ConfigError(f"{there[0]}: holds results of an earlier measurement; remove it")
-    load_average = os.getloadavg()[0]
     wrong = write_archive(folder / "images", package, images, broken)
     base = [sys.executable, "-m", "prn_fast.cli.score", str(package.path), "--images", str(folder / "images")]
     base += ["--rows", str(rows), "--threads", "1", "--output"]
@@ -85,7 +84,6 @@ def measure_archive(package: Package, folder: Path, images: int, broken: int, ac
     _compare(alone, together, wrong, images)
     rates = _rate(alone, 0, rows), _rate(together, killed_after, rows)
     return {
-        "load_average": load_average,
         "package": package.path.stem,
         "engine": default_engine(package),
         "images": images,
@@ -146,21 +144,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.archive", description=__doc__)
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="model package, NAME.prn")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="for images and results")
-    parser.add_argument("--images", type=int, default=20_000, help="default: %(default)s")
-    parser.add_argument("--broken", type=int, default=17, help="of them (default: %(default)s)")
-    parser.add_argument("--actors", type=int, default=2, help="on the cluster (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=250, help="images in a file of results (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--images", type=whole(1), default=20_000, help="default: %(default)s")
+    parser.add_argument("--broken", type=whole(1), default=17, help="of them (default: %(default)s)")
+    parser.add_argument("--actors", type=whole(1, 1000), default=2, help="on the cluster (default: %(default)s)")
+    parser.add_argument("--rows", type=whole(1), default=250, help="images in a file of results (default: %(default)s)")
+    add_record_options(parser)
     arguments = parser.parse_args(argv)
     try:
+        measurement = Measurement("prn_fast.bench.archive", argv, arguments.json, arguments.allow_dirty)
         package = Package.open(arguments.package)
-        figures = measure_archive(
-            package, arguments.folder, arguments.images, arguments.broken, arguments.actors, arguments.rows
+        measurement.leave(
+            measure_archive(
+                package, arguments.folder, arguments.images, arguments.broken, arguments.actors, arguments.rows
+            )
         )
     except PRNError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    leave_measurement("prn_fast.bench.archive", argv, figures, arguments.json)
     return 0
 
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from prn_fast.bench.accuracy import failures, pareto, tables
 from prn_fast.bench.accuracy.calibration_splits import split_figures
 from prn_fast.bench.linescan import figures as linescan_figures
 from prn_fast.bench.loader_speed import loader_figures
+from prn_fast.bench.machine.environment import is_clean
 from prn_fast.bench.machine.measurement import measured
 from prn_fast.bench.plant import figures as plant_figures
 from prn_fast.bench.report import markdown
@@ -177,6 +178,37 @@ def _or_nothing(make: Callable[[Path], str], results: Path) -> str:
     return make(results) or NOTHING
 
 
+def require_clean_records(results: Path) -> None:
+    """Refuse a record, of whatever kind, whose code is in no commit: nobody could measure it again.
+
+    Raises:
+        ConfigError: names the record.
+    """
+    for path in sorted([*results.rglob("*.json"), *study_records(results).rglob("*.json")]):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # whoever makes figures of it says what is wrong with it
+        if changed := [name for name in _commits(record) if not is_clean(name)]:
+            raise ConfigError(
+                f"{path}: was recorded from a checkout that is no commit ({changed[0]}); record it again from a clean "
+                "checkout, or remove it"
+            )
+
+
+def _commits(value: object) -> Iterator[str]:
+    """Every commit that a record names, at any depth."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name == "commit" and isinstance(part, str):
+                yield part
+            else:
+                yield from _commits(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _commits(part)
+
+
 FIGURES: dict[str, Callable[[Path], str]] = {
     "headline": headline_figures,
     "detection": detection_figures,
@@ -215,6 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     try:
+        require_clean_records(arguments.results)
         for path in arguments.files:
             _fill_file(path, arguments.results)
     except PRNError as error:

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.arguments import whole
+from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.errors import PRNError
 from prn_fast.model.config import PRESETS
 from prn_fast.training.settings import TrainingSettings
@@ -109,21 +110,24 @@ def main(argv: list[str] | None = None) -> int:
         "--preset", default=TrainingSettings.preset, choices=tuple(PRESETS), help="network (default: %(default)s)"
     )
     parser.add_argument(
-        "--image-size", type=int, default=TrainingSettings.image_size, help="side (default: %(default)s)"
+        "--image-size", type=whole(1), default=TrainingSettings.image_size, help="side (default: %(default)s)"
     )
-    parser.add_argument("--batches", type=int, default=10, help="timed ones (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes of the loader (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurement, too")
+    parser.add_argument("--batches", type=whole(1), default=10, help="timed ones (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=whole(0, 1024), default=0, help="processes of the loader (default: %(default)s)"
+    )
+    add_record_options(parser)
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser.parse_args(argv)
     try:
+        measurement = Measurement("prn_fast.bench.loader_speed", argv, arguments.json, arguments.allow_dirty)
         speed, device = measure(
-            arguments.data, arguments.preset, arguments.image_size, max(1, arguments.batches), arguments.workers
+            arguments.data, arguments.preset, arguments.image_size, arguments.batches, arguments.workers
         )
+        told = {"preset": arguments.preset, "image_size": arguments.image_size, "device": device}
+        measurement.leave({**asdict(speed), **told})
     except PRNError as error:
         parser.exit(2, f"error: {error}\n")
-    told = {"preset": arguments.preset, "image_size": arguments.image_size, "device": device}
-    leave_measurement("prn_fast.bench.loader_speed", argv, {**asdict(speed), **told}, arguments.json)
     return 0
 
 

@@ -76,6 +76,7 @@ def bench_package(
             "always gives the same answer; train with more images"
         )
 
+    environment = describe_environment()  # of the code that runs, whatever is committed meanwhile
     state_before = read_hardware_state()
     with ExitStack() as stack:
         engines, unavailable = _open_engines(package, engine_names, baselines, settings, stack)
@@ -126,7 +127,7 @@ def bench_package(
             "images": len(images),
             "anomalies": int(labels.sum()),
         },
-        environment=describe_environment(),
+        environment=environment,
         machine=machine,
         traffic=traffic_of(package.config),
         unavailable=unavailable,

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from prn_fast.arguments import whole
 from prn_fast.environment import commit
 from prn_fast.kernels import FUSED, OPERATIONS, OPTIMIZED, Ops
 from prn_fast.kernels.catalogue import all_cases
@@ -160,8 +161,14 @@ def main() -> int:
     parser.add_argument("--capability", nargs="+", choices=known, default=list(known))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--side", nargs="+", type=int, choices=sides, default=sides, help="of the feature maps")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that compile at the same time")
+    parser.add_argument("--batch", type=whole(1), default=32, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument(
+        "--processes",
+        type=whole(1, 1024),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="that compile at the same time (default: %(default)s)",
+    )
     parser.add_argument("--training", action="store_true", help="the kernels that only training runs instead")
     parser.add_argument("--pass", dest="network", action="store_true", help="count the kernels of a network's run")
     parser.add_argument("--json", action="store_true", help="version of Triton, and resources as a list of objects")

@@ -6,8 +6,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from prn_fast.arguments import whole
+from prn_fast.arguments import positive, whole
 from prn_fast.bench.accuracy.studies import STUDIES
+from prn_fast.bench.machine.measurement import add_allow_dirty
 from prn_fast.errors import PRNError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -31,10 +32,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="images of one product each, as for prn-train",
     )
     run.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the record and all that is made")
-    run.add_argument("--seeds", type=_integers, default="0,1,2", metavar="A,B", help="default: %(default)s")
-    run.add_argument("--minutes", type=float, help="bound of each training (default: all epochs of the recipe)")
+    run.add_argument("--seeds", type=_seeds, default="0,1,2", metavar="A,B", help="default: %(default)s")
+    run.add_argument("--minutes", type=positive, help="bound of each training (default: all epochs of the recipe)")
     run.add_argument("--only", type=_names, metavar="A,B", help="variants (default: all)")
-    run.add_argument("--allow-dirty", action="store_true", help="record from a changed checkout, and mark the record")
+    add_allow_dirty(run)
     run.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -164,8 +165,8 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:end], argv[end + 1 :]
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(whole(0, 2**32 - 1)(part) for part in text.split(","))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 import prn_fast
-from prn_fast.bench.machine.measurement import command_line
+from prn_fast.arguments import whole
+from prn_fast.bench.machine.environment import require_clean
+from prn_fast.bench.machine.measurement import add_record_options, command_line
 from prn_fast.bench.report.markdown import table
 from prn_fast.data.layouts import AUTO, load_inspection_set
 from prn_fast.data.samples import load_samples
@@ -207,10 +209,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="labelled images, as for prn-eval")
     parser.add_argument("--engine", metavar="NAME", help="default: the package's best")
     parser.add_argument(
-        "--held-back", type=int, default=HELD_BACK, help="good images that calibrate (default: %(default)s)"
+        "--held-back", type=whole(1), default=HELD_BACK, help="good images that calibrate (default: %(default)s)"
     )
-    parser.add_argument("--splits", type=int, default=SPLITS, help="draws (default: %(default)s)")
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="record to write")
+    parser.add_argument("--splits", type=whole(1), default=SPLITS, help="draws (default: %(default)s)")
+    add_record_options(parser, required=True)
     return parser
 
 
@@ -227,8 +229,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _record(arguments: argparse.Namespace, given: list[str]) -> None:
-    require_writable(arguments.json.parent)
     commit_of_run = commit()  # of the code that runs, whatever is committed meanwhile
+    require_clean(commit_of_run, arguments.allow_dirty)
+    require_writable(arguments.json.parent)
     console = Console()
     studies = []
     for path in arguments.packages:

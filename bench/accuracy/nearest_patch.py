@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prn_fast.arguments import whole
 from prn_fast.data.layouts import load_inspection_set
 from prn_fast.data.samples import choose_channels
 from prn_fast.engine.base import Detections, Engine
@@ -192,9 +193,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset", default=TrainingSettings.preset, help="whose backbone is taken (default: %(default)s)"
     )
-    parser.add_argument("--seen", type=int, default=TrainingSettings.seen)
-    parser.add_argument("--seed", type=int, default=TrainingSettings.seed)
-    parser.add_argument("--image-size", type=int, default=TrainingSettings.image_size)
+    parser.add_argument("--seen", type=whole(0), default=TrainingSettings.seen, help="default: %(default)s")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=TrainingSettings.seed, help="default: %(default)s")
+    parser.add_argument(
+        "--image-size", type=whole(1), default=TrainingSettings.image_size, help="side, pixels (default: %(default)s)"
+    )
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE")
     return parser
 

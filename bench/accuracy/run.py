@@ -29,7 +29,7 @@ from prn_fast.archive.cluster import connected
 from prn_fast.bench.accuracy import record as records
 from prn_fast.bench.accuracy.record import Record, Run
 from prn_fast.bench.accuracy.studies import Options, Variant, study_named
-from prn_fast.bench.machine.environment import describe_environment
+from prn_fast.bench.machine.environment import describe_environment, is_clean, require_clean
 from prn_fast.child_processes import end_with_parent
 from prn_fast.environment import commit
 from prn_fast.errors import ConfigError, DataError, PRNError, one_line
@@ -139,11 +139,7 @@ class PreparedStudy:
     def __init__(self, settings: StudySettings) -> None:
         study, self.here = study_named(settings.study), commit()
         variants = study.choose(None if settings.only is None else list(settings.only))
-        if not is_clean(self.here) and not settings.allow_dirty:
-            raise ConfigError(
-                f"the checkout has changes that are in no commit (it says {self.here!r}): commit them, or give "
-                "--allow-dirty, which marks what is recorded"
-            )
+        require_clean(self.here, settings.allow_dirty)
         self.work = settings.folder / self.here
         self.work.mkdir(parents=True, exist_ok=True)
         self.data = _link(self.work, settings.data)
@@ -274,11 +270,6 @@ def _execute_on_worker(plan: PlannedRun, work: Path, here: str) -> tuple[dict[st
         return execute(plan, work, here, launch_process, lambda line: None), ""
     except PRNError as error:
         return None, str(error)
-
-
-def is_clean(commit_name: str) -> bool:
-    """Whether a checkout is as a commit has it, by what `commit` says."""
-    return commit_name != "unknown" and not commit_name.endswith("-dirty")
 
 
 def plan_run(variant: Variant, seed: int, data: str, minutes: float | None, options: Sequence[str] = ()) -> PlannedRun:

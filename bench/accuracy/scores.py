@@ -29,12 +29,13 @@ import torch
 from numpy.typing import NDArray
 
 from prn_fast.bench.accuracy.record import SCORES_FILE
-from prn_fast.bench.accuracy.run import is_clean
+from prn_fast.bench.machine.environment import require_clean
+from prn_fast.bench.machine.measurement import add_allow_dirty
 from prn_fast.bench.report.markdown import table
 from prn_fast.data.layouts import load_inspection_set
 from prn_fast.data.samples import load_samples
 from prn_fast.environment import commit, cpu_name
-from prn_fast.errors import ConfigError, DataError, PackageError, PRNError
+from prn_fast.errors import DataError, PackageError, PRNError
 from prn_fast.files import replace_file
 from prn_fast.kernels import OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import LARGEST, STATISTICS, TOP_PIXELS, anomaly_score
@@ -327,11 +328,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.accuracy scores")
     parser.add_argument("packages", type=Path, nargs="+", metavar="PACKAGE", help="whose training data is still there")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--allow-dirty", action="store_true", help="record from a changed checkout; the record says so")
+    add_allow_dirty(parser)
     arguments = parser.parse_args(argv)
     try:
-        if not arguments.allow_dirty and not is_clean(commit()):
-            raise ConfigError("the checkout has changes that are in no commit: commit them, or give --allow-dirty")
+        require_clean(commit(), arguments.allow_dirty)
         done = _read(arguments.output) if arguments.output.exists() else []
         for path in arguments.packages:
             if any(one["package"] == path.name for one in done):

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from prn_fast.arguments import whole
+
 CALLS = 3
 TIMEOUT_SECONDS = 600
 
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.engines.memory", description=__doc__)
     parser.add_argument("package")
     parser.add_argument("engine")
-    parser.add_argument("batch", type=int)
+    parser.add_argument("batch", type=whole(1))
     arguments = parser.parse_args(argv)
 
     import torch

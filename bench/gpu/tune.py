@@ -18,6 +18,7 @@ from itertools import product
 
 import torch
 
+from prn_fast.arguments import positive, whole
 from prn_fast.bench.gpu.operations import cases, error_steps, verdict, widened
 from prn_fast.bench.gpu.timing import cold_milliseconds, recorded
 from prn_fast.errors import one_line
@@ -138,8 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.gpu.tune", description=__doc__.splitlines()[0])
     parser.add_argument("--kernel", nargs="+", choices=SPACES, default=list(SPACES))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float16", "float32"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
-    parser.add_argument("--seconds", type=float, default=0.2, help="of timing, for each tile and shape")
+    parser.add_argument("--batch", nargs="+", type=whole(1), default=[1, 32], metavar="N")
+    parser.add_argument(
+        "--seconds", type=positive, default=0.2, help="of timing, for each tile and shape (default: %(default)g)"
+    )
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("error: no CUDA device; tiles can only be searched for on a GPU", file=sys.stderr)

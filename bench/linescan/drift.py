@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.arguments import positive, whole
+from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.bench.report.markdown import table
 from prn_fast.data.images import read_image, resize_image
 from prn_fast.data.synthetic import MATERIALS, render
@@ -32,7 +33,6 @@ from prn_fast.engine import open_engine
 from prn_fast.engine.base import Engine, is_defective
 from prn_fast.engine.parity import score_kind
 from prn_fast.errors import ConfigError, PRNError
-from prn_fast.files import require_writable
 from prn_fast.package import Package
 from prn_fast.training.conformal import conformal_threshold, default_rate
 
@@ -283,20 +283,58 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", metavar="NAME", help="default: the package's best")
     parser.add_argument("--screen-only", action="store_true", help="run the package's screen alone, which is quicker")
     parser.add_argument(
-        "--fade", type=float, default=FADED, metavar="SHARE", help="of the light (default: %(default)s)"
-    )
-    parser.add_argument("--tiles", type=int, default=TILES, metavar="N", help="while it fades (default: %(default)s)")
-    parser.add_argument("--run", type=int, default=RUN, metavar="N", help="tiles that the network runs on meanwhile")
-    parser.add_argument("--unchanged", type=int, default=UNCHANGED, metavar="N", help="tiles (default: %(default)s)")
-    parser.add_argument("--scored", type=int, default=SCORED, metavar="N", help="that these are drawn from")
-    parser.add_argument(
-        "--calibrating", type=int, default=CALIBRATING, metavar="N", help="good tiles (default: %(default)s)"
+        "--fade",
+        type=positive,
+        default=FADED,
+        metavar="SHARE",
+        help="of the light that is gone at the end (default: %(default)s)",
     )
     parser.add_argument(
-        "--surfaces", type=int, default=SURFACES, metavar="N", help="that are drawn (default: %(default)s)"
+        "--tiles",
+        type=whole(2 * WINDOW),
+        default=TILES,
+        metavar="N",
+        help="of the web, while the lamp fades (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="record to write")
+    parser.add_argument(
+        "--run",
+        type=whole(SAME_LIGHT),
+        default=RUN,
+        metavar="N",
+        help="tiles of them that the network runs on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--unchanged",
+        type=whole(1),
+        default=UNCHANGED,
+        metavar="N",
+        help="tiles of the web that nothing happens to (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scored",
+        type=whole(1),
+        default=SCORED,
+        metavar="N",
+        help="tiles of that one that the network runs on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--calibrating",
+        type=whole(1),
+        default=CALIBRATING,
+        metavar="N",
+        help="good tiles that set threshold and reference (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--surfaces",
+        type=whole(2),
+        default=SURFACES,
+        metavar="N",
+        help="good tiles drawn with --material (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="of all that is drawn (default: %(default)s)"
+    )
+    add_record_options(parser)
     return parser
 
 
@@ -305,11 +343,12 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     arguments = make_parser().parse_args(given)
     try:
+        measurement = Measurement("prn_fast.bench.linescan.drift", given, arguments.json, arguments.allow_dirty)
         record = run_study(arguments)
+        measurement.leave(record)
     except PRNError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    leave_measurement("prn_fast.bench.linescan.drift", given, record, arguments.json)
     print(drift_figures(record))
     return 0
 
@@ -318,10 +357,10 @@ def run_study(arguments: argparse.Namespace) -> dict[str, Any]:
     """The record of the study, JSON-ready."""
     if not 0 < arguments.fade < 1:
         raise ConfigError(f"--fade {arguments.fade} is no share of the light; give one above 0 and below 1")
-    if arguments.tiles < 2 * WINDOW or not SAME_LIGHT <= arguments.run <= arguments.tiles or arguments.scored < 1:
-        raise ConfigError(f"give at least {2 * WINDOW:,} --tiles, {SAME_LIGHT} to as many --run, and 1 --scored")
-    if arguments.json is not None:
-        require_writable(arguments.json.parent)
+    if arguments.run > arguments.tiles:
+        raise ConfigError(
+            f"--run {arguments.run} is more than the web's {arguments.tiles} --tiles; give at most as many"
+        )
     package = Package.open(arguments.package)
     side, channels = package.config.image_size, package.config.image_channels
     if arguments.material is not None:

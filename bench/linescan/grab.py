@@ -9,12 +9,12 @@ import argparse
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.arguments import positive, whole
+from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.errors import PRNError
 from prn_fast.linescan.core import LineRing
 from prn_fast.linescan.sources import Block, Source, open_source
@@ -90,17 +90,19 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.linescan.grab", description=__doc__)
     parser.add_argument("source", help="as for prn-inspect")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--depth", type=int, default=DEPTH, metavar="STRIPS", help="of the ring")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--seconds", type=positive, default=60.0, help="of lines (default: %(default)g)")
+    parser.add_argument(
+        "--depth", type=whole(1, 100_000), default=DEPTH, metavar="STRIPS", help="of the ring (default: %(default)s)"
+    )
+    add_record_options(parser)
     arguments = parser.parse_args(argv)
     try:
+        measurement = Measurement("prn_fast.bench.linescan.grab", argv, arguments.json, arguments.allow_dirty)
         with open_source(arguments.source) as source:
-            figures = measure_grab(source, arguments.seconds, arguments.depth)
+            measurement.leave(measure_grab(source, arguments.seconds, arguments.depth))
     except PRNError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    leave_measurement("prn_fast.bench.linescan.grab", argv, figures, arguments.json)
     return 0
 
 

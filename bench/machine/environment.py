@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from prn_fast.environment import commit, cpu_name
+from prn_fast.errors import ConfigError
 
 # What decides which instructions a library picks for these networks.
 CPU_FLAGS = (
@@ -35,6 +36,27 @@ def describe_environment() -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "commit": commit(),
     }
+
+
+def is_clean(commit_name: str) -> bool:
+    """Whether a checkout is as a commit has it, by what `commit` says."""
+    return commit_name != "unknown" and not commit_name.endswith("-dirty")
+
+
+def require_clean(commit_name: str, allow_dirty: bool) -> None:
+    """Refuse to record with code that is in no commit, where nobody could find it again.
+
+    Args:
+        commit_name: what `commit` says.
+        allow_dirty: record all the same; the record's commit says so, and `make figures` refuses it.
+    Raises:
+        ConfigError: the checkout is changed, or there is none.
+    """
+    if not allow_dirty and not is_clean(commit_name):
+        raise ConfigError(
+            f"the checkout has changes that are in no commit (it says {commit_name!r}): commit them, or give "
+            "--allow-dirty, which marks what is recorded"
+        )
 
 
 def _machine() -> dict[str, Any]:

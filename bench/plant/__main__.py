@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from prn_fast.arguments import positive, whole
 from prn_fast.bench.plant.figures import BOUNDS_MS, LINES, RATES, plant_table
 from prn_fast.bench.plant.simulation import Server
 from prn_fast.bench.report.document import read_json
@@ -27,16 +28,29 @@ def main(argv: list[str] | None = None) -> int:
         help="of prn-bench --json (default: those recorded here)",
     )
     bounds = ", ".join(f"{bound:g}" for bound in BOUNDS_MS)
+    rates = ", ".join(f"{rate:g}" for rate in RATES)
     parser.add_argument("--engine", metavar="NAME", help="of the report (default: the fastest)")
-    parser.add_argument("--bound-ms", type=float, action="append", metavar="MS", help=f"of p99 (default: {bounds})")
-    parser.add_argument("--rate", type=float, action="append", metavar="HZ", help="requests a second of each line")
-    parser.add_argument("--images", type=int, default=1, metavar="N", help="in each request (default: %(default)s)")
-    parser.add_argument("--lines", type=int, default=LINES, metavar="N", help="at most (default: %(default)s)")
+    parser.add_argument("--bound-ms", type=positive, action="append", metavar="MS", help=f"of p99 (default: {bounds})")
     parser.add_argument(
-        "--batch", type=int, default=Server.batch, metavar="N", help="most images together (default: %(default)s)"
+        "--rate",
+        type=positive,
+        action="append",
+        metavar="HZ",
+        help=f"requests a second of each line (default: {rates})",
     )
     parser.add_argument(
-        "--queue", type=int, default=Server.queue, metavar="N", help="requests that may wait (default: %(default)s)"
+        "--images", type=whole(1), default=1, metavar="N", help="in each request (default: %(default)s)"
+    )
+    parser.add_argument("--lines", type=whole(1), default=LINES, metavar="N", help="at most (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=whole(1), default=Server.batch, metavar="N", help="most images together (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--queue",
+        type=whole(1),
+        default=Server.queue,
+        metavar="N",
+        help="requests that may wait (default: %(default)s)",
     )
     parser.add_argument(
         "--delay-ms",

@@ -58,7 +58,8 @@ def plant_table(
     )
     if not (all(0 < one < math.inf for one in (*rates, *bounds_ms)) and 1 <= images <= server.batch and most >= 1):
         raise ConfigError(
-            "rates and bounds are numbers above 0, a request has from 1 image to a batch, and lines are 1 up"
+            f"a request of {images} images must fit in a batch of {server.batch}; rates and bounds are above 0, "
+            "and lines 1 or more"
         )
     rows = []
     for rate in rates:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.arguments import whole
+from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.bench.stats import median, percentiles, ratio_interval
 from prn_fast.engine import Engine, open_engine
 from prn_fast.errors import ConfigError, PRNError
@@ -32,19 +33,22 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="that is served")
     parser.add_argument("address", metavar="ADDRESS", help="grpc://HOST:PORT/NAME on this machine")
-    parser.add_argument("--images", type=int, default=1000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="images in a request (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the images (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")
+    parser.add_argument("--images", type=whole(1), default=1000, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--batch", type=whole(1), default=32, metavar="N", help="images in a request (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the images (default: %(default)s)")
+    add_record_options(parser)
     arguments = parser.parse_args(values)
     try:
+        measurement = Measurement("prn_fast.bench.plant.remote", values, arguments.json, arguments.allow_dirty)
         figures = measure_remote(
             Package.open(arguments.package), arguments.address, arguments.images, arguments.batch, arguments.seed
         )
+        measurement.leave(figures)
     except PRNError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    leave_measurement("prn_fast.bench.plant.remote", values, figures, arguments.json)
     if any(one["verdicts_differ"] for one in figures["ways"].values()):
         print(f"error: {arguments.address}: gives other verdicts than the local engine", file=sys.stderr)
         return 2

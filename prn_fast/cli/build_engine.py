@@ -29,8 +29,13 @@ def make_parser() -> Parser:
         prog="prn-build-engine", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="model package, NAME.prn")
-    parser.add_argument("--backend", default="openvino", help="library that will run it (default: %(default)s)")
-    precisions = ", ".join(f"{name}: {'|'.join(backend.precisions)}" for name, backend in BACKENDS.items())
+    built = {name: backend for name, backend in BACKENDS.items() if backend.built}
+    parser.add_argument(
+        "--backend",
+        default="openvino",
+        help=f"library that will run the engine: {', '.join(built)} (default: %(default)s)",
+    )
+    precisions = ", ".join(f"{name}: {'|'.join(backend.precisions)}" for name, backend in built.items())
     parser.add_argument("--precision", help=f"arithmetic ({precisions}; default: all that are usual)")
     parser.add_argument(
         "--batch",

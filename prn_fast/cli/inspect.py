@@ -74,16 +74,22 @@ def make_parser() -> Parser:
         "--threshold", type=float, metavar="T", help="threshold of the anomaly map (default: the package's)"
     )
     what.add_argument(
-        "--min-area", type=int, default=MIN_AREA, metavar="PIXELS", help="ignore smaller regions (default: %(default)s)"
+        "--min-area",
+        type=whole(1),
+        default=MIN_AREA,
+        metavar="PIXELS",
+        help="ignore smaller regions (default: %(default)s)",
     )
     what.add_argument(
         "--overlap",
-        type=int,
+        type=whole(0),
         default=TILE_OVERLAP,
         metavar="PIXELS",
         help="overlap of neighbouring tiles (default: %(default)s)",
     )
-    what.add_argument("--pixel-mm", type=positive, metavar="MM", help="width of a pixel on the web")
+    what.add_argument(
+        "--pixel-mm", type=positive, metavar="MM", help="width of a pixel on the web (default: sizes are in pixels)"
+    )
     what.add_argument(
         "--line-mm", type=positive, metavar="MM", help="distance between two lines on the web, from the encoder"
     )
@@ -112,7 +118,9 @@ def make_parser() -> Parser:
         metavar="STRIPS",
         help="strips that may wait for the engine (default: %(default)s)",
     )
-    load.add_argument("--budget-ms", type=positive, metavar="MS", help="drop strips that waited longer")
+    load.add_argument(
+        "--budget-ms", type=positive, metavar="MS", help="drop strips that waited longer (default: never)"
+    )
 
     where = parser.add_argument_group("where defects go")
     where.add_argument("--jsonl", type=Path, metavar="FILE", help="file to append JSON lines to")

@@ -111,13 +111,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for name, port in (("grpc", Ports.grpc), ("http", Ports.http)):
         run.add_argument(
-            f"--{name}-port", type=whole(0, 65535), default=port, metavar="PORT", help=f"default: {port}; 0: a free one"
+            f"--{name}-port",
+            type=whole(0, 65535),
+            default=port,
+            metavar="PORT",
+            help=f"port for {name} (default: {port}; 0 takes a free one)",
         )
     run.add_argument(
         "--metrics",
         default=None,
         metavar="[HOST]:PORT",
-        help=f"figures for Prometheus at /metrics (default: port {Ports.metrics} of --host; port 0: a free one)",
+        help=f"figures for Prometheus at /metrics (default: port {Ports.metrics} of --host; port 0 takes a free one)",
     )
     run.add_argument(
         "--canary-s",
@@ -135,7 +139,11 @@ def make_parser() -> argparse.ArgumentParser:
         "addresses", nargs="+", metavar="ADDRESS", help="address of a served package, such as grpc://rack:8001/tiles"
     )
     check.add_argument(
-        "--wait", type=positive, default=None, metavar="S", help="wait up to this long until all are ready"
+        "--wait",
+        type=positive,
+        default=None,
+        metavar="S",
+        help="seconds to wait until all are ready (default: ask once)",
     )
     return parser
 

@@ -38,7 +38,13 @@ def make_parser() -> Parser:
         "images support)",
     )
     parser.add_argument("--output", type=Path, metavar="NAME.prn", help="package to write (default: replace PACKAGE)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the split into halves and of the clustering")
+    parser.add_argument(
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="seed of the split into halves and of the clustering (default: %(default)s)",
+    )
     return parser
 
 

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from prn_fast.child_processes import end_with_parent
 from prn_fast.errors import ConfigError, EngineUnavailableError
 from prn_fast.extras import require_extra
 from prn_fast.serving.repository import PYTHON, backend_of, models_in
+
+if TYPE_CHECKING:
+    import psutil
 
 VARIABLE = "PRN_FAST_TRITONSERVER"
 INSTALL = "pip install --no-deps nvidia-pytriton"
@@ -136,7 +139,7 @@ class TritonServer:
         self._prefix = f"prn_fast-serve-{secrets.token_hex(4)}"
         self._backends: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._workers = 0
+        self._workers: list[psutil.Process] = []
 
     def addresses(self, scheme: str = "grpc") -> list[str]:
         """What clients on this machine open, one address a model."""
@@ -175,7 +178,7 @@ class TritonServer:
         finally:
             if output is not None:
                 output.close()
-        self._workers = 0
+        self._workers = []
 
     def _command(self) -> tuple[list[str], dict[str, str]]:
         ports = self.ports
@@ -244,17 +247,20 @@ class TritonServer:
             if time.monotonic() > end or give_up():
                 raise EngineUnavailableError(f"{self.repository}: is not ready within {seconds:g} s; see {where}")
             time.sleep(_POLL_SECONDS)
-        self._workers = len(self.workers())
+        self._workers = self._living_workers()
 
     def workers(self) -> list[int]:
         """Process numbers of the models' workers."""
+        return [one.pid for one in self._living_workers()]
+
+    def _living_workers(self) -> "list[psutil.Process]":
         import psutil
 
         if not self.pid:
             return []
         with suppress(psutil.Error):
             children = psutil.Process(self.pid).children()
-            return [one.pid for one in children if one.status() != psutil.STATUS_ZOMBIE]
+            return [one for one in children if one.status() != psutil.STATUS_ZOMBIE]
         return []
 
     @property
@@ -263,24 +269,29 @@ class TritonServer:
         if not self.pid:
             return "the server has ended"
         # A worker that died is not started again, and each inference that falls to it fails.
-        gone = self._workers - len(self.workers())
-        return f"{gone} of {self._workers} workers have died" if gone > 0 else None
+        gone = len(self._workers) - len(self._living_workers())
+        return f"{gone} of {len(self._workers)} workers have died" if gone > 0 else None
 
     def stop(self) -> None:
-        """End the process, after what it is at; a worker that is gone would keep it waiting, so it is then killed."""
+        """End the process, after what it is at; a worker that is gone would keep it waiting, so it is then killed.
+
+        Its workers are ended, too, also those of a server that has died: they notice that late, or not where they hang.
+        """
         process = self._process
+        workers = {*self._workers, *self._living_workers()}
         if process is not None and process.poll() is None:
-            workers = self.workers()
             if self.fault is None:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_SECONDS_TO_END + 1)
             process.kill()
             process.wait()
-            for pid in workers:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                if worker.is_running():  # and no other process has its number by now
+                    os.kill(worker.pid, signal.SIGKILL)
         self._process = None
+        self._workers = []
         with suppress(OSError):
             for entry in SHARED_MEMORY.glob(f"{self._prefix}*"):
                 entry.unlink()

@@ -41,9 +41,10 @@ class Recipe:
         default=700, metadata={"help": "an epoch shows every normal image plain and once with each of its anomalies"}
     )
     batch: int = field(default=48, metadata={"help": "images per step, over all processes"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "of Adam; the peak where the schedule changes it"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "learning rate; its peak if the schedule changes it"})
     weight_decay: float = field(
-        default=1e-2, metadata={"help": 'as an L2 term of the gradient ("adam") or apart from it ("adamw")'}
+        default=1e-2,
+        metadata={"help": 'weight decay: an L2 term of the gradient with "adam", apart from it with "adamw"'},
     )
     optimizer: Literal["adam", "adamw"] = field(default="adam", metadata={"help": "Adam or AdamW"})
     schedule: Literal["constant", "cosine"] = field(
@@ -60,7 +61,7 @@ class Recipe:
     anomaly_ratio: int = field(default=1, metadata={"help": "generated anomalies for each normal image of an epoch"})
     extended_share: float = field(
         default=0.5,
-        metadata={"help": "of the anomalies that are pasted from seen ones; the others are simulated"},
+        metadata={"help": "share of generated anomalies that are pasted from seen ones; the others are simulated"},
     )
     augment: bool = field(default=True, metadata={"help": "mirror, turn, scale, bend and fade what is pasted"})
     simulated_sources: tuple[FillSource, ...] = field(
@@ -68,9 +69,9 @@ class Recipe:
     )
     foreground: bool = field(default=True, metadata={"help": "keep anomalies inside the object, where one is found"})
     smooth_l1: bool = field(default=True, metadata={"help": "smooth-L1 between map and mask as a part of the loss"})
-    focal_weight: float = field(default=5.0, metadata={"help": "of the focal loss; 0 leaves it out"})
+    focal_weight: float = field(default=5.0, metadata={"help": "weight of the focal loss; 0 leaves it out"})
     score_weight: float = field(
-        default=0.0, metadata={"help": "of the loss of the pixels that decide an image's score; 0 leaves it out"}
+        default=0.0, metadata={"help": "weight of the loss of the pixels that decide an image's score; 0 leaves it out"}
     )
     hard_mining: float = field(
         default=1.0,
@@ -80,13 +81,15 @@ class Recipe:
     )
     ema: float = field(
         default=0.0,
-        metadata={"help": "decay per step of a moving average of the weights, kept instead of them; 0 keeps none"},
+        metadata={
+            "help": "keep a moving average of the weights, with this decay in each step; 0 keeps the last weights"
+        },
     )
     prototypes: float = field(
-        default=PROTOTYPE_SHARE, metadata={"help": "their number K as a share of the normal images"}
+        default=PROTOTYPE_SHARE, metadata={"help": "number of prototypes, as a share of the normal images"}
     )
     screen: bool = field(default=True, metadata={"help": "train a screen for early exit, after the network"})
-    screen_steps: int = field(default=700, metadata={"help": "of the screen's training"})
+    screen_steps: int = field(default=700, metadata={"help": "steps of the screen's training"})
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):

@@ -114,7 +114,7 @@ def make_report(
             "images": 12,
             "anomalies": 6,
         },
-        environment=describe_environment(),
+        environment=describe_environment() | {"commit": "0123456789ab"},
         machine=Machine(
             matrix_rates={"fp32": 3e11, "int8": 9e11},
             copy_rate=2e10,

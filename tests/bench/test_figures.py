@@ -133,6 +133,15 @@ def test_detection_is_told_kind_by_kind(results: Path) -> None:
         FIGURES["detection"](results)
 
 
+def test_make_fills_every_page_that_has_figures() -> None:
+    root = Path(__file__).parents[2]
+    pages = [
+        path for path in (root / "README.md", *(root / "docs").glob("*.md")) if "<!-- figures:" in path.read_text()
+    ]
+    listed = (root / "Makefile").read_text().partition("PAGES_WITH_FIGURES")[2].partition("\nfigures:")[0]
+    assert [path.name for path in pages if path.name not in listed] == []
+
+
 def test_without_results_nothing_is_claimed(tmp_path: Path) -> None:
     assert NOTHING in fill(README, tmp_path)
 
@@ -147,6 +156,21 @@ def test_without_results_nothing_is_claimed(tmp_path: Path) -> None:
 def test_a_marker_that_cannot_be_filled(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         fill(text, tmp_path)
+
+
+@pytest.mark.parametrize("commit", ["0123456789ab-dirty", "unknown"])
+@pytest.mark.parametrize("place", ["results/some-cpu/packages", "results/some-cpu/gpu/run", "accuracy/results"])
+def test_a_record_of_code_that_is_in_no_commit_is_refused(
+    commit: str, place: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / place / "changed.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"runs": [{"training": {"commit": "0123456789ab"}}, {"commit": commit}]}))
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    assert main([str(readme), "--results", str(results)]) == 2
+    assert f"{record}: was recorded from a checkout that is no commit ({commit})" in capsys.readouterr().err
+    assert readme.read_text() == README
 
 
 def test_a_report_that_cannot_be_read_is_an_error(

@@ -4,7 +4,7 @@ import pytest
 
 from prn_fast.bench.figures import FIGURES
 from prn_fast.bench.loader_speed import main
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.bench.machine.measurement import Measurement
 from prn_fast.data.synthetic import write_synthetic_surfaces
 
 
@@ -26,7 +26,8 @@ def test_what_is_kept_is_told(tmp_path):
     kept = tmp_path / "results" / "device" / "training" / "loader-lite0.json"
     kept.parent.mkdir(parents=True)
     figures = {"loader": 512.3, "step": 9.81, "loader_share": 0.0188, "batch": 16, "batches": 10, "preset": "lite0"}
-    leave_measurement("prn_fast.bench.loader_speed", ["--data", "x"], {**figures, "image_size": 256}, kept)
+    measurement = Measurement("prn_fast.bench.loader_speed", ["--data", "x"], kept, allow_dirty=True)
+    measurement.leave({**figures, "image_size": 256})
     text = FIGURES["loader"](tmp_path / "results")
     assert "512 images/s" in text
     assert "9.8 images/s (10 batches of 16)" in text

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from prn_fast.build import build_engine
 from prn_fast.cli.update import main
 from prn_fast.data.images import write_image
 from prn_fast.engine import open_engine
+from prn_fast.engine.parity import TOLERANCES, compare, faults
 from prn_fast.model.prototypes import cluster_prototypes, extend_prototypes
 from prn_fast.package import Package
 from prn_fast.training import update
@@ -74,6 +76,27 @@ def test_an_engine_that_cannot_be_built_again_keeps_the_package_as_it_is(
     assert main([str(package.path), "--good", str(good)]) == 2
     assert "not updated: tensorrt:fp16 cannot be built again here" in capsys.readouterr().err
     assert Package.open(package.path).digest == package.digest
+
+
+@pytest.mark.long
+def test_an_int8_engine_is_quantised_again_for_the_new_network(
+    package: Package, good: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(update, "TOLERATED_FALL", 1.0)
+    build_engine(package, "openvino", "int8")
+    images = textured_images(64, 1, 33)
+    with open_engine(package.path, "openvino:int8") as engine:
+        former = engine.infer(images)
+    assert main([str(package.path), "--good", str(good)]) == 0
+    assert "engines: openvino:int8" in capsys.readouterr().out
+    after = Package.open(package.path)
+    assert list(after.engines) == ["openvino:int8"]
+    with open_engine(after, "openvino:int8") as engine, open_engine(after, "optimized") as float32:
+        found, expected = engine.infer(images), float32.infer(images)
+        assert engine.threshold == after.calibration("threshold")
+    assert not faults(compare(found, expected), 0.0, TOLERANCES["int8"])
+    # It is that of the new prototypes, and nearer to them than the former engine.
+    assert np.abs(found.maps - expected.maps).mean() < np.abs(former.maps - expected.maps).mean()
 
 
 def test_too_few_images_for_a_rate_are_refused_before_anything_runs(package: Package, good: Path, capsys) -> None:

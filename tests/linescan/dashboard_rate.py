@@ -13,7 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.arguments import positive
+from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.linescan.dashboard.server import Dashboard
 from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.sources.synthetic import SyntheticSource
@@ -61,10 +62,11 @@ def measure(seconds: float) -> dict[str, object]:
 def main() -> int:
     """Measure and print JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.linescan.dashboard_rate")
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--seconds", type=positive, default=20.0)
+    add_record_options(parser)
     arguments = parser.parse_args()
-    leave_measurement("tests.linescan.dashboard_rate", sys.argv[1:], measure(arguments.seconds), arguments.json)
+    measurement = Measurement("tests.linescan.dashboard_rate", sys.argv[1:], arguments.json, arguments.allow_dirty)
+    measurement.leave(measure(arguments.seconds))
     return 0
 
 

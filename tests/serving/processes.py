@@ -54,7 +54,7 @@ class Serving:
 
 @contextmanager
 def serving(repository: Path, log: Path) -> Iterator[Serving]:
-    """`prn-serve run` on free ports, ended by SIGTERM."""
+    """`prn-serve run` on free ports, ended by SIGTERM unless the block has ended it."""
     ports = ["--grpc-port=0", "--http-port=0", "--metrics=:0"]
     command = [sys.executable, "-m", "prn_fast.cli.serve", "run", repository, *ports, f"--log={log}", "--canary-s=0.5"]
     with running(command, stdout=subprocess.PIPE, text=True) as process:
@@ -68,7 +68,8 @@ def serving(repository: Path, log: Path) -> Iterator[Serving]:
         reading = threading.Thread(target=follow, daemon=True)
         reading.start()
         yield found
-        process.terminate()
-        process.wait(60)
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+            assert process.returncode == 0
         reading.join()
-        assert process.returncode == 0

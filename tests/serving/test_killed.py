@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from prn_fast.engine import open_engine
 from prn_fast.errors import EngineUnavailableError
 from prn_fast.package import Package
 from prn_fast.serving.repository import Serving, export
+from prn_fast.serving.tritonserver import Ports, TritonServer
 from tests import needs
 from tests.serving.processes import SECONDS, serving
 from tests.small_package import textured_images
@@ -28,6 +30,14 @@ IMAGES, KILLED_AFTER = 1000, 300
 def repository(built_package_path: Path, tmp_path: Path) -> Path:
     export(Package.open(built_package_path), tmp_path / "models", Serving(batch=32))
     return tmp_path / "models"
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it runs no more; who started it may be gone, and then nobody has asked how it ended."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(condition, what: str) -> None:
@@ -78,6 +88,29 @@ def test_a_signal_ends_a_server_that_is_still_starting(repository, tmp_path) -> 
     # Leaving the block has sent SIGTERM, and has seen exit code 0.
     assert server.lines == []
     assert not child.is_running()
+
+
+def test_a_worker_that_hangs_ends_with_its_dead_server(repository, tmp_path) -> None:
+    with TritonServer(repository, Ports(grpc=0, http=0, metrics=0), tmp_path / "log") as server:
+        server.start()
+        server.wait(SECONDS)
+        (worker,) = map(psutil.Process, server.workers())
+        worker.suspend()
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: server.fault == "the server has ended", "the server lives on")
+        assert worker.status() == psutil.STATUS_STOPPED
+        server.stop()
+        wait_until(lambda: has_ended(worker), "the worker lives on")
+
+
+def test_nothing_is_left_of_a_command_that_is_killed(repository, tmp_path) -> None:
+    with serving(repository, tmp_path / "log") as server:
+        server.wait_ready(1)
+        processes = server.server, server.worker
+        server.process.kill()
+        for process in processes:
+            wait_until(partial(has_ended, process), "a process lives on")
+        server.process.wait()
 
 
 def test_a_line_goes_on_after_the_server_was_killed(repository, built_package_path, tmp_path, capsys) -> None:

@@ -46,7 +46,7 @@ def test_a_study_is_recorded_and_shown(tmp_path: Path) -> None:
     data = write_synthetic_surfaces(tmp_path / "set", side=64, train=2, good=14, defects=4, materials=["wood"])
     package = write_package(tmp_path / "small.prn")
     file = tmp_path / "results" / "machine" / "calibration" / "wood.json"
-    options = ["--data", str(data), "--held-back", "9", "--splits", "2", "--json", str(file)]
+    options = ["--data", str(data), "--held-back", "9", "--splits", "2", "--allow-dirty", "--json", str(file)]
     assert main([str(package.path), *options]) == 0
     record = json.loads(file.read_text())
     assert record["schema"] == SCHEMA

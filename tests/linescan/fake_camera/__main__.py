@@ -21,7 +21,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from prn_fast.bench.machine.measurement import leave_measurement
+from prn_fast.arguments import positive
+from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.inspector import InspectionSettings, Inspector, open_inspector
 from prn_fast.linescan.sinks import Sink
@@ -136,14 +137,15 @@ def main() -> int:
     parser.add_argument("--write-training-set", type=Path, metavar="DIR", help="write webs to train on, and stop")
     parser.add_argument("--engine")
     parser.add_argument("--threshold", type=float)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--seconds", type=positive, default=20.0, help="of each run")
+    add_record_options(parser)
     arguments = parser.parse_args()
     if arguments.write_training_set is not None:
         write_training_set(arguments.write_training_set)
         return 0
     if arguments.package is None:
         parser.error("which package?")
+    measurement = Measurement("tests.linescan.fake_camera", sys.argv[1:], arguments.json, arguments.allow_dirty)
     package = Package.open(arguments.package)
     strip, planted, _ = draw_web(WIDTH, STRIP_LINES, SPOTS, BARS, SEED)
     settings = InspectionSettings(threshold=arguments.threshold, min_area=24)
@@ -168,7 +170,7 @@ def main() -> int:
             ),
             "at twice the rate": run(fresh(), program, strip, planted, 2 * held, arguments.seconds),
         }
-    leave_measurement("tests.linescan.fake_camera", sys.argv[1:], figures, arguments.json)
+    measurement.leave(figures)
     return 0
 
 
