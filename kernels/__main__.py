@@ -30,12 +30,11 @@ from prn_fast.kernels import FUSED, OPERATIONS, OPTIMIZED, Ops
 from prn_fast.kernels.catalogue import all_cases
 from prn_fast.kernels.convolution_relu import cudnn
 from prn_fast.kernels.launch import noted
-from prn_fast.kernels.logit_head.traffic import PART_BYTES
 from prn_fast.kernels.multi_scale_fusion import project_upsample_add, with_raise_to
 from prn_fast.kernels.operation import SCALES, Draw, PyramidLevel, Shapes
 from prn_fast.kernels.resources import DTYPES, resource_rows
 from prn_fast.kernels.tiles import CAPABILITIES, has_dtype
-from prn_fast.kernels.traffic import BytesMoved
+from prn_fast.kernels.traffic import FLOAT_BYTES, BytesMoved
 from prn_fast.kernels.uncomputed import CONVOLUTIONS, Uncomputed
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import EngineGraph
@@ -120,7 +119,7 @@ def network_pass(batch: int, dtype: torch.dtype, ops: Ops, in_cudnn: bool) -> tu
             moved[name] += values * dtype.itemsize
         elif name == "sum_taps_kernel":
             pixels = launch.constants["H"] * launch.constants["W"] * batch
-            moved[name] += pixels * (launch.constants["TAPS"] * PART_BYTES + dtype.itemsize)
+            moved[name] += pixels * (launch.constants["TAPS"] * FLOAT_BYTES + dtype.itemsize)
     return kernels, moved
 
 
