@@ -110,6 +110,12 @@ def launch_figures(results: Path) -> str:
         ]
         for row in report["rows"]
     ]
-    head = ["what follows a convolution", "kernels", "of them Triton's", "of them element-wise", "these move, MB an image"]
+    head = [
+        "what follows a convolution",
+        "kernels",
+        "of them Triton's",
+        "of them element-wise",
+        "these move, MB an image",
+    ]
     told = f"torch {report['torch']}, triton {report['triton']}, commit {report['commit']}"
     return f"{table(head, rows)}\n\nCounted by `{report['command']}`, {told}."

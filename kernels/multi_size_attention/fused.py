@@ -14,8 +14,9 @@ r^2 of them, r = G/g, so that one loaded tile (T, BLOCK_D) serves every grid:
    16 x 16 values of a coarse grid's attention, not T x T with zeros between.
 
 Products add up in float32; float32 tiles are multiplied as such, not as TF32. For grids (1, 2, 4, 8) they cost 384
-operations a value in the first pass and 192 in the second, which tensor cores hide behind the memory traffic. Every grid must be a power of two, 8 at
-most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below are its `entries` and so on.
+operations a value in the first pass and 192 in the second, which tensor cores hide behind the memory traffic. Every grid must
+be a power of two, 8 at most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below are its
+`entries` and so on.
 """
 
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ def _load_weights_at(weights, n, columns, inside, GRID: tl.constexpr, G: tl.cons
     One row of them where all rows have the same.
     """
     patch: tl.constexpr = G.channels * (G.height // GRID) * (G.width // GRID)
-    if GRID == G.finest or n.shape[0] <= GRID * GRID:
+    if G.finest == GRID or n.shape[0] <= GRID * GRID:
         n = tl.arange(0, 1)
     inside = (n < G.sub_tokens)[:, None] & inside[None, :]
     pointers = weights + (_start(n, GRID, G.channels, G)[:, None] + columns[None, :])
@@ -242,12 +243,12 @@ def _mix(
     The rows of a tile are the grid's tokens, or, of a coarse grid, its tokens and some places in each: as few as a
     product may have, so that little is read of the attention. The other places stand beside each other in the columns.
     """
-    filled: tl.constexpr = ROWS if ROWS < G.sub_tokens else G.sub_tokens
+    filled: tl.constexpr = ROWS if G.sub_tokens > ROWS else G.sub_tokens
     row_places: tl.constexpr = filled // (GRID * GRID)
     column_places: tl.constexpr = G.sub_tokens // filled
     width: tl.constexpr = len(G.grids) * G.channels
     r = tl.arange(0, ROWS)
-    n = r if GRID == G.finest else _sub_token(r % row_places * column_places, r // row_places, GRID, G)
+    n = r if G.finest == GRID else _sub_token(r % row_places * column_places, r // row_places, GRID, G)
     q = tl.arange(0, column_places * BLOCK_D)
     places = _sub_token(q // BLOCK_D, 0, GRID, G)
     there = r < (filled if present else 0)
