@@ -14,9 +14,9 @@ r^2 of them, r = G/g, so that one loaded tile (T, BLOCK_D) serves every grid:
    16 x 16 values of a coarse grid's attention, not T x T with zeros between.
 
 Products add up in float32; float32 tiles are multiplied as such, not as TF32. For grids (1, 2, 4, 8) they cost 384
-operations a value in the first pass and 192 in the second, which tensor cores hide behind the memory traffic. Every grid must
-be a power of two, 8 at most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below are its
-`entries` and so on.
+operations a value in the first pass and 192 in the second, which tensor cores hide behind the memory traffic. Every
+grid must be a power of two, 8 at most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below
+are its `entries` and so on.
 """
 
 from collections.abc import Sequence
