@@ -17,7 +17,9 @@ export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}" PRN_FAST_TESTS="$packag
 export PRN_FAST_COMMIT="${PRN_FAST_COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true)}"
 export PRN_FAST_CALLED_FROM="$PWD"
 unset TRITON_INTERPRET
-python=${PYTHON:-python3} kit=${PRN_FAST_GPU_KIT:-$root/.build/gpu-kit} data=()
+kit=$(realpath -m "${PRN_FAST_GPU_KIT:-$root/.build/gpu-kit}") python=${PYTHON:-python3} data=()
+# A path, not a name that the shell looks up, starts where this was called.
+[[ $python != */* ]] || python=$(realpath -s "$python")
 cd "$packages"
 if [ -e "$kit/kit.json" ]; then
   # Sets the variables below, and none where the kit is for another Python or Triton.

@@ -294,6 +294,9 @@ def run_all(folder: Path, options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     end = time.monotonic() + SECONDS_FOR_ALL
     results = Results(folder, options)
+    if options.device == "cpu":
+        # On tiny shapes, threads of PyTorch that wait for each other take several times the work itself.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     arguments = ["--device", options.device, *(["--small"] if options.small else [])]
     for name in ("data", "package", "pycuda"):
         arguments += [f"--{name}", str(getattr(options, name))] if getattr(options, name) else []

@@ -28,8 +28,8 @@ OUTCOMES_VARIABLE = "PRN_FAST_TEST_OUTCOMES"
 # Compile for other devices, which needs none; or need hypothesis, which a bare machine lacks.
 LEFT_OUT = ("test_aot.py", "test_tile_properties.py")
 ENGINE = Path("engine", "test_fused.py")
-# On the CPU only one file, to try the procedure.
-SMALL = "test_prototype_residual.py"
+# On the CPU only one file, and a quick one, to try the procedure.
+SMALL = "test_convolution_relu.py"
 MAX_PROCESSES = 8
 POLL_SECONDS = 0.2
 

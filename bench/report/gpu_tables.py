@@ -105,10 +105,17 @@ def launch_figures(results: Path) -> str:
             row["name"],
             str(sum(row["kernels"].values())),
             str(sum(count for name, count in row["kernels"].items() if name.endswith("_kernel"))),
+            str(sum(count for name, count in row["kernels"].items() if name in row["megabytes_an_image"])),
             f"{sum(row['megabytes_an_image'].values()):.1f}",
         ]
         for row in report["rows"]
     ]
-    head = ["what follows a convolution", "kernels", "of them Triton's", "element-wise passes, MB per image"]
+    head = [
+        "what follows a convolution",
+        "kernels",
+        "of them Triton's",
+        "of them element-wise",
+        "these move, MB per image",
+    ]
     told = f"torch {report['torch']}, triton {report['triton']}, commit {report['commit']}"
     return f"{table(head, rows)}\n\nCounted by `{report['command']}`, {told}."

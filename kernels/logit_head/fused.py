@@ -11,12 +11,9 @@ the coarse pixels under its tile by the tap's weights, builds the tile's rows of
 border, where the convolution pads) and multiplies by them: two products in the map's dtype, summed in float32, as
 `multi_scale_fusion` does for 1x1 convolutions.
 
-Estimate for ResNet-18 in half precision, 64 channels from 64x64 to 256x256: without fusion, 8.4 MB are written and read
-for the upsampled map, and as much for h, with two more passes if bias and ReLU are separate. Here 0.5 MB are read, 2.4
-MB written and read, 0.1 MB written. Under 8 x 16 pixels lie 35 coarse ones, 64 rows of a product: 1.5 times the
-arithmetic of the convolution, 7.2 GFLOP per image, 14 microseconds at half of an H100's 1,000 TFLOP/s, instead of 10
-and about 11 for 34 MB at 3 TB/s. Building U takes 0.6 million operations per tile, another 9 microseconds per image at
-the float32 peak. Not timed on a GPU.
+Neither the upsampled map nor h, both at full size with all channels, is written or read. The price is arithmetic: the
+coarse pixels under a tile and its border are more than the tile's share of the map, and U is built for each tile and
+tap. `traffic.py` counts the bytes. Not timed on a GPU.
 """
 
 import torch

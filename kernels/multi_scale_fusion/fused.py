@@ -13,14 +13,10 @@ A program makes TILE_H x TILE_W pixels of BLOCK_C channels. For each coarse map 
 adds the upsampled map to the tile (a second product, in the map's dtype, its sum in float32). For a fine map, whose
 groups have one or a few channels, each value is multiplied and added by itself.
 
-Estimate for the finest scale of ResNet-18 in half precision (64 channels at 64x64 from 128 at 32x32 and 256 at 16x16),
-tiles of 8 x 16 pixels and all 64 channels: 6 x 10 and 4 x 6 coarse pixels lie under a tile, 64 and 32 rows of a
-product. That is 2 and 4 times the pixels that projecting the whole map would take. All products together, 3.7 MFLOP per
-tile, are 117 MFLOP per image: 0.2 microseconds at half of an H100's 1,000 TFLOP/s, beside 1.4 MB at 3 TB/s, 0.5
-microseconds. Building U takes about 8 operations for each of 128 x 96 values per tile, less than that. Weights, 48 KB
-per tile, come from the L2 cache. Half the pixels in a tile would double their share; 16 x 16 pixels need 128 and 64
-rows, and U grows fourfold. In float32 the products run on ordinary cores, in smaller tiles with still more overlap:
-there arithmetic, 160 MFLOP per image, takes longer than memory.
+Under neighbouring tiles lie in part the same coarse pixels, which are projected for each: the fewer pixels a tile has,
+the more often; the more it has, the more rows U and the products take. In half precision tensor cores hide both behind
+the memory traffic. In float32 products run on ordinary cores, in smaller tiles with still more overlap, and arithmetic
+takes longer than memory. Weights come from the L2 cache. Not timed on a GPU.
 """
 
 import math

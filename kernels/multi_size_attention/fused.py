@@ -8,11 +8,15 @@ r^2 of them, r = G/g, so that one loaded tile (T, BLOCK_D) serves every grid:
    `optimized.py`. The logit of tokens i and j is the sum over s of M[(i, s), (j, s)], s a sub-token's place in it.
    D is split over programs; only the entries of equal s are written, (B, splits, entries) float32.
 2. `softmax_kernel` adds up splits and places and writes the attention of every grid, (B, sum of g^4).
-3. `mixing_kernel` spreads A to E[(i, s), (j, s')] = A[i, j] where s = s', writes s_v (E x) + b_v.
+3. `mixing_kernel` writes s_v (A x) + b_v for each grid, from tiles whose rows are the grid's tokens. Where these are
+   fewer than a product's least side, rows are tokens and some places s in each, and A is spread to
+   E[(i, s), (j, s')] = A[i, j] where s = s'; all other places stand side by side in the columns. A program so reads
+   16 x 16 values of a coarse grid's attention, not T x T with zeros between.
 
-Products add up in float32; float32 tiles are multiplied as such, not as TF32. They cost 384 operations per value in
-each pass for grids (1, 2, 4, 8), which tensor cores hide behind the memory traffic. Every grid must be a power of two,
-8 at most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below are its `entries` and so on.
+Products add up in float32; float32 tiles are multiplied as such, not as TF32. For grids (1, 2, 4, 8) they cost 384
+operations per value in the first pass and 192 in the second, which tensor cores hide behind the memory traffic. Every
+grid must be a power of two, 8 at most; see `geometry.supports`. `G` is a `Geometry`; ENTRIES, WEIGHTS and TOKENS below
+are its `entries` and so on.
 """
 
 from collections.abc import Sequence
@@ -29,21 +33,39 @@ from prn_fast.kernels.tiles import tile_for
 
 
 @triton.jit
-def _place(n, d, GRID: tl.constexpr, PIXEL: tl.constexpr, G: tl.constexpr):
-    """Offsets of value d of sub-token n in one patch (C, H/GRID, W/GRID) of a grid; of the map itself for GRID 1.
+def _start(n, GRID: tl.constexpr, PIXEL: tl.constexpr, G: tl.constexpr):
+    """Offsets of sub-tokens n in one patch (C, H/GRID, W/GRID) of a grid; in the map itself for GRID 1.
 
     PIXEL is the distance of neighbouring pixels in a channels-last tensor.
     """
     cell_height: tl.constexpr = G.height // G.finest
     cell_width: tl.constexpr = G.width // G.finest
-    width: tl.constexpr = G.width // GRID
     cells: tl.constexpr = G.finest // GRID
-    first_pixel = (n // G.finest) % cells * (cell_height * width) + (n % G.finest) % cells * cell_width
+    rows, columns = (n // G.finest) % cells * cell_height, (n % G.finest) % cells * cell_width
+    return (rows * (G.width // GRID) + columns) * (PIXEL if G.channels_last else 1)
+
+
+@triton.jit
+def _within(d, BLOCK_D: tl.constexpr, GRID: tl.constexpr, PIXEL: tl.constexpr, G: tl.constexpr):
+    """Offsets of values d of a sub-token from its start, one or more times BLOCK_D of them; see `_start`."""
+    cell_height: tl.constexpr = G.height // G.finest
+    cell_width: tl.constexpr = G.width // G.finest
+    width: tl.constexpr = G.width // GRID
     if G.channels_last:
         row, column, c = d // (G.channels * cell_width), (d // G.channels) % cell_width, d % G.channels
-        return (first_pixel * PIXEL)[:, None] + ((row * width + column) * PIXEL + c)[None, :]
-    c, row, column = d // (cell_height * cell_width), (d // cell_width) % cell_height, d % cell_width
-    return first_pixel[:, None] + ((c * (G.height // GRID) + row) * width + column)[None, :]
+        offsets = (row * width + column) * PIXEL + c
+    else:
+        c, row, column = d // (cell_height * cell_width), (d // cell_width) % cell_height, d % cell_width
+        offsets = (c * (G.height // GRID) + row) * width + column
+    # Which the compiler does not see where d is no plain range; said here, because a call's result keeps no hint.
+    run: tl.constexpr = G.run if G.run < BLOCK_D else BLOCK_D
+    return tl.max_contiguous(tl.multiple_of(offsets, run), run)
+
+
+@triton.jit
+def _place(n, d, GRID: tl.constexpr, PIXEL: tl.constexpr, G: tl.constexpr):
+    """Offsets of values d of sub-tokens n: (n, d); see `_start`."""
+    return _start(n, GRID, PIXEL, G)[:, None] + _within(d, d.shape[0], GRID, PIXEL, G)[None, :]
 
 
 @triton.jit
@@ -61,17 +83,30 @@ def _spot(n, GRID: tl.constexpr, G: tl.constexpr):
 
 
 @triton.jit
-def _load_weights(weights, n, d, GRID: tl.constexpr, G: tl.constexpr):
-    """A grid's two weights (2, C, H/GRID, W/GRID) for the values of a tile, zero outside the map."""
+def _sub_token(spot, token, GRID: tl.constexpr, G: tl.constexpr):
+    """The sub-token at a place of a token of a grid."""
+    cells: tl.constexpr = G.finest // GRID
+    return (token // GRID * cells + spot // cells) * G.finest + token % GRID * cells + spot % cells
+
+
+@triton.jit
+def _load_weights_at(weights, n, columns, inside, GRID: tl.constexpr, G: tl.constexpr):
+    """A grid's two weights (2, C, H/GRID, W/GRID) for a tile of sub-tokens n and some columns, zero outside the map.
+
+    One row of them where all rows have the same.
+    """
     patch: tl.constexpr = G.channels * (G.height // GRID) * (G.width // GRID)
-    if G.finest == GRID:
-        # Every sub-token has the same weights.
+    if G.finest == GRID or n.shape[0] <= GRID * GRID:
         n = tl.arange(0, 1)
-    inside = (n < G.sub_tokens)[:, None] & (d < G.size)[None, :]
-    pointers = weights + _place(n, d, GRID, G.channels, G)
-    first = tl.load(pointers, mask=inside, other=0.0)
-    second = tl.load(pointers + patch, mask=inside, other=0.0)
-    return first, second
+    inside = (n < G.sub_tokens)[:, None] & inside[None, :]
+    pointers = weights + (_start(n, GRID, G.channels, G)[:, None] + columns[None, :])
+    return tl.load(pointers, mask=inside, other=0.0), tl.load(pointers + patch, mask=inside, other=0.0)
+
+
+@triton.jit
+def _load_weights(weights, n, d, GRID: tl.constexpr, G: tl.constexpr):
+    """A grid's two weights for values d of sub-tokens n; see `_load_weights_at`."""
+    return _load_weights_at(weights, n, _within(d, d.shape[0], GRID, G.channels, G), d < G.size, GRID, G)
 
 
 @triton.jit
@@ -195,25 +230,41 @@ def _mix(
     attention,
     values,
     output,
-    rows,
+    present,
     start,
     GRID: tl.constexpr,
+    ROWS: tl.constexpr,
     G: tl.constexpr,
     BLOCK_D: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    """Some values of an image's sub-tokens (`rows` of them), mixed by one grid's attention, scaled and shifted."""
-    n = tl.arange(0, G.rows)
+    """Some values of an image's sub-tokens, mixed by one grid's attention, scaled and shifted; nothing if not present.
+
+    The rows of a tile are the grid's tokens, or, of a coarse grid, its tokens and some places in each: as few as a
+    product may have, so that little is read of the attention. The other places stand beside each other in the columns.
+    """
+    filled: tl.constexpr = ROWS if G.sub_tokens > ROWS else G.sub_tokens
+    row_places: tl.constexpr = filled // (GRID * GRID)
+    column_places: tl.constexpr = G.sub_tokens // filled
+    width: tl.constexpr = len(G.grids) * G.channels
+    r = tl.arange(0, ROWS)
+    n = r if G.finest == GRID else _sub_token(r % row_places * column_places, r // row_places, GRID, G)
+    q = tl.arange(0, column_places * BLOCK_D)
+    places = _sub_token(q // BLOCK_D, 0, GRID, G)
+    there = r < (filled if present else 0)
     if GRID > 1:
-        mix = _load_attention(attention, n, n, (n < rows)[:, None] & (n < rows)[None, :], GRID, G)
+        mix = _load_attention(attention, n, n, there[:, None] & there[None, :], GRID, G)
     for step in range(STEPS):
-        d = (start + step) * BLOCK_D + tl.arange(0, BLOCK_D)
-        inside = (n < rows)[:, None] & (d < G.size)[None, :]
-        x = tl.load(maps + _place(n, d, 1, G.channels, G), mask=inside, other=0.0)
-        scale, bias = _load_weights(values, n, d, GRID, G)
+        d = tl.max_contiguous(tl.multiple_of((start + step) * BLOCK_D + q % BLOCK_D, BLOCK_D), BLOCK_D)
+        inside = there[:, None] & (d < G.size)[None, :]
+        columns = _start(places, 1, G.channels, G) + _within(d, BLOCK_D, 1, G.channels, G)
+        x = tl.load(maps + (_start(n, 1, G.channels, G)[:, None] + columns[None, :]), mask=inside, other=0.0)
+        columns = _start(places, GRID, G.channels, G) + _within(d, BLOCK_D, GRID, G.channels, G)
+        scale, bias = _load_weights_at(values, n, columns, d < G.size, GRID, G)
         mixed = tl.dot(mix, x, input_precision="ieee") if GRID > 1 else x.to(tl.float32)
         result = (mixed * scale.to(tl.float32) + bias.to(tl.float32)).to(output.dtype.element_ty)
-        tl.store(output + _place(n, d, 1, len(G.grids) * G.channels, G), result, mask=inside)
+        columns = _start(places, 1, width, G) + _within(d, BLOCK_D, 1, width, G)
+        tl.store(output + (_start(n, 1, width, G)[:, None] + columns[None, :]), result, mask=inside)
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -238,9 +289,10 @@ def mixing_kernel(
                 attention + b * G.weights,
                 values[level],
                 output + b * (len(G.grids) * G.values) + level * (G.channels if G.channels_last else G.values),
-                G.sub_tokens if b < batch else 0,
+                b < batch,
                 start,
                 G.grids[level],
+                G.mixing_rows[level],
                 G,
                 BLOCK_D,
                 STEPS,

@@ -60,6 +60,17 @@ class Geometry:
         return max(MIN_ROWS, self.sub_tokens)
 
     @property
+    def mixing_rows(self) -> tuple[int, ...]:
+        """For each grid, rows of the products that mix its tokens: those, filled up to the least side of a product."""
+        return tuple(max(MIN_ROWS, grid**2) for grid in self.grids)
+
+    @property
+    def run(self) -> int:
+        """A power of two: from each multiple of it on, so many values of a sub-token lie side by side in memory."""
+        side_by_side = self.channels if self.channels_last else self.width // self.finest
+        return side_by_side & -side_by_side
+
+    @property
     def values(self) -> int:
         """Values of the map."""
         return self.channels * self.height * self.width

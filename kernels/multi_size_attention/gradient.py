@@ -48,6 +48,7 @@ from prn_fast.kernels.multi_size_attention.fused import (
     _place,
     _query,
     _store_products,
+    _sub_token,
     _token,
 )
 from prn_fast.kernels.multi_size_attention.geometry import Geometry
@@ -270,13 +271,6 @@ def input_gradient_kernel(
             columns += tokens
         upstream += G.channels if G.channels_last else G.values
     tl.store(gradient + place, total.to(gradient.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _sub_token(spot, token, GRID: tl.constexpr, G: tl.constexpr):
-    """The sub-token at a place of a token of a grid."""
-    cells: tl.constexpr = G.finest // GRID
-    return (token // GRID * cells + spot // cells) * G.finest + token % GRID * cells + spot % cells
 
 
 @triton.jit

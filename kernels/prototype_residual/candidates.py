@@ -11,9 +11,9 @@
 The rounding of the first pass decides only which prototypes get a second look. The nearest one would be left out only
 if CANDIDATES others were as near to within the rounding error, a few thousandths of the distance between images.
 
-Direct differences of all pairs take 2 B K D operations at an H100's 33 TFLOP/s, reading maps and prototypes 2 (B + K) D
-bytes at 3 TB/s: arithmetic takes longer where B K > 11 (B + K), as with 32 maps and 18 prototypes. Below that, and
-without tensor cores, `fused.py` does it with one kernel less.
+Direct differences of all pairs take 2 B K D operations, reading maps and prototypes 2 (B + K) D bytes: the more there
+are of both, the longer arithmetic takes beside memory. With few, and without tensor cores, `fused.py` has one kernel
+less.
 """
 
 import torch

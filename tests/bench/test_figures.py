@@ -80,13 +80,13 @@ def test_launches_are_counted_and_told_with_their_command(results: Path) -> None
     assert FIGURES["launches"](results) == "Not counted yet."
     row = {
         "name": "Triton, after it",
-        "kernels": {"conv2d": 3, "mixing_kernel": 2},
+        "kernels": {"conv2d": 3, "mixing_kernel": 2, "cat": 4},
         "megabytes_an_image": {"cat": 1.25},
     }
     told = {"command": "python -m prn_fast.kernels --pass", "torch": "2", "triton": "3", "commit": "abc", "rows": [row]}
     (results / "launches.json").write_text(json.dumps(told))
     text = FIGURES["launches"](results)
-    assert "| Triton, after it | 5 | 2 | 1.2 |" in text
+    assert "| Triton, after it | 9 | 2 | 4 | 1.2 |" in text
     assert text.endswith("Counted by `python -m prn_fast.kernels --pass`, torch 2, triton 3, commit abc.")
 
 

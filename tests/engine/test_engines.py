@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from prn_fast.engine import Engine, default_engine, open_engine, parse_name
+from prn_fast.engine import Engine, default_engine, open_engine
 from prn_fast.errors import EngineError, PackageError
 from prn_fast.package import MANIFEST, Package, describe, serialize_manifest
 from tests.small_package import SIDE, textured_images

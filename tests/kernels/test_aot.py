@@ -127,6 +127,29 @@ def test_bytes_of_colour_images_are_read_several_at_once():
     assert done.stdout.split() == ["0", "1", "0", "1"]
 
 
+MIXING_LOADS = """
+import re
+import torch
+from prn_fast.kernels.aot import compile_launch
+from prn_fast.kernels.catalogue import all_launches
+for _, _, kernel, launch in all_launches(32, torch.float16, (9, 0)):
+    if kernel == "mixing":
+        ptx = compile_launch(launch, (9, 0)).ptx
+        print(ptx.count("ld.global.b16"), len(re.findall("ld.global.v4.b32", ptx)), len(re.findall("st.global", ptx)))
+"""
+
+
+@pytest.mark.parametrize("version", CONFIGURATIONS)
+@pytest.mark.long
+def test_mixing_reads_maps_and_attention_in_few_wide_loads(version):
+    variables = {"PYTHONPATH": str(OLDER_FOLDER)} if version == OLDER_TRITON else {}
+    done = run("-c", MIXING_LOADS, **variables)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # At each of three scales. A thread reads two values of each coarse grid's attention, which has 16 x 16; everything
+    # that is as large as the map is read and written sixteen bytes at a time.
+    assert done.stdout.split() == ["4", "36", "16"] * 3
+
+
 @pytest.mark.long
 def test_the_command_refuses_a_dtype_that_a_device_lacks():
     done = run("-m", "prn_fast.kernels", "--capability", "7.5", "--dtype", "bfloat16")
