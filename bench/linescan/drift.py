@@ -96,26 +96,32 @@ def good_images(folder: Path, side: int, channels: int) -> Tiles:
 
 
 def web(tiles: Tiles, light: NDArray[np.float64], seed: int) -> Iterator[Tiles]:
-    """Batches of a web: tiles drawn at random, mirrored at random, times the light (N,) of each, with noise."""
-    rng = np.random.default_rng(seed)
+    """Batches of a web: tiles drawn at random and seen by the camera in the light (N,) of each."""
+    drawn = np.random.default_rng(seed).integers(len(tiles), size=len(light))
+    return seen_by_camera(tiles, drawn, light, seed)
+
+
+def seen_by_camera(tiles: Tiles, numbers: NDArray[np.int64], light: NDArray[np.float64], seed: int) -> Iterator[Tiles]:
+    """Batches of the tiles of these numbers (N,): mirrored at random, times the light (N,) of each, with noise."""
+    rng = np.random.default_rng((seed, 1))
     # Drawn once, and read from another place for each tile: a camera's noise is what takes longest to draw.
     noise = rng.normal(0, NOISE, 2 * tiles[0].size).astype(np.float32)
-    for start in range(0, len(light), _BATCH):
-        part = light[start : start + _BATCH]
-        drawn = tiles[rng.integers(len(tiles), size=len(part))].astype(np.float32)
+    for start in range(0, len(numbers), _BATCH):
+        seen = tiles[numbers[start : start + _BATCH]].astype(np.float32)
         for axis in (1, 2):
-            turned = rng.random(len(part)) < 0.5
-            drawn[turned] = np.flip(drawn[turned], axis)
-        drawn *= part[:, None, None, None]
-        for one, place in zip(drawn, rng.integers(tiles[0].size, size=len(part)), strict=True):
+            turned = rng.random(len(seen)) < 0.5
+            seen[turned] = np.flip(seen[turned], axis)
+        seen *= light[start : start + _BATCH, None, None, None]
+        for one, place in zip(seen, rng.integers(tiles[0].size, size=len(seen)), strict=True):
             one += noise[place : place + one.size].reshape(one.shape)
-        yield np.rint(drawn).clip(0, 255).astype(np.uint8)
+        yield np.rint(seen).clip(0, 255).astype(np.uint8)
 
 
 def measure_line(
     engine: Engine, tiles: Tiles, light: NDArray[np.float64], scored: int, calibrating: int, seed: int
 ) -> Line:
-    """Run the network on a web. The tiles that calibrate are others than those that the web is made of.
+    """Run the network on a web. The tiles that calibrate are others than those that the web is made of, each of them
+    seen once by the same camera.
 
     Args:
         tiles: good ones, in random order.
@@ -135,9 +141,9 @@ def measure_line(
 
     first, others = tiles[:calibrating], tiles[calibrating:]
     return Line(
-        measured(first[start : start + _BATCH] for start in range(0, calibrating, _BATCH)),
-        measured(web(others, np.ones(scored), seed)),
-        measured(web(others, light, seed + 1)),
+        measured(seen_by_camera(first, np.arange(calibrating), np.ones(calibrating), seed)),
+        measured(web(others, np.ones(scored), seed + 1)),
+        measured(web(others, light, seed + 2)),
     )
 
 

@@ -1,12 +1,22 @@
 """The study of a fading lamp: its webs, what it counts, and its record."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from prn_fast.bench.figures import FIGURES
-from prn_fast.bench.linescan.drift import Line, doubled, drawn_web, drift_figures, main, study_line, web
+from prn_fast.bench.linescan.drift import (
+    Line,
+    doubled,
+    drawn_web,
+    drift_figures,
+    main,
+    measure_line,
+    study_line,
+    web,
+)
 from prn_fast.data.images import write_image
 from tests.small_package import textured_images
 
@@ -19,6 +29,27 @@ def test_a_web_has_the_light_and_the_noise_that_it_should():
     np.testing.assert_allclose(drawn.mean(axis=(1, 2, 3)), 100 * light, atol=0.5)
     assert 1 < drawn[0].std() < 2
     assert len(np.unique(drawn.reshape(50, -1), axis=0)) == 50
+
+
+class MeanEngine:
+    """Scores an image by its mean, and keeps what it was given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def infer(self, images):
+        self.seen.append(images)
+        return SimpleNamespace(raw_scores=images.mean(axis=(1, 2, 3)) / 255)
+
+
+def test_the_tiles_that_calibrate_are_each_seen_once_by_the_same_camera():
+    tiles = np.full((30, 16, 16, 1), 5, np.uint8) * np.arange(1, 31, dtype=np.uint8)[:, None, None, None]
+    engine = MeanEngine()
+    line = measure_line(engine, tiles, np.ones(40), scored=40, calibrating=12, seed=0)
+    np.testing.assert_allclose(line.calibrating[:, 0] * 255, 5 * np.arange(1, 13), atol=0.5)
+    seen = np.concatenate(engine.seen)
+    assert (seen.std(axis=(1, 2, 3)) > 1).all(), "all have the camera's noise"
+    assert line.unchanged[:, 0].min() * 255 > 60, "the web is made of the other tiles"
 
 
 def test_a_longer_web_takes_each_tile_from_those_at_its_light():
