@@ -1,14 +1,18 @@
 """Early exit in the base class and on backends: who leaves, with which answer, and whose answer is whose."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from prn_fast.build import build_engine
 from prn_fast.engine import Detections, Engine, open_engine
 from prn_fast.engine.base import Thresholds
-from prn_fast.engine.early_exit import Screening, enlarged, moved
+from prn_fast.engine.early_exit import Screening, enlarge, moved
 from prn_fast.engine.parity import TOLERANCES, ScreenParity
 from prn_fast.errors import EngineError
 from prn_fast.training.metrics import image_metrics
@@ -128,12 +132,56 @@ def test_the_screen_alone_judges_at_its_cut_and_refuses_nan():
 
 
 def test_a_map_keeps_its_place_and_range_when_it_is_enlarged():
-    maps = np.zeros((1, 8, 8), np.float32)
-    maps[0, 2, 5] = 1
-    large = enlarged(maps, 64)
-    assert np.unravel_index(large.argmax(), large.shape)[1:] in {(y, x) for y in (19, 20) for x in (43, 44)}
-    assert 0 <= large.min() <= large.max() <= 1
-    np.testing.assert_allclose(enlarged(np.full((2, 8, 8), 0.25, np.float32), 64), 0.25, rtol=1e-6)
+    small = np.full((2, 8, 8), 0.25, np.float32)
+    small[0] = 0
+    small[0, 2, 5] = 1
+    maps = np.full((4, 64, 64), np.nan, np.float32)
+    enlarge(small, maps, np.array([3, 1]))
+    assert np.unravel_index(maps[3].argmax(), maps[3].shape) in {(y, x) for y in (19, 20) for x in (43, 44)}
+    assert 0 <= maps[3].min() <= maps[3].max() <= 1
+    np.testing.assert_allclose(maps[1], 0.25, rtol=1e-6)
+    assert np.isnan(maps[[0, 2]]).all()
+
+
+def test_maps_are_enlarged_as_torch_does():
+    small = np.random.default_rng(0).random((3, 32, 32), np.float32)
+    maps = np.empty((3, 256, 256), np.float32)
+    enlarge(small, maps, np.arange(3))
+    wide = torch.from_numpy(small)[:, None].double()
+    expected = functional.interpolate(wide, size=(256, 256), mode="bilinear", align_corners=False)[:, 0]
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+
+
+WAKES = """
+import os
+import time
+import numpy as np
+from prn_fast.engine.early_exit import Screening
+
+def switches():  # of all other threads: one that sleeps has none
+    counts = {}
+    for thread in os.listdir("/proc/self/task"):
+        if int(thread) != os.getpid():
+            with open(f"/proc/self/task/{thread}/status") as status:
+                counts[thread] = [int(line.split()[1]) for line in status if "ctxt_switches" in line]
+    return counts
+
+np.ones((500, 500), np.float32) @ np.ones((500, 500), np.float32)  # starts the library's threads, if it has any
+screening, maps = Screening(0.5, 0.5, 0.5), np.empty((1, 256, 256), np.float32)
+small = np.full((1, 32, 32), 0.1, np.float32)
+screening.answer(np.float32([0.1]), small, np.empty(1, np.float32), maps)
+time.sleep(0.5)  # until they have gone to sleep
+before = switches()
+for _ in range(50):
+    screening.answer(np.float32([0.1]), small, np.empty(1, np.float32), maps)
+print("woken" if switches() != before else "asleep")
+"""
+
+
+def test_an_answer_wakes_no_other_thread():
+    """Else they spin on the cores that the engine needs: a matrix product took three times the screen's own time."""
+    done = subprocess.run([sys.executable, "-c", WAKES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["asleep"]
 
 
 @pytest.fixture(scope="module")
