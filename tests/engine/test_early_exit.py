@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from prn_fast.build import build_engine
 from prn_fast.engine import Detections, Engine, open_engine
 from prn_fast.engine.base import Thresholds
 from prn_fast.engine.early_exit import Screening, enlarge, moved
+from prn_fast.engine.openvino_streams import HELD, WAITING
 from prn_fast.engine.parity import TOLERANCES, ScreenParity
 from prn_fast.errors import EngineError
 from prn_fast.training.metrics import image_metrics
@@ -218,6 +220,56 @@ def test_backends_let_go_what_the_screen_lets_go_and_nothing_else_changes(screen
     assert [len(one.scores) for one in streamed] == [1] * 6 + [len(images) - 6]
     np.testing.assert_allclose(np.concatenate([one.maps for one in streamed]), found.maps, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate([one.exited for one in streamed]), found.exited)
+
+
+@pytest.mark.long
+def test_a_stream_is_filled_again_before_it_runs_dry(screened):
+    """Else all requests but the slowest stand still at the end of each batch."""
+    images = screened.validation().images
+    with open_engine(screened, "openvino:fp32") as engine:
+        stream = engine.stream()
+        count = WAITING * stream._requests  # full at once
+        stream.close()
+        events = []
+
+        def batches():
+            for number in range(6):
+                events.append(f"put {number}")
+                yield np.resize(images, (count, *images.shape[1:]))
+
+        for number, found in enumerate(engine.infer_many(batches())):
+            assert len(found.scores) == count
+            events.append(f"taken {number}")
+        assert events.index("put 1") < events.index("taken 0")
+        for number in range(6 - HELD // WAITING):  # and no more are held than may be
+            assert events.index(f"taken {number}") < events.index(f"put {number + HELD // WAITING}")
+
+
+@pytest.mark.long
+def test_each_image_gets_its_own_answer_from_streams_of_several_threads(screened):
+    """For any mix of exits and batch sizes, with strips that follow each other."""
+    images = screened.validation().images
+    with open_engine(screened, "openvino:fp32") as engine:
+        alone = [engine.infer(image[None]) for image in images]
+        leaves = np.concatenate([one.exited for one in alone])
+        assert 0 < leaves.sum() < len(images)
+
+        def wrong(seed):
+            rng = np.random.default_rng(seed)
+            # Nearly all leave, nearly all stay, and anything between.
+            odds = np.where(leaves, *rng.permutation([1.0, rng.choice([0.02, 0.3, 1.0])]))
+            order = rng.choice(len(images), 60, p=odds / odds.sum())
+            cuts = np.unique([0, *rng.integers(0, 60, rng.integers(1, 20)), 60])
+            found = engine.infer_many(images[order[start:stop]] for start, stop in pairwise(cuts))
+            faults = 0
+            for one, (start, stop) in zip(found, pairwise(cuts), strict=True):
+                for row, index in enumerate(order[start:stop]):
+                    same = one.exited[row] == leaves[index]
+                    faults += not (same and np.allclose(one.maps[row], alone[index].maps[0], atol=1e-5))
+            return faults
+
+        with ThreadPoolExecutor(3) as threads:
+            assert sum(threads.map(wrong, range(9))) == 0
 
 
 def test_without_a_screen_all_run_whole_and_the_screen_alone_is_refused(built_package_path):
