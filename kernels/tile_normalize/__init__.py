@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prn_fast.kernels.launch import has_kernels, layout_for
 from prn_fast.kernels.tile_normalize import reference
-from prn_fast.kernels.tile_normalize.reference import NETWORK_CHANNELS, tile_positions, tile_starts
+from prn_fast.kernels.tile_normalize.reference import tile_positions, tile_starts
 
 __all__ = ["normalize_images", "tile_normalize", "tile_positions", "tile_starts"]
 
@@ -84,7 +84,7 @@ def _(
     dtype: torch.dtype,
     channels_last: bool = True,
 ) -> Tensor:
-    shape = (len(tile_positions(lines, ring.shape[1], side, overlap)), NETWORK_CHANNELS, side, side)
+    shape = (len(tile_positions(lines, ring.shape[1], side, overlap)), len(mean), side, side)
     return ring.new_empty(shape, dtype=dtype).contiguous(memory_format=layout_for(channels_last))
 
 
@@ -111,5 +111,5 @@ def _(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, channels_last: bool = True
 ) -> Tensor:
     count, height, width, _ = images.shape
-    empty = images.new_empty((count, NETWORK_CHANNELS, height, width), dtype=dtype)
+    empty = images.new_empty((count, len(mean), height, width), dtype=dtype)
     return empty.contiguous(memory_format=layout_for(channels_last))

@@ -83,6 +83,8 @@ def plan_tile_normalize(
     tile: Tile,
 ) -> Launch:
     """Launch of `tile_normalize_kernel` for the lines of a strip, in a ring whose rows are `pitch` bytes apart."""
+    if len(mean) != NETWORK_CHANNELS:
+        raise ConfigError(f"the kernel writes {NETWORK_CHANNELS} channels, not {len(mean)}")
     scale, shift = scale_and_shift(mean, std)
     across, down = (len(tile_starts(length, side, overlap)) for length in (width, lines))
     return Launch(

@@ -23,12 +23,14 @@ def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[
     """One multiply and one add for each pixel: (p / 255 - m) / s = p * 1 / (255 s) - m / s.
 
     Args:
-        mean, std: three values each, for pixels in 0..1.
+        mean, std: a value for each channel of the network, three or one, for pixels in 0..1.
     Returns:
-        Scales and shifts of pixels in 0..255, three values each.
+        Scales and shifts of pixels in 0..255, as many values each.
     """
-    if len(mean) != NETWORK_CHANNELS or len(std) != NETWORK_CHANNELS:
-        raise ConfigError(f"mean and std have {len(mean)} and {len(std)} values; the network has {NETWORK_CHANNELS}")
+    if len(mean) != len(std) or len(mean) not in (1, NETWORK_CHANNELS):
+        raise ConfigError(
+            f"mean and std have {len(mean)} and {len(std)} values; the network has {NETWORK_CHANNELS} channels, or 1"
+        )
     return tuple(1.0 / (255.0 * s) for s in std), tuple(-m / s for m, s in zip(mean, std, strict=True))
 
 
@@ -39,18 +41,21 @@ def normalize_images(
 
     Args:
         images: (N, H, W, C), uint8 (or floats in 0..255), C = 1 or 3 (RGB).
-        mean, std: three values each, for pixels in 0..1.
+        mean, std: three values each, for pixels in 0..1; or one each, for grey images and a network that takes them as
+            one channel.
         dtype: of the result; half precision is computed in float32 and rounded once.
     Returns:
-        (N, 3, H, W).
+        (N, 3, H, W), or (N, 1, H, W) with one value.
     Raises:
         ConfigError: another number of channels.
     """
     check_channels(images.shape[-1])
-    if images.shape[-1] != NETWORK_CHANNELS:
-        images = images.expand(*images.shape[:-1], NETWORK_CHANNELS)
-    computed = torch.promote_types(dtype, torch.float32)
     scales, shifts = scale_and_shift(mean, std)
+    if images.shape[-1] not in (1, len(scales)):
+        raise ConfigError(f"images have {images.shape[-1]} channels; this network takes grey ones, as one channel")
+    if images.shape[-1] != len(scales):
+        images = images.expand(*images.shape[:-1], len(scales))
+    computed = torch.promote_types(dtype, torch.float32)
     scale = torch.tensor(scales, dtype=computed, device=images.device)
     shift = torch.tensor(shifts, dtype=computed, device=images.device)
     return (images.to(computed) * scale + shift).to(dtype).permute(0, 3, 1, 2)

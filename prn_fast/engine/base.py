@@ -298,7 +298,10 @@ class Engine(ABC):
                 with self._used_alone():
                     stream.put(self._kept(item))
                 while stream.full:
-                    yield self._taken(stream)
+                    with self._used_alone():
+                        answered = stream.wait()
+                    if answered:
+                        yield self._taken(stream)
             while len(stream):
                 yield self._taken(stream)
         finally:

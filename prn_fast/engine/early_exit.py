@@ -6,10 +6,10 @@ the network's scale by a shift of their logits, so that the cut falls on the thr
     moved(v) = sigmoid(logit(v) - logit(cut) + logit(threshold))
 """
 
-import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,21 +89,19 @@ class Screening:
         scores[rows] = np.where(gone, np.minimum(found, below), np.maximum(found, above))
         pixels = moved(screen_maps[rows], self.cut, self.pixel_threshold)
         most = np.where(gone, self.pixel_threshold * (1.0 - _ROUNDING), 1.0)
-        maps[rows] = enlarged(np.minimum(pixels, most[:, None, None]).astype(np.float32), maps.shape[-1])
+        enlarge(np.minimum(pixels, most[:, None, None]).astype(np.float32), maps, rows)
         return leaves
 
 
-def enlarged(maps: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Maps (N, h, h) at the size (N, side, side), by bilinear interpolation between pixel centres."""
-    weights = _bilinear(maps.shape[-1], side)
-    return np.clip(weights @ maps @ weights.T, 0.0, 1.0)
+def enlarge(small: NDArray[np.float32], maps: NDArray[np.float32], rows: NDArray[np.integer]) -> None:
+    """Write maps (n, h, h) at full size into `rows` of `maps` (N, S, S), by bilinear interpolation of pixel centres.
 
-
-@functools.cache
-def _bilinear(small: int, side: int) -> NDArray[np.float32]:
-    """(side, small): each row holds the weights of the two nearest of `small` samples."""
-    places = np.clip((np.arange(side) + 0.5) * small / side - 0.5, 0, small - 1)
-    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(small))).astype(np.float32)
+    In the calling thread alone: matrix products would wake the threads of numpy's library for each image, and those
+    take the processor from an engine that works on the next ones.
+    """
+    side = maps.shape[-1]
+    for one, row in zip(small, rows, strict=True):
+        np.clip(cv2.resize(one, (side, side), interpolation=cv2.INTER_LINEAR), 0.0, 1.0, out=maps[row])
 
 
 def _around(threshold: float) -> tuple[np.float32, np.float32]:

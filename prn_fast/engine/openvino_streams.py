@@ -89,6 +89,12 @@ class RequestStream(Stream):
             self._settle(*self._ended.get())
         return self._batches.popleft().answers
 
+    def wait(self) -> bool:
+        """See `Stream`: to take a batch before another is put would let all requests but the slowest run dry."""
+        while self._batches[0].left and self.full:
+            self._settle(*self._ended.get())
+        return not self._batches[0].left
+
     def __len__(self) -> int:
         return len(self._batches)
 

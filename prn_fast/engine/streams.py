@@ -30,7 +30,11 @@ class Stream(ABC):
     @property
     @abstractmethod
     def full(self) -> bool:
-        """Whether a batch should be taken before another is put."""
+        """Whether there is enough to work on for now, so that no other batch should be put."""
+
+    def wait(self) -> bool:
+        """Wait until the oldest batch is answered, True, or until the stream is no longer full, False."""
+        return True
 
     def close(self) -> None:  # noqa: B027  (most streams hold nothing)
         """Wait for what is under way, and forget it."""

@@ -96,6 +96,11 @@ def stage(
 class Backbone(EvalOnly):
     """A network without its classifier, cut at stride 16: what lies behind is needed by the decoder alone."""
 
+    @property
+    def first(self) -> nn.Conv2d:
+        """The convolution that takes the images."""
+        raise NotImplementedError
+
     def scales(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised (B, 3, H, W) to the last maps at strides 4, 8 and 16."""
         raise NotImplementedError
@@ -130,6 +135,11 @@ class ResNet(Backbone):
         self.layer3 = stage(block, second, third, depths[2], stride=2, ops=ops)
         self.layer4 = stage(block, third, fourth, depths[3], stride=2, ops=ops)
         self.eval()
+
+    @property
+    def first(self) -> nn.Conv2d:
+        """See `Backbone`."""
+        return self.conv1
 
     def scales(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Backbone`."""
@@ -219,6 +229,11 @@ class EfficientNetLite0(Backbone):
                 inputs = channels
         self.blocks = FrozenSequential(*blocks)
         self.eval()
+
+    @property
+    def first(self) -> nn.Conv2d:
+        """See `Backbone`."""
+        return self.conv_stem
 
     def scales(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Backbone`."""

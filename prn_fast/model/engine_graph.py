@@ -1,7 +1,8 @@
 """A trained PRN as engines run it: bytes in, scores and maps out, with nothing unnecessary in it.
 
 Compared with the published formulation, batch norm is folded into the convolution before it, query and key into one
-projection, and the operations do no unnecessary work. Each of these is exact; only rounding differs.
+projection, grey images go in as one channel, and the operations do no unnecessary work. Each of these is exact; only
+rounding differs.
 
 With a screen, the same network runs in two stages (`two_stages`): the first scores images by the frozen part alone, the
 second computes the rest for those that stay.
@@ -46,7 +47,9 @@ class EngineGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.model: PRN = fold_attention(fold_batch_norm(with_ops(model, ops))).requires_grad_(False)
-        if ops is not OPTIMIZED:
+        if ops is OPTIMIZED:
+            fold_grey(self.model)
+        else:
             fold_shortcut_bias(self.model)
         if ops is FUSED:
             self.model.run_scales = beside_each_other
@@ -168,6 +171,20 @@ def fold_attention(model: PRN) -> PRN:
             module.query_key = nn.ParameterList(
                 nn.Parameter(fold_query_key(one), requires_grad=False) for one in module.query_key
             )
+    return model
+
+
+def fold_grey(model: PRN) -> PRN:
+    """Add up the first convolution's weights over its inputs, where these are equal, in the model itself.
+
+    They are where images are grey and all channels are normalised alike, as EfficientNet-Lite's are. ResNet's are not:
+    the edge's zeros stand for another grey in each of its channels.
+    """
+    if model.config.image_channels == 1 and len(set(zip(model.mean, model.std, strict=True))) == 1:
+        first = model.backbone.first
+        first.weight = nn.Parameter(first.weight.sum(1, keepdim=True), requires_grad=False)
+        first.in_channels = 1
+        model.mean, model.std = model.mean[:1], model.std[:1]
     return model
 
 

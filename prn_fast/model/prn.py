@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from prn_fast.errors import ConfigError
 from prn_fast.kernels import REFERENCE, Ops
-from prn_fast.kernels.tile_normalize.reference import NETWORK_CHANNELS
 from prn_fast.model.attention import MultiSizeAttentionLayer
 from prn_fast.model.backbone import make_backbone
 from prn_fast.model.config import PRNConfig
@@ -50,6 +49,9 @@ class PRN(nn.Module):
         self.ops = ops
         # How the three scales, which need nothing of each other there, go through attention.
         self.run_scales = one_by_one
+        # One value for each channel of what `normalize` returns: three, or one where an engine has folded grey images.
+        self.mean: tuple[float, ...] = config.spec.mean
+        self.std: tuple[float, ...] = config.spec.std
         doubled = (2 * config.channels[0], 2 * config.channels[1], 2 * config.channels[2])
         self.backbone = make_backbone(config.backbone, ops)
         self.prototypes = Prototypes(config)
@@ -73,9 +75,10 @@ class PRN(nn.Module):
             ConfigError: another shape.
         """
         side = self.config.image_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (NETWORK_CHANNELS, side, side):
+        expected = (len(self.mean), side, side)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ConfigError(
-                f"images have shape {tuple(images.shape)}; this model takes (B, {NETWORK_CHANNELS}, {side}, {side})"
+                f"images have shape {tuple(images.shape)}; this model takes (B, {', '.join(map(str, expected))})"
             )
         return self.logits_of_features(self.features(images))
 
@@ -115,8 +118,7 @@ class PRN(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 images (N, S, S, C) to the normalised input of `logits`, in the dtype of the weights."""
-        spec = self.config.spec
-        return self.ops.normalize_images(images, spec.mean, spec.std, dtype=self.decoder.out.weight.dtype)
+        return self.ops.normalize_images(images, self.mean, self.std, dtype=self.decoder.out.weight.dtype)
 
     def detect(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (N,) and anomaly maps (N, S, S), in 0..1, of uint8 images (N, S, S, C); float32 at least."""

@@ -32,9 +32,9 @@ class StripGraph(nn.Module):
 
     def forward(self, lines: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        spec, side = self.model.config.spec, self.model.config.image_size
-        dtype = self.model.decoder.out.weight.dtype
-        tiles = tile_normalize(lines, 0, side, side, self.overlap, spec.mean, spec.std, dtype, self.channels_last)
+        model, side = self.model, self.model.config.image_size
+        dtype = model.decoder.out.weight.dtype
+        tiles = tile_normalize(lines, 0, side, side, self.overlap, model.mean, model.std, dtype, self.channels_last)
         found = [self.model.detect_normalized(tiles[part]) for part in self.parts]
         scores, maps = (torch.cat(one) for one in zip(*found, strict=True))
         return scores, stitch_tiles(maps, side, self.width, self.overlap)

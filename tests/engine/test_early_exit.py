@@ -1,14 +1,20 @@
 """Early exit in the base class and on backends: who leaves, with which answer, and whose answer is whose."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from prn_fast.build import build_engine
 from prn_fast.engine import Detections, Engine, open_engine
 from prn_fast.engine.base import Thresholds
-from prn_fast.engine.early_exit import Screening, enlarged, moved
+from prn_fast.engine.early_exit import Screening, enlarge, moved
+from prn_fast.engine.openvino_streams import HELD, WAITING
 from prn_fast.engine.parity import TOLERANCES, ScreenParity
 from prn_fast.errors import EngineError
 from prn_fast.training.metrics import image_metrics
@@ -128,12 +134,56 @@ def test_the_screen_alone_judges_at_its_cut_and_refuses_nan():
 
 
 def test_a_map_keeps_its_place_and_range_when_it_is_enlarged():
-    maps = np.zeros((1, 8, 8), np.float32)
-    maps[0, 2, 5] = 1
-    large = enlarged(maps, 64)
-    assert np.unravel_index(large.argmax(), large.shape)[1:] in {(y, x) for y in (19, 20) for x in (43, 44)}
-    assert 0 <= large.min() <= large.max() <= 1
-    np.testing.assert_allclose(enlarged(np.full((2, 8, 8), 0.25, np.float32), 64), 0.25, rtol=1e-6)
+    small = np.full((2, 8, 8), 0.25, np.float32)
+    small[0] = 0
+    small[0, 2, 5] = 1
+    maps = np.full((4, 64, 64), np.nan, np.float32)
+    enlarge(small, maps, np.array([3, 1]))
+    assert np.unravel_index(maps[3].argmax(), maps[3].shape) in {(y, x) for y in (19, 20) for x in (43, 44)}
+    assert 0 <= maps[3].min() <= maps[3].max() <= 1
+    np.testing.assert_allclose(maps[1], 0.25, rtol=1e-6)
+    assert np.isnan(maps[[0, 2]]).all()
+
+
+def test_maps_are_enlarged_as_torch_does():
+    small = np.random.default_rng(0).random((3, 32, 32), np.float32)
+    maps = np.empty((3, 256, 256), np.float32)
+    enlarge(small, maps, np.arange(3))
+    wide = torch.from_numpy(small)[:, None].double()
+    expected = functional.interpolate(wide, size=(256, 256), mode="bilinear", align_corners=False)[:, 0]
+    np.testing.assert_allclose(maps, expected, atol=1e-6)
+
+
+WAKES = """
+import os
+import time
+import numpy as np
+from prn_fast.engine.early_exit import Screening
+
+def switches():  # of all other threads: one that sleeps has none
+    counts = {}
+    for thread in os.listdir("/proc/self/task"):
+        if int(thread) != os.getpid():
+            with open(f"/proc/self/task/{thread}/status") as status:
+                counts[thread] = [int(line.split()[1]) for line in status if "ctxt_switches" in line]
+    return counts
+
+np.ones((500, 500), np.float32) @ np.ones((500, 500), np.float32)  # starts the library's threads, if it has any
+screening, maps = Screening(0.5, 0.5, 0.5), np.empty((1, 256, 256), np.float32)
+small = np.full((1, 32, 32), 0.1, np.float32)
+screening.answer(np.float32([0.1]), small, np.empty(1, np.float32), maps)
+time.sleep(0.5)  # until they have gone to sleep
+before = switches()
+for _ in range(50):
+    screening.answer(np.float32([0.1]), small, np.empty(1, np.float32), maps)
+print("woken" if switches() != before else "asleep")
+"""
+
+
+def test_an_answer_wakes_no_other_thread():
+    """Else they spin on the cores that the engine needs: a matrix product took three times the screen's own time."""
+    done = subprocess.run([sys.executable, "-c", WAKES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["asleep"]
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +220,56 @@ def test_backends_let_go_what_the_screen_lets_go_and_nothing_else_changes(screen
     assert [len(one.scores) for one in streamed] == [1] * 6 + [len(images) - 6]
     np.testing.assert_allclose(np.concatenate([one.maps for one in streamed]), found.maps, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate([one.exited for one in streamed]), found.exited)
+
+
+@pytest.mark.long
+def test_a_stream_is_filled_again_before_it_runs_dry(screened):
+    """Else all requests but the slowest stand still at the end of each batch."""
+    images = screened.validation().images
+    with open_engine(screened, "openvino:fp32") as engine:
+        stream = engine.stream()
+        count = WAITING * stream._requests  # full at once
+        stream.close()
+        events = []
+
+        def batches():
+            for number in range(6):
+                events.append(f"put {number}")
+                yield np.resize(images, (count, *images.shape[1:]))
+
+        for number, found in enumerate(engine.infer_many(batches())):
+            assert len(found.scores) == count
+            events.append(f"taken {number}")
+        assert events.index("put 1") < events.index("taken 0")
+        for number in range(6 - HELD // WAITING):  # and no more are held than may be
+            assert events.index(f"taken {number}") < events.index(f"put {number + HELD // WAITING}")
+
+
+@pytest.mark.long
+def test_each_image_gets_its_own_answer_from_streams_of_several_threads(screened):
+    """For any mix of exits and batch sizes, with strips that follow each other."""
+    images = screened.validation().images
+    with open_engine(screened, "openvino:fp32") as engine:
+        alone = [engine.infer(image[None]) for image in images]
+        leaves = np.concatenate([one.exited for one in alone])
+        assert 0 < leaves.sum() < len(images)
+
+        def wrong(seed):
+            rng = np.random.default_rng(seed)
+            # Nearly all leave, nearly all stay, and anything between.
+            odds = np.where(leaves, *rng.permutation([1.0, rng.choice([0.02, 0.3, 1.0])]))
+            order = rng.choice(len(images), 60, p=odds / odds.sum())
+            cuts = np.unique([0, *rng.integers(0, 60, rng.integers(1, 20)), 60])
+            found = engine.infer_many(images[order[start:stop]] for start, stop in pairwise(cuts))
+            faults = 0
+            for one, (start, stop) in zip(found, pairwise(cuts), strict=True):
+                for row, index in enumerate(order[start:stop]):
+                    same = one.exited[row] == leaves[index]
+                    faults += not (same and np.allclose(one.maps[row], alone[index].maps[0], atol=1e-5))
+            return faults
+
+        with ThreadPoolExecutor(3) as threads:
+            assert sum(threads.map(wrong, range(9))) == 0
 
 
 def test_without_a_screen_all_run_whole_and_the_screen_alone_is_refused(built_package_path):

@@ -29,6 +29,18 @@ def test_normalised_pixels_follow_the_formula(channels):
     torch.testing.assert_close(normalized, (pixels - mean) / std)
 
 
+def test_grey_images_may_be_one_channel():
+    images = draw_bytes(2, 5, 7, 1)
+    one = reference.normalize_images(images, MEAN[:1], STD[:1], torch.float64)
+    assert one.shape == (2, 1, 5, 7)
+    torch.testing.assert_close(one, reference.normalize_images(images, MEAN, STD, torch.float64)[:, :1])
+    assert normalize_images(images, MEAN[:1], STD[:1], torch.float32).shape == one.shape
+    with pytest.raises(ConfigError, match="images have 3 channels; this network takes grey ones"):
+        reference.normalize_images(draw_bytes(2, 5, 7, 3), MEAN[:1], STD[:1])
+    with pytest.raises(ConfigError, match="the kernel writes 3 channels, not 1"):
+        fused.normalize_images(draw_bytes(2, 8, 8, 1), MEAN[:1], STD[:1], torch.float32, tile=TILE)
+
+
 def test_half_precision_is_rounded_once():
     images = draw_bytes(2, 16, 16, 3)
     exact = reference.normalize_images(images, MEAN, STD, torch.float64)
@@ -132,7 +144,7 @@ def test_triton_refuses_images_that_are_not_square(shape):
 
 def test_constants_for_another_number_of_channels_are_refused():
     with pytest.raises(ConfigError, match="mean and std"):
-        reference.normalize_images(draw_bytes(1, 4, 4, 3), (0.5,), (0.5,))
+        reference.normalize_images(draw_bytes(1, 4, 4, 3), (0.5, 0.5), (0.5, 0.5))
 
 
 @layouts

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from prn_fast.errors import ConfigError
 from prn_fast.kernels import FUSED, OPTIMIZED, Ops, multi_scale_fusion
 from prn_fast.kernels.anomaly_score import fused as score
 from prn_fast.kernels.convolution_relu import fused as convolution
@@ -47,6 +48,29 @@ def expected(model: PRN, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def fused_graph(model: PRN, dtype: torch.dtype) -> EngineGraph:
     return EngineGraph(model, FUSED, dtype, torch.channels_last)
+
+
+def test_grey_images_go_in_as_one_channel_where_all_are_normalised_alike():
+    """Three equal channels cost a tenth of the screen; ResNet's differ in what the zeros at the edge stand for."""
+    grey = torch.from_numpy(textured_images(2, 1, 3))
+    for config, ops, channels in [
+        (small_config(), OPTIMIZED, 1),
+        (small_config(), FUSED, 3),
+        (small_config(3), OPTIMIZED, 3),
+        (PRNConfig(image_size=64, image_channels=1, prototypes=(3, 3, 3), attention_layers=1), OPTIMIZED, 3),
+    ]:
+        model = small_model(config).double()
+        graph = EngineGraph(model, ops)
+        images = grey.expand(*grey.shape[:-1], config.image_channels)
+        assert graph.model.normalize(images).shape[1] == graph.model.backbone.first.in_channels == channels
+        assert model.normalize(images).shape[1] == model.backbone.first.in_channels == 3
+        with torch.no_grad():
+            torch.testing.assert_close(graph(images), model.detect(images), rtol=1e-9, atol=1e-9)
+            # As the bench does; and the wrong number of channels is refused.
+            logits = graph.model.logits(graph.model.normalize(images))
+            torch.testing.assert_close(logits, model.logits(model.normalize(images)), rtol=1e-9, atol=1e-9)
+            with pytest.raises(ConfigError, match=rf"this model takes \(B, {channels}, 64, 64\)"):
+                graph.model.logits(torch.zeros(2, 4 - channels, 64, 64, dtype=torch.float64))
 
 
 def test_every_batch_norm_is_folded_and_the_model_left_alone(model):
