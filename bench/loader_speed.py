@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prn_fast.bench.machine.measurement import leave_measurement
 from prn_fast.errors import PRNError
 from prn_fast.model.config import PRESETS
-from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.settings import SIZES, TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,9 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--preset", default=TrainingSettings.preset, choices=tuple(PRESETS), help="network (default: %(default)s)"
     )
-    parser.add_argument(
-        "--image-size", type=int, default=TrainingSettings.image_size, help="side (default: %(default)s)"
-    )
+    parser.add_argument("--image-size", type=int, default=SIZES[0], help="side (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=10, help="timed ones (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes of the loader (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurement, too")

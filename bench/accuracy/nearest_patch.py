@@ -33,10 +33,11 @@ from prn_fast.model.memory import PatchMemory, memory_size, remember, squared_di
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.training.calibration import calibrate, validation_metrics
 from prn_fast.training.evaluation import Evaluation, evaluate
-from prn_fast.training.image_size import SIZES
+from prn_fast.training.image_size import parse_size
 from prn_fast.training.metrics import image_metrics
 from prn_fast.training.recipe import recipe_of
 from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.settle import settle
 from prn_fast.training.split import prepare_split
 from prn_fast.training.unseen import TestImages, part_test_images
 
@@ -124,10 +125,10 @@ def measure(settings: TrainingSettings) -> dict[str, Any]:
     """
     start = time.monotonic()
     inspection = load_inspection_set(settings.data, settings.layout)
+    settings, _ = settle(settings, inspection)
+    assert settings.image_size is not None
     channels, _ = choose_channels(inspection)
-    config = dataclasses.replace(
-        preset(settings.preset), image_size=settings.image_size or SIZES[0], image_channels=channels
-    )
+    config = dataclasses.replace(preset(settings.preset), image_size=settings.image_size, image_channels=channels)
     split = prepare_split(settings, recipe_of(settings.preset), inspection, config)
     backbone = make_backbone(config.backbone)
     source = str(settings.backbone_weights or "published weights")
@@ -192,9 +193,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset", default=TrainingSettings.preset, help="whose backbone is taken (default: %(default)s)"
     )
-    parser.add_argument("--seen", type=int, default=TrainingSettings.seen)
+    parser.add_argument("--seen", type=int)
     parser.add_argument("--seed", type=int, default=TrainingSettings.seed)
-    parser.add_argument("--image-size", type=int, default=TrainingSettings.image_size)
+    parser.add_argument("--image-size", type=parse_size, metavar="N")
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE")
     return parser
 

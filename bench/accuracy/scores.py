@@ -5,13 +5,18 @@
 No network is trained, so that any number of products can be asked; each package brings a screen (`prn-train
 --add-screen`). A memory of normal patches is made of the package's calibration images. Scores are validated by the seen
 defects beside held-out normal images: of all that can be known before the test, this ranks scores best. A score that is
-fitted tells each of these images by weights that were fitted without it. The network's training has pasted pieces of
-the seen defects; the memory knows nothing of them.
+fitted tells each of these images by weights that were fitted without it.
+
+The network's training has pasted pieces of the seen defects, and the memory knows nothing of them. The package's screen
+knows them, too. So each seen defect's statistics come from a screen that has not seen it, and those of the other
+validation images are the means over these screens (`prn_fast.training.cross_fit`). Test images are judged by the
+package's own screen. How the seen defects would be told by that one is kept beside it ("known").
 
 The rule, of validation figures alone: `CANDIDATES` stand in the order of what they cost. Figures are averaged over the
 packages of a product, then over products. The first candidate within `MARGIN` of the best mean is chosen.
 
-Fixed rules tell which anomalies predict: those that are generated for validation, or the seen ones.
+Fixed rules tell which anomalies predict: those that are generated for validation, the seen ones as the package's screen
+knows them, or as a screen tells them that does not.
 Figures are written after each package; those that are there are not taken again.
 """
 
@@ -31,8 +36,10 @@ from numpy.typing import NDArray
 from prn_fast.bench.accuracy.record import SCORES_FILE
 from prn_fast.bench.accuracy.run import is_clean
 from prn_fast.bench.report.markdown import table
+from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.layouts import load_inspection_set
 from prn_fast.data.samples import load_samples
+from prn_fast.data.textures import load_textures
 from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import ConfigError, DataError, PackageError, PRNError
 from prn_fast.files import replace_file
@@ -43,7 +50,9 @@ from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.package import Package
+from prn_fast.training.add_screen import recorded_recipe, recorded_textures
 from prn_fast.training.calibration import logit
+from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.image_score import fit_score
 from prn_fast.training.metrics import image_metrics
 from prn_fast.training.unseen import part_test_images
@@ -76,6 +85,14 @@ AVERAGES = {
 FIXED = ("published", "largest 1", "largest 1 less mean, over spread", "largest 10 less mean, over spread")
 # A score that is fitted without the seen defects, as for a package that has seen none. No candidate.
 UNSEEN = ", fitted without seen"
+# A score that is fitted to what the package's own screen tells of the seen defects. No candidate.
+KNOWN = ", fitted to a screen that knows"
+# How the kinds of anomaly that scores are validated by stand in tables.
+SHOWN = {
+    "generated": "generated",
+    "known": "seen, by the package's screen",
+    "seen": "seen, by screens that have not seen them",
+}
 CANDIDATES = (
     *FIXED,
     "learned: map",
@@ -130,20 +147,27 @@ def score_package(path: Path) -> dict[str, Any]:
     side, channels = package.config.image_size, package.config.image_channels
     validation = package.validation()
     model, screen = with_memory(package), package.screen()
-    sets = {
-        "validation": validation.images,
-        "seen": load_samples(images.seen, side, channels)[0],
-        "test": load_samples(images.scored, side, channels)[0],
-    }
-    published, statistics = {}, {}
-    for name, pixels in sets.items():
-        published[name], statistics[name] = measure(model, screen, pixels)
+    seen = load_samples(images.seen, side, channels)
+    folds = _fold_screens(package, model, list(zip(*seen, strict=True)))
+    published: Parts = {}
+    known: Parts = {}
+    blind: Parts = {}
+    published["validation"], known["validation"], told = measure(model, screen, validation.images, folds.screens)
+    blind["validation"] = _by_screen(known["validation"], told.mean(0))
+    published["seen"], known["seen"], told = measure(model, screen, seen[0], folds.screens)
+    blind["seen"] = _by_screen(known["seen"], told[folds.left_out, np.arange(len(seen[0]))])
+    published["test"], known["test"], _ = measure(model, screen, load_samples(images.scored, side, channels)[0])
     test_labels = np.array([sample.label for sample in images.scored])
     labels = {"validation": validation.labels, "test": test_labels}
     rules = {
-        name: _found({part: rule(statistics[part], published[part]) for part in sets}, labels)
+        name: _found(
+            {part: rule(known[part], published[part]) for part in known},
+            {part: rule(blind[part], published[part]) for part in blind},
+            labels,
+        )
         for name, rule in RULES.items()
     }
+    with_screen = {name: names for name, names in LEARNED.items() if set(names) & set(SCREEN_STATISTICS)}
     return {
         "package": path.name,
         "data": Path(training["data"]).name,
@@ -156,20 +180,61 @@ def score_package(path: Path) -> dict[str, Any]:
         "test_images": len(test_labels),
         "scores": {
             **{name: rules[name] for name in FIXED},
-            **{name: _found(_average(statistics, labels, names), labels) for name, names in AVERAGES.items()},
-            **{name: _learned(statistics, labels, names) for name, names in LEARNED.items()},
-            **{name + UNSEEN: _learned(statistics, labels, names, seen=False) for name, names in LEARNED.items()},
+            **{
+                name: _found(_average(known, labels, names), _average(blind, labels, names), labels)
+                for name, names in AVERAGES.items()
+            },
+            **{name: _learned(blind, known, blind, labels, names) for name, names in LEARNED.items()},
+            **{name + KNOWN: _learned(known, known, blind, labels, names) for name, names in with_screen.items()},
+            **{
+                name + UNSEEN: _learned(blind, known, blind, labels, names, seen=False)
+                for name, names in LEARNED.items()
+            },
         },
         "rules": rules,
     }
 
 
-def _found(scores: Parts, labels: dict[str, NDArray[np.integer]]) -> dict[str, float]:
-    """Image AUROC of a score on three kinds of anomaly: generated and seen ones, and those of the test."""
+def _fold_screens(
+    package: Package, model: PRN, seen: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+) -> FoldScreens:
+    """Screens for a package's network that have not seen some of its seen defects, (image, mask) each."""
+    training = package.manifest["training"]
+    recipe, seed, count = recorded_recipe(training), training["seed"], fold_count(len(seen))
+    textures = load_textures(recorded_textures(training), package.config.image_channels, seed=seed)
+    generators = [
+        AnomalyGenerator(
+            textures,
+            seen[fold::count],
+            extended_share=recipe.extended_share,
+            augment=recipe.augment,
+            sources=recipe.simulated_sources,
+            foreground=recipe.foreground,
+        )
+        for fold in range(count)
+    ]
+    return train_fold_screens(model, package.calibration_images(), generators, len(seen), recipe, seed)
+
+
+def _by_screen(statistics: NDArray[np.floating], screened: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Statistics (N, J) with those of the screen (N, 3) in place of their own."""
+    return np.concatenate([statistics[:, : -screened.shape[1]], screened], axis=1)
+
+
+def _found(known: Parts, blind: Parts, labels: dict[str, NDArray[np.integer]]) -> dict[str, float]:
+    """Image AUROC of a score on the generated anomalies, the seen ones, and those of the test.
+
+    Args:
+        known: scores by the package's screen, of all parts.
+        blind: scores by screens that have not seen the seen defects, of the validation split and these.
+        labels: of the validation split and the test.
+    """
+    normal = labels["validation"] == 0
     return {
-        "seen": _seen_auroc(scores["validation"][labels["validation"] == 0], scores["seen"]),
-        "generated": image_metrics(scores["validation"], labels["validation"]).auroc,
-        "test": image_metrics(scores["test"], labels["test"]).auroc,
+        "seen": _seen_auroc(blind["validation"][normal], blind["seen"]),
+        "known": _seen_auroc(known["validation"][normal], known["seen"]),
+        "generated": image_metrics(known["validation"], labels["validation"]).auroc,
+        "test": image_metrics(known["test"], labels["test"]).auroc,
     }
 
 
@@ -178,9 +243,7 @@ def _seen_auroc(normals: NDArray[np.floating], seen: NDArray[np.floating]) -> fl
     return image_metrics(np.concatenate([normals, seen]), labels).auroc
 
 
-def _average(
-    statistics: dict[str, NDArray[np.float32]], labels: dict[str, NDArray[np.integer]], names: Sequence[str]
-) -> Parts:
+def _average(statistics: Parts, labels: dict[str, NDArray[np.integer]], names: Sequence[str]) -> Parts:
     columns = [NAMES.index(name) for name in names]
     normals = statistics["validation"][labels["validation"] == 0][:, columns]
     mean, spread = normals.mean(0), np.maximum(normals.std(0), 1e-6)
@@ -188,23 +251,34 @@ def _average(
 
 
 def _learned(
-    statistics: dict[str, NDArray[np.float32]],
+    fitted_to: Parts,
+    known: Parts,
+    blind: Parts,
     labels: dict[str, NDArray[np.integer]],
     names: Sequence[str],
     seen: bool = True,
 ) -> dict[str, float]:
     """As `_found`, of a learned score, fitted with the seen defects or without; each image by weights without it."""
     columns = [NAMES.index(name) for name in names]
-    chosen = {part: values[:, columns] for part, values in statistics.items()}
-    known = chosen["seen"][: None if seen else 0]
     figures = []
     for draw in range(DRAWS):
-        fitted = fit_score(chosen["validation"], labels["validation"], known, len(STATISTICS), draw)
-        decisions = {part: values @ fitted.weights[:-1] + fitted.weights[-1] for part, values in chosen.items()}
-        held_out = {"validation": logit(fitted.held_out)}
-        if seen:
-            held_out["seen"] = logit(fitted.held_out_seen)
-        figures.append(_found({**decisions, **held_out}, labels))
+        scores: dict[str, Parts] = {}
+        for kind, parts in (("known", known), ("blind", blind)):
+            chosen = {part: values[:, columns] for part, values in parts.items()}
+            count = None if seen else 0
+            fitted = fit_score(
+                fitted_to["validation"][:, columns],
+                labels["validation"],
+                fitted_to["seen"][:count, columns],
+                len(STATISTICS),
+                draw,
+                told_by=(chosen["validation"], chosen["seen"][:count]),
+            )
+            scores[kind] = {part: values @ fitted.weights[:-1] + fitted.weights[-1] for part, values in chosen.items()}
+            scores[kind]["validation"] = logit(fitted.held_out)
+            if seen:
+                scores[kind]["seen"] = logit(fitted.held_out_seen)
+        figures.append(_found(scores["known"], scores["blind"], labels))
     return {kind: float(np.mean([one[kind] for one in figures])) for kind in figures[0]}
 
 
@@ -227,10 +301,17 @@ def with_memory(package: Package) -> PRN:
 
 
 @torch.inference_mode()
-def measure(model: PRN, screen: Screen, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Published scores (N,) of images, and their statistics (N, J), in the order of `NAMES`."""
+def measure(
+    model: PRN, screen: Screen, images: NDArray[np.uint8], others: Sequence[Screen] = ()
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Published scores (N,) of images, their statistics (N, J), in the order of `NAMES`, and those of F other screens.
+
+    The latter are (F, N, 3).
+    """
     assert model.score is not None
+    count = len(SCREEN_STATISTICS)
     scores, statistics = [np.empty(0, np.float32)], [np.empty((0, len(NAMES)), np.float32)]
+    told_by_others = [np.empty((len(others), 0, count), np.float32)]
     for part in _parts(images):
         *features, deepest = model.features(model.normalize(part).contiguous(memory_format=torch.channels_last))
         residuals = model.residuals(features)
@@ -238,7 +319,10 @@ def measure(model: PRN, screen: Screen, images: NDArray[np.uint8]) -> tuple[NDAr
         scores.append(anomaly_score(logits)[0].numpy())
         told = [model.score.statistics(logits, features, residuals), screen_statistics(screen(features, residuals))]
         statistics.append(torch.cat(told, dim=1).numpy())
-    return np.concatenate(scores), np.concatenate(statistics)
+        if others:
+            found = [screen_statistics(other(features, residuals)) for other in others]
+            told_by_others.append(torch.stack(found).numpy())
+    return np.concatenate(scores), np.concatenate(statistics), np.concatenate(told_by_others, axis=1)
 
 
 def _parts(images: NDArray[np.uint8]) -> Iterator[torch.Tensor]:
@@ -298,16 +382,16 @@ def predictors_table(folder: Path) -> str:
     if not path.exists():
         return ""
     packages = _read(path)
-    kinds = ("generated", "seen", "test")
+    kinds = ("generated", "known", "seen", "test")
     figures = np.array([[[rule[kind] for kind in kinds] for rule in one["rules"].values()] for one in packages])
     whole = np.concatenate([figures, figures.mean(0, keepdims=True)])
     heads = [*(f"{one['data']}, seed {one['seed']}" for one in packages), "mean figures"]
     names = list(packages[0]["rules"])
     rows = []
-    for column, kind in enumerate(kinds[:2]):
-        cells = [f"{spearmanr(one[:, column], one[:, 2]).statistic:.2f}" for one in whole]
+    for column, kind in enumerate(kinds[:-1]):
+        cells = [f"{spearmanr(one[:, column], one[:, -1]).statistic:.2f}" for one in whole]
         best = int(whole[-1][:, column].argmax())
-        rows.append([kind, *cells, f"{names[best]}: {whole[-1][best, 2]:.3f}"])
+        rows.append([SHOWN[kind], *cells, f"{names[best]}: {whole[-1][best, -1]:.3f}"])
     made = table(("rank correlation with the test", *heads, "best by the mean: test image AUROC"), rows)
     return f"{made}\n\n{len(names)} rules, from the run above."
 
@@ -317,7 +401,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         packages = json.loads(path.read_text(encoding="utf-8"))["packages"]
         for one in packages:
             for figures in (*(one["scores"][name] for name in CANDIDATES), *(one["rules"][name] for name in RULES)):
-                figures["seen"], figures["generated"], figures["test"]
+                figures["seen"], figures["known"], figures["generated"], figures["test"]
         return packages
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{path}: holds no figures of image scores; take them again or remove it") from None

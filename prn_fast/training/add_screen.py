@@ -178,14 +178,7 @@ def settings_of(
     training = package.manifest["training"]
     if missing := [name for name in ("seen", "recipe", "seed", "preset") if name not in training]:
         raise PackageError(f"{package.path}: its manifest does not say {missing[0]!r} of its training; train it again")
-    known = {field.name for field in fields(Recipe)}
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in {**training["recipe"], **changes}.items()
-        if name in known
-    }
-    recipe = Recipe(**values)
-    textures = training.get("textures", "generated")
+    recipe = recorded_recipe(training, changes)
     settings = TrainingSettings(
         data=data,
         output=package.path,
@@ -196,11 +189,28 @@ def settings_of(
         tiles=bool(training.get("tiles")),
         seen=len(training["seen"]),
         parts=training.get("parts"),
-        textures=None if textures == "generated" else Path(textures),
+        textures=recorded_textures(training),
         seed=training["seed"],
         recipe=recipe,
     )
     return settings, recipe
+
+
+def recorded_recipe(training: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a manifest's training, with some fields changed."""
+    known = {field.name for field in fields(Recipe)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in {**training["recipe"], **(changes or {})}.items()
+        if name in known
+    }
+    return Recipe(**values)
+
+
+def recorded_textures(training: Mapping[str, Any]) -> Path | None:
+    """The folder of textures of a manifest's training; None if they were generated."""
+    textures = training.get("textures", "generated")
+    return None if textures == "generated" else Path(textures)
 
 
 def _require_same_images(package: Package, split: Split, folder: Path) -> None:

@@ -4,8 +4,9 @@ The images are those that the network was trained on, with anomalies of the same
 they are taken at the screen's stride. Nothing of the network changes.
 """
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ LEARNING_RATE = 3e-3
 SCORE_WEIGHT = 0.5
 ANOMALIES_PER_NORMAL = 2
 EXTRACTION_BATCH = 16
+# Of few normal images so many items are made, mirrored and with anomalies in other ways. A screen that sees the same
+# few dozens again and again learns them by heart, and takes any other normal image for an anomaly.
+WANTED_ITEMS = 1500
 # Inputs are kept in half precision: the memory that they may take, and the most images that are kept.
 MAX_BYTES = 2 * 1024**3
 # Of the time that is allowed; the rest is for the steps.
@@ -67,6 +71,12 @@ class ScreenInputs:
     maps: list[Tensor]
     deviations: list[Tensor]
     masks: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence["ScreenInputs"]) -> "ScreenInputs":
+        """Those of several sets, all in the units of the first."""
+        maps = [torch.cat(scale) for scale in zip(*(part.maps for part in parts), strict=True)]
+        return cls(maps, parts[0].deviations, torch.cat([part.masks for part in parts]))
 
 
 class TrainedScreen(NamedTuple):
@@ -112,16 +122,25 @@ def train_screen(
 
 @torch.no_grad()
 def screen_inputs(
-    graph: EngineGraph, screen: Screen, dataset: TrainingSet, seed: int, deadline: Deadline
+    graph: EngineGraph,
+    screen: Screen,
+    dataset: TrainingSet,
+    seed: int,
+    deadline: Deadline,
+    units: Sequence[Tensor] | None = None,
+    wanted: int = WANTED_ITEMS,
 ) -> ScreenInputs:
-    """The inputs of the items of a dataset, in an order drawn by the seed, as many as memory and time allow."""
+    """The inputs of the items of a dataset, in an order drawn by the seed, as many as memory and time allow.
+
+    A dataset of fewer items than are wanted is gone through again, with the items of its further epochs. Inputs are in
+    the given units, see `ScreenInputs.deviations`; by default in their own.
+    """
     device, kept_bytes = graph.model.decoder.out.weight.device, 0
-    order = np.random.default_rng(seed).permutation(len(dataset))
+    rng = np.random.default_rng(seed)
     parts: list[list[Tensor]] = []
     masks: list[Tensor] = []
-    deviations: list[Tensor] = []
-    for start in range(0, len(order), EXTRACTION_BATCH):
-        items = [dataset[int(index)] for index in order[start : start + EXTRACTION_BATCH]]
+    deviations = [] if units is None else [one.to(device) for one in units]
+    for items in _item_batches(dataset, max(1, math.ceil(wanted / len(dataset))), rng):
         images = torch.stack([image for image, _ in items]).to(device)
         features = graph.model.backbone.scales(graph.model.normalize(images))
         maps = [one.float() for one in screen.inputs(features, graph.model.residuals(features))]
@@ -141,14 +160,32 @@ def screen_inputs(
     )
 
 
-def fit_screen(screen: Screen, inputs: ScreenInputs, recipe: Recipe, seed: int, deadline: Deadline) -> TrainedScreen:
-    """Train a screen on its inputs: `screen` itself, for inputs in their own units."""
+def _item_batches(dataset: TrainingSet, epochs: int, rng: np.random.Generator) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """All items of some epochs, each epoch in a drawn order."""
+    for epoch in range(epochs):
+        dataset.set_epoch(epoch)
+        order = rng.permutation(len(dataset))
+        for start in range(0, len(order), EXTRACTION_BATCH):
+            yield [dataset[int(index)] for index in order[start : start + EXTRACTION_BATCH]]
+
+
+def fit_screen(
+    screen: Screen,
+    inputs: ScreenInputs,
+    recipe: Recipe,
+    seed: int,
+    deadline: Deadline,
+    items: Tensor | None = None,
+) -> TrainedScreen:
+    """Train a screen on its inputs, or on those of some items: `screen` itself, for inputs in their own units."""
+    items = torch.arange(len(inputs.masks)) if items is None else items
     parameters = [parameter for parameter in screen.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=1e-2)
     schedule = Recipe(schedule="cosine")
     screen.train()
     steps = 0
-    for step, chosen in enumerate(_batches(len(inputs.masks), seed)):
+    for step, drawn in enumerate(_batches(len(items), seed)):
+        chosen = items[drawn]
         progress = max(step / recipe.screen_steps, _progress(deadline))
         if progress >= 1.0:
             break

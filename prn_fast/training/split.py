@@ -63,11 +63,12 @@ class Split:
 
 
 def prepare_split(settings: TrainingSettings, recipe: Recipe, inspection: InspectionSet, config: PRNConfig) -> Split:
-    """Load the images. The validation split comes from the training side alone.
+    """Load the images. The validation split comes from the training side alone. The settings are as `settle` has them.
 
     Its anomalies are of all kinds, whatever kinds the recipe trains on: what differs in nothing but the recipe is
     validated on the same images.
     """
+    assert settings.seen is not None
     seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
     parts = None if settings.parts is None else PartNames.read(settings.parts)
     part_of = None if parts is None else parts.of_set(inspection)
