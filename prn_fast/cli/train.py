@@ -51,6 +51,12 @@ def make_parser() -> Parser:
         default=TrainingSettings.seen,
         help=f"anomalies that training may see, 0 or more (default: {DEFAULT_SEEN}; half of them if they are fewer)",
     )
+    parser.add_argument(
+        "--normals",
+        type=int,
+        metavar="N",
+        help="normal images to train and validate with, at most, drawn by the seed (default: all)",
+    )
     parser.add_argument("--parts", metavar="FILE or PATTERN", help=PARTS_HELP)
     parser.add_argument(
         "--textures",
@@ -230,6 +236,7 @@ def main(argv: list[str] | None = None) -> int:
         memory=arguments.memory,
         minutes=arguments.minutes,
         seen=arguments.seen,
+        normals=arguments.normals,
         parts=arguments.parts,
         textures=arguments.textures,
         backbone_weights=arguments.backbone_weights,

@@ -188,6 +188,7 @@ def settings_of(
         image_channels=package.config.image_channels,
         tiles=bool(training.get("tiles")),
         seen=len(training["seen"]),
+        normals=training.get("most_normals"),
         parts=training.get("parts"),
         textures=recorded_textures(training),
         seed=training["seed"],

@@ -20,11 +20,11 @@ from prn_fast.model.screen import Screen
 from prn_fast.training.recipe import Recipe
 from prn_fast.training.screen import (
     ANOMALIES_PER_NORMAL,
-    WANTED_ITEMS,
     Deadline,
     ScreenInputs,
     fit_screen,
     screen_inputs,
+    wanted_items,
 )
 
 # Each screen then knows eight of ten seen defects.
@@ -80,7 +80,9 @@ def train_fold_screens(
             light=recipe.light,
         )
         units = parts[0].deviations if parts else None
-        parts.append(screen_inputs(graph, Screen(model.config), dataset, seed, unbounded, units, WANTED_ITEMS // folds))
+        parts.append(
+            screen_inputs(graph, Screen(model.config), dataset, seed, unbounded, units, wanted_items(recipe) // folds)
+        )
     inputs = ScreenInputs.joined(parts)
     of_fold = torch.repeat_interleave(torch.arange(folds), torch.tensor([len(part.masks) for part in parts]))
     screens = []

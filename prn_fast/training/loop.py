@@ -718,6 +718,7 @@ class Run:
                 "tiles": {"overlap": TILE_OVERLAP} if self.settings.tiles else None,
                 "seed": self.settings.seed,
                 "seen": list(self.split.seen),
+                "most_normals": self.settings.normals,
                 "parts": self.split.parts,
                 "seen_parts": None if self.split.seen_parts is None else list(self.split.seen_parts),
                 "seen_fingerprints": [fingerprint.to_dict() for fingerprint in self.split.fingerprints],

@@ -116,8 +116,13 @@ def train_screen(
     graph = EngineGraph(model, model.ops)
     torch.manual_seed(seed)
     screen = Screen(model.config)
-    inputs = screen_inputs(graph, screen, dataset, seed, deadline)
+    inputs = screen_inputs(graph, screen, dataset, seed, deadline, wanted=wanted_items(recipe))
     return fit_screen(screen, inputs, recipe, seed, deadline)
+
+
+def wanted_items(recipe: Recipe) -> int:
+    """How many items a screen is trained on, at least: no more than its steps read."""
+    return min(WANTED_ITEMS, recipe.screen_steps * BATCH)
 
 
 @torch.no_grad()

@@ -60,6 +60,7 @@ class TrainingSettings:
         minutes: bound of the whole run, the final validation included; None trains all epochs.
         seen: anomalous images that training may see; they are drawn by the seed and never scored. None: `DEFAULT_SEEN`,
             or fewer where there are not so many, see `settle`.
+        normals: normal images to use at most, those held out included; they are drawn by the seed. None: all.
         parts: which part each image shows: a table or a pattern, see `PartNames`; None recognises parts by likeness.
         textures: folder of texture images for simulated anomalies; None generates some.
         backbone_weights: file of pretrained weights; None takes the published ones.
@@ -89,6 +90,7 @@ class TrainingSettings:
     memory: int = 0
     minutes: float | None = None
     seen: int | None = None
+    normals: int | None = None
     parts: str | None = None
     textures: Path | None = None
     backbone_weights: Path | None = None
@@ -108,6 +110,10 @@ class TrainingSettings:
             raise ConfigError(f"--seed must be 0 to {MAX_SEED}, not {self.seed}")
         if self.seen is not None and self.seen < 0:
             raise ConfigError(f"--seen must be 0 or more, not {self.seen}")
+        if self.normals is not None and self.normals < 2:
+            raise ConfigError(
+                f"--normals must be 2 or more, not {self.normals}: one to train on and one to validate with"
+            )
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers must be 0 or more, not {self.workers}")
         if self.memory < 0:

@@ -11,7 +11,7 @@ from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.duplicates import Fingerprint, group_parts
 from prn_fast.data.image_tiles import load_tiles
 from prn_fast.data.parts import PartNames
-from prn_fast.data.samples import InspectionSet, Sample, draw_seen, load_samples, split_validation
+from prn_fast.data.samples import InspectionSet, Sample, draw_normals, draw_seen, load_samples, split_validation
 from prn_fast.data.textures import load_textures
 from prn_fast.errors import DataError
 from prn_fast.model.config import TILE_OVERLAP, PRNConfig
@@ -72,12 +72,13 @@ def prepare_split(settings: TrainingSettings, recipe: Recipe, inspection: Inspec
     seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
     parts = None if settings.parts is None else PartNames.read(settings.parts)
     part_of = None if parts is None else parts.of_set(inspection)
-    fit, held_out, parts_told = inspection.train, inspection.validation, True
+    train = draw_normals(inspection.train, settings.normals, settings.seed)
+    fit, held_out, parts_told = train, inspection.validation, True
     if not held_out:
-        share = validation_share(len(inspection.train))
-        groups = _groups(inspection.train, part_of, share)
+        share = validation_share(len(train))
+        groups = _groups(train, part_of, share)
         parts_told = groups is not None
-        fit, held_out = split_validation(inspection.train, share, settings.seed, groups)
+        fit, held_out = split_validation(train, share, settings.seed, groups)
     held_out = held_out[:MAX_VALIDATION_NORMALS]
     side, channels = config.image_size, config.image_channels
 
