@@ -10,13 +10,14 @@ fitted tells each of these images by weights that were fitted without it.
 The network's training has pasted pieces of the seen defects, and the memory knows nothing of them. The package's screen
 knows them, too. So each seen defect's statistics come from a screen that has not seen it, and those of the other
 validation images are the means over these screens (`prn_fast.training.cross_fit`). Test images are judged by the
-package's own screen. How the seen defects would be told by that one is kept beside it ("known").
+package's own screen. What that one tells of the seen defects is kept beside it. Records of earlier versions have
+nothing else, and their scores are chosen by it.
 
 The rule, of validation figures alone: `CANDIDATES` stand in the order of what they cost. Figures are averaged over the
 packages of a product, then over products. The first candidate within `MARGIN` of the best mean is chosen.
 
 Fixed rules tell which anomalies predict: those that are generated for validation, the seen ones as the package's screen
-knows them, or as a screen tells them that does not.
+tells them, or as one does that has not seen them.
 Figures are written after each package; those that are there are not taken again.
 """
 
@@ -87,12 +88,8 @@ FIXED = ("published", "largest 1", "largest 1 less mean, over spread", "largest 
 UNSEEN = ", fitted without seen"
 # A score that is fitted to what the package's own screen tells of the seen defects. No candidate.
 KNOWN = ", fitted to a screen that knows"
-# How the kinds of anomaly that scores are validated by stand in tables.
-SHOWN = {
-    "generated": "generated",
-    "known": "seen, by the package's screen",
-    "seen": "seen, by screens that have not seen them",
-}
+# The figure of seen defects by screens that have not seen them.
+CROSS_FIT = "seen, cross-fit"
 CANDIDATES = (
     *FIXED,
     "learned: map",
@@ -231,8 +228,8 @@ def _found(known: Parts, blind: Parts, labels: dict[str, NDArray[np.integer]]) -
     """
     normal = labels["validation"] == 0
     return {
-        "seen": _seen_auroc(blind["validation"][normal], blind["seen"]),
-        "known": _seen_auroc(known["validation"][normal], known["seen"]),
+        CROSS_FIT: _seen_auroc(blind["validation"][normal], blind["seen"]),
+        "seen": _seen_auroc(known["validation"][normal], known["seen"]),
         "generated": image_metrics(known["validation"], labels["validation"]).auroc,
         "test": image_metrics(known["test"], labels["test"]).auroc,
     }
@@ -258,27 +255,38 @@ def _learned(
     names: Sequence[str],
     seen: bool = True,
 ) -> dict[str, float]:
-    """As `_found`, of a learned score, fitted with the seen defects or without; each image by weights without it."""
+    """Image AUROC of a learned score, fitted with the seen defects or without; each image by weights without it.
+
+    Args:
+        fitted_to: statistics that weights are fitted to, of the validation split and the seen defects.
+        known, blind, labels: as for `_found`, of statistics. Validation images are told by `blind`, test images by
+            `known`.
+        names: of the statistics that are weighed.
+        seen: whether the seen defects are fitted to.
+    """
     columns = [NAMES.index(name) for name in names]
+    count = None if seen else 0
+    normal = labels["validation"] == 0
     figures = []
     for draw in range(DRAWS):
-        scores: dict[str, Parts] = {}
-        for kind, parts in (("known", known), ("blind", blind)):
-            chosen = {part: values[:, columns] for part, values in parts.items()}
-            count = None if seen else 0
-            fitted = fit_score(
-                fitted_to["validation"][:, columns],
-                labels["validation"],
-                fitted_to["seen"][:count, columns],
-                len(STATISTICS),
-                draw,
-                told_by=(chosen["validation"], chosen["seen"][:count]),
-            )
-            scores[kind] = {part: values @ fitted.weights[:-1] + fitted.weights[-1] for part, values in chosen.items()}
-            scores[kind]["validation"] = logit(fitted.held_out)
-            if seen:
-                scores[kind]["seen"] = logit(fitted.held_out_seen)
-        figures.append(_found(scores["known"], scores["blind"], labels))
+        fitted = fit_score(
+            fitted_to["validation"][:, columns],
+            labels["validation"],
+            fitted_to["seen"][:count, columns],
+            len(STATISTICS),
+            draw,
+            told_by=(blind["validation"][:, columns], blind["seen"][:count, columns]),
+        )
+        weights, intercept = fitted.weights[:-1], fitted.weights[-1]
+        held_out = logit(fitted.held_out)
+        told = logit(fitted.held_out_seen) if seen else blind["seen"][:, columns] @ weights + intercept
+        figures.append(
+            {
+                CROSS_FIT: _seen_auroc(held_out[normal], told),
+                "generated": image_metrics(held_out, labels["validation"]).auroc,
+                "test": image_metrics(known["test"][:, columns] @ weights + intercept, labels["test"]).auroc,
+            }
+        )
     return {kind: float(np.mean([one[kind] for one in figures])) for kind in figures[0]}
 
 
@@ -335,15 +343,21 @@ def mean_figures(packages: Sequence[dict[str, Any]], name: str) -> dict[str, flo
     products: dict[str, list[dict[str, float]]] = {}
     for one in packages:
         products.setdefault(one["data"], []).append(one["scores"][name])
-    kinds = packages[0]["scores"][name]
     return {
-        kind: float(np.mean([np.mean([one[kind] for one in group]) for group in products.values()])) for kind in kinds
+        kind: float(np.mean([np.mean([one[kind] for one in group]) for group in products.values()]))
+        for kind in (_validated_by(packages), "test")
     }
+
+
+def _validated_by(packages: Sequence[dict[str, Any]]) -> str:
+    """The figure that scores are chosen by."""
+    return CROSS_FIT if all(CROSS_FIT in one["scores"][CANDIDATES[0]] for one in packages) else "seen"
 
 
 def choose_score(packages: Sequence[dict[str, Any]]) -> str:
     """The candidate that the module's rule chooses; it looks at seen defects beside held-out normal images alone."""
-    means = {name: mean_figures(packages, name)["seen"] for name in CANDIDATES}
+    kind = _validated_by(packages)
+    means = {name: mean_figures(packages, name)[kind] for name in CANDIDATES}
     best = max(means.values())
     return next(name for name, mean in means.items() if mean >= best - MARGIN)
 
@@ -355,11 +369,11 @@ def scores_table(folder: Path) -> str:
         return ""
     packages = _read(path)
     heads = [f"{one['data']}, seed {one['seed']}, {one['epochs']} epochs" for one in packages]
-    chosen = choose_score(packages)
+    chosen, kind = choose_score(packages), _validated_by(packages)
     rows = []
     for name in packages[0]["scores"]:
         figures = [*(one["scores"][name] for one in packages), mean_figures(packages, name)]
-        cells = [f"{one['seen']:.3f} / {one['test']:.3f}" for one in figures]
+        cells = [f"{one[kind]:.3f} / {one['test']:.3f}" for one in figures]
         rows.append([f"**{name}**" if name == chosen else name, *cells])
     made = table(("image AUROC, validation / test", *heads, "mean of products"), rows)
     commits = " and ".join(sorted({one["commit"] for one in packages}))
@@ -382,7 +396,7 @@ def predictors_table(folder: Path) -> str:
     if not path.exists():
         return ""
     packages = _read(path)
-    kinds = ("generated", "known", "seen", "test")
+    kinds = ("generated", "seen", *([CROSS_FIT] if _validated_by(packages) == CROSS_FIT else []), "test")
     figures = np.array([[[rule[kind] for kind in kinds] for rule in one["rules"].values()] for one in packages])
     whole = np.concatenate([figures, figures.mean(0, keepdims=True)])
     heads = [*(f"{one['data']}, seed {one['seed']}" for one in packages), "mean figures"]
@@ -391,7 +405,7 @@ def predictors_table(folder: Path) -> str:
     for column, kind in enumerate(kinds[:-1]):
         cells = [f"{spearmanr(one[:, column], one[:, -1]).statistic:.2f}" for one in whole]
         best = int(whole[-1][:, column].argmax())
-        rows.append([SHOWN[kind], *cells, f"{names[best]}: {whole[-1][best, -1]:.3f}"])
+        rows.append([kind, *cells, f"{names[best]}: {whole[-1][best, -1]:.3f}"])
     made = table(("rank correlation with the test", *heads, "best by the mean: test image AUROC"), rows)
     return f"{made}\n\n{len(names)} rules, from the run above."
 
@@ -400,8 +414,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     try:
         packages = json.loads(path.read_text(encoding="utf-8"))["packages"]
         for one in packages:
-            for figures in (*(one["scores"][name] for name in CANDIDATES), *(one["rules"][name] for name in RULES)):
-                figures["seen"], figures["known"], figures["generated"], figures["test"]
+            for figures in (one["scores"][name] for name in CANDIDATES):
+                figures[_validated_by([one])], figures["test"]
+            for figures in (one["rules"][name] for name in RULES):
+                figures["seen"], figures["generated"], figures["test"]
         return packages
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{path}: holds no figures of image scores; take them again or remove it") from None
@@ -427,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             replace_file(arguments.output, text.encode())
             print(f"{path.name}: taken", flush=True)
         for name in CANDIDATES:
-            print(f"{name}: {mean_figures(done, name)['seen']:.3f}", flush=True)
+            print(f"{name}: {mean_figures(done, name)[_validated_by(done)]:.3f}", flush=True)
         print(f"chosen, by seen defects beside held-out normal images: {choose_score(done)}", flush=True)
     except PRNError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -54,8 +54,9 @@ def test_every_score_is_taken_on_seen_and_generated_anomalies_and_the_test(taken
         *(name + scores.UNSEEN for name in scores.LEARNED),
         *(name + scores.KNOWN for name in with_screen),
     }
+    assert set(one["scores"]["learned: map, screen"]) == {scores.CROSS_FIT, "generated", "test"}
+    assert set(one["rules"]["published"]) == {scores.CROSS_FIT, "seen", "generated", "test"}
     for figures in (*one["scores"].values(), *one["rules"].values()):
-        assert set(figures) == {"seen", "known", "generated", "test"}
         assert all(0 <= value <= 1 for value in figures.values())
     text = scores.scores_table(taken)
     assert f"| **{scores.choose_score([one])}** |" in text
@@ -71,11 +72,10 @@ def test_what_is_taken_is_not_taken_again(taken: Path, monkeypatch: pytest.Monke
 def package_figures(data: str, **seen: float) -> dict[str, Any]:
     """Figures of a package: some scores on seen defects, 0.5 elsewhere; tests that say the opposite."""
     found = {name: seen.get(name.split(":")[0], 0.5) for name in scores.CANDIDATES}
+    others = {"seen": 0.5, "generated": 0.5}
     return {
         "data": data,
-        "scores": {
-            name: {"seen": value, "known": 1.0, "generated": 0.5, "test": 1 - value} for name, value in found.items()
-        },
+        "scores": {name: {scores.CROSS_FIT: value, **others, "test": 1 - value} for name, value in found.items()},
     }
 
 
@@ -85,8 +85,8 @@ def test_each_product_counts_once_however_many_packages_it_has() -> None:
         package_figures("tile", published=0.9, learned=0.8),
         package_figures("cloth", published=0.5, learned=0.9),
     ]
-    assert scores.mean_figures(packages, "published")["seen"] == pytest.approx(0.7)
-    assert scores.mean_figures(packages, "learned: map")["seen"] == pytest.approx(0.8)
+    assert scores.mean_figures(packages, "published")[scores.CROSS_FIT] == pytest.approx(0.7)
+    assert scores.mean_figures(packages, "learned: map")[scores.CROSS_FIT] == pytest.approx(0.8)
     assert scores.choose_score(packages) == "learned: map"
 
 
@@ -103,7 +103,7 @@ def test_fitted_scores_of_noise_are_validated_at_chance() -> None:
     }
     labels = {"validation": np.repeat([0, 1], 40), "test": np.repeat([0, 1], 20)}
     found = scores._learned(statistics, labels, scores.NAMES)
-    assert found["seen"] < 0.6
+    assert found[scores.CROSS_FIT] < 0.6
     assert found["generated"] < 0.6
 
 
@@ -141,15 +141,30 @@ def test_what_ranks_as_the_test_does_has_a_correlation_of_one(taken: Path, tmp_p
     one = json.loads((taken / SCORES_FILE).read_text())["packages"][0]
     for number, rule in enumerate(one["rules"].values()):
         rising = 0.5 + 0.01 * number
-        rule.update(generated=0.9 - 0.01 * number, known=0.9, seen=rising, test=0.6 + 0.02 * number)
-    one["rules"]["published"]["known"] = 0.8
+        rule.update({"generated": 0.9 - 0.01 * number, "seen": rising, scores.CROSS_FIT: rising})
+        rule["test"] = 0.6 + 0.02 * number
     other = copy.deepcopy(one) | {"seed": 1}
     (tmp_path / SCORES_FILE).write_text(json.dumps({"packages": [one, other]}))
     text = scores.predictors_table(tmp_path)
     last = list(one["rules"])[-1]
     assert "| generated | -1.00 | -1.00 | -1.00 | published: 0.600 |" in text
     largest = f"{0.6 + 0.02 * (len(one['rules']) - 1):.3f}"
-    assert f"| {scores.SHOWN['seen']} | 1.00 | 1.00 | 1.00 | {last}: {largest} |" in text
+    for kind in ("seen", scores.CROSS_FIT):
+        assert f"| {kind} | 1.00 | 1.00 | 1.00 | {last}: {largest} |" in text
+
+
+def test_records_of_earlier_versions_are_chosen_by_the_packages_screen(taken: Path, tmp_path: Path) -> None:
+    one = json.loads((taken / SCORES_FILE).read_text())["packages"][0]
+    for figures in (*one["scores"].values(), *one["rules"].values()):
+        figures.pop(scores.CROSS_FIT)
+    for name in scores.CANDIDATES:
+        one["scores"][name]["seen"] = 0.9 if name == "learned: map" else 0.5
+    for name in one["scores"]:
+        one["scores"][name].setdefault("seen", 0.5)
+    assert scores.choose_score([one]) == "learned: map"
+    (tmp_path / SCORES_FILE).write_text(json.dumps({"packages": [one]}))
+    assert "| **learned: map** | 0.900 / " in scores.scores_table(tmp_path)
+    assert scores.CROSS_FIT not in scores.predictors_table(tmp_path)
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +190,7 @@ def test_seen_defects_are_told_by_screens_that_have_not_seen_them_and_tests_by_t
     labels = {"validation": np.array([0, 0, 1, 1]), "test": np.array([0, 1])}
     known = {"validation": np.array([0.0, 0, 1, 1]), "seen": np.array([1.0, 1]), "test": np.array([0.0, 1])}
     blind = {"validation": np.array([1.0, 1, 1, 1]), "seen": np.array([0.0, 0])}
-    assert scores._found(known, blind, labels) == {"seen": 0.0, "known": 1.0, "generated": 1.0, "test": 1.0}
+    assert scores._found(known, blind, labels) == {scores.CROSS_FIT: 0.0, "seen": 1.0, "generated": 1.0, "test": 1.0}
 
 
 def test_a_learned_score_is_fitted_to_one_kind_of_statistics_and_judged_by_another() -> None:
@@ -191,7 +206,7 @@ def test_a_learned_score_is_fitted_to_one_kind_of_statistics_and_judged_by_anoth
 
     known, blind = statistics(0, 1, 1), statistics(0, 1, -1)
     names = scores.LEARNED["learned: map, screen"]
-    assert scores._learned(known, known, known, labels, names)["seen"] == 1.0
+    assert scores._learned(known, known, known, labels, names)[scores.CROSS_FIT] == 1.0
     figures = scores._learned(known, known, blind, labels, names)
     # Fitted to a screen that knows the seen defects, which others give a lower value than good images.
-    assert (figures["known"], figures["seen"], figures["test"]) == (1.0, 0.0, 1.0)
+    assert (figures[scores.CROSS_FIT], figures["test"]) == (0.0, 1.0)
