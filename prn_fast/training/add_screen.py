@@ -19,7 +19,13 @@ from prn_fast.kernels import OPTIMIZED
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.package import Package
-from prn_fast.training.early_exit import MIN_EXIT_SHARE, TwoStages, calibrate_exit, seconds_for_cut
+from prn_fast.training.early_exit import (
+    MIN_EXIT_SHARE,
+    TwoStages,
+    calibrate_exit,
+    seconds_for_cut,
+    smallest_that_counts,
+)
 from prn_fast.training.recipe import Recipe
 from prn_fast.training.screen import Deadline, TrainedScreen, train_screen
 from prn_fast.training.settings import WANTED_LOSS, TrainingSettings
@@ -74,6 +80,7 @@ def give_screen(
         wanted_loss,
         seed,
         deadline,
+        smallest_that_counts(split.seen_masks),
     )
     if steps < recipe.screen_steps and description.get("exit_share", 1.0) < MIN_EXIT_SHARE:
         description["why_whole"] += (

@@ -42,6 +42,7 @@ class Split:
         generator: of the anomalies that are trained on.
         all_kinds: generates anomalies of all kinds, as validation has them.
         seen_images: uint8 (M, S, S, C), the seen anomalies: images, or those of their tiles that hold a defect.
+        seen_masks: bool (M, S, S), of the same.
         seen: paths of the seen anomalies, relative to the root of the set.
         fingerprints: of the seen anomalies.
         parts: what names the parts, see `PartNames`; None where nobody has named them.
@@ -55,6 +56,7 @@ class Split:
     generator: AnomalyGenerator
     all_kinds: AnomalyGenerator
     seen_images: NDArray[np.uint8]
+    seen_masks: NDArray[np.bool_]
     seen: tuple[str, ...]
     fingerprints: tuple[Fingerprint, ...]
     parts: str | None
@@ -118,6 +120,7 @@ def prepare_split(settings: TrainingSettings, recipe: Recipe, inspection: Inspec
         generator=generator,
         all_kinds=all_kinds,
         seen_images=seen_images,
+        seen_masks=seen_masks,
         seen=tuple(shown_path(sample.path, inspection.root) for sample in seen),
         fingerprints=tuple(map(Fingerprint.of, seen)),
         parts=None if parts is None else parts.text,

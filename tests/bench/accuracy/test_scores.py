@@ -102,7 +102,7 @@ def test_fitted_scores_of_noise_are_validated_at_chance() -> None:
         for part, count in (("validation", 80), ("seen", 10), ("test", 40))
     }
     labels = {"validation": np.repeat([0, 1], 40), "test": np.repeat([0, 1], 20)}
-    found = scores._learned(statistics, labels, scores.NAMES)
+    found = scores._learned(statistics, statistics, statistics, labels, scores.NAMES)
     assert found[scores.CROSS_FIT] < 0.6
     assert found["generated"] < 0.6
 
