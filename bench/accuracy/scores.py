@@ -69,7 +69,8 @@ NAMES = (*STATISTICS, *MEMORY_STATISTICS, *SCREEN_STATISTICS)
 MEAN, SPREAD = STATISTICS.index("mean"), STATISTICS.index("spread")
 # Called with statistics (N, J), in the order of `NAMES`, and published scores (N,).
 Rule = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.floating]]
-# Scores by kind of image: "normal" (held out), "seen" and "test".
+# By kind of image, "validation", "seen" and "test": statistics (N, J), or published scores (N,); scores.
+Statistics = dict[str, NDArray[np.float32]]
 Parts = dict[str, NDArray[np.floating]]
 # What a score may know beside the map, cheapest first: the map alone, memory, screen.
 LEARNED = {
@@ -145,10 +146,10 @@ def score_package(path: Path) -> dict[str, Any]:
     validation = package.validation()
     model, screen = with_memory(package), package.screen()
     seen = load_samples(images.seen, side, channels)
-    folds = _fold_screens(package, model, list(zip(*seen, strict=True)))
-    published: Parts = {}
-    known: Parts = {}
-    blind: Parts = {}
+    folds = _fold_screens(package, model, list(zip(seen[0], seen[1], strict=True)))
+    published: Statistics = {}
+    known: Statistics = {}
+    blind: Statistics = {}
     published["validation"], known["validation"], told = measure(model, screen, validation.images, folds.screens)
     blind["validation"] = _by_screen(known["validation"], told.mean(0))
     published["seen"], known["seen"], told = measure(model, screen, seen[0], folds.screens)
@@ -213,7 +214,7 @@ def _fold_screens(
     return train_fold_screens(model, package.calibration_images(), generators, len(seen), recipe, seed)
 
 
-def _by_screen(statistics: NDArray[np.floating], screened: NDArray[np.floating]) -> NDArray[np.floating]:
+def _by_screen(statistics: NDArray[np.float32], screened: NDArray[np.float32]) -> NDArray[np.float32]:
     """Statistics (N, J) with those of the screen (N, 3) in place of their own."""
     return np.concatenate([statistics[:, : -screened.shape[1]], screened], axis=1)
 
@@ -240,7 +241,7 @@ def _seen_auroc(normals: NDArray[np.floating], seen: NDArray[np.floating]) -> fl
     return image_metrics(np.concatenate([normals, seen]), labels).auroc
 
 
-def _average(statistics: Parts, labels: dict[str, NDArray[np.integer]], names: Sequence[str]) -> Parts:
+def _average(statistics: Statistics, labels: dict[str, NDArray[np.integer]], names: Sequence[str]) -> Parts:
     columns = [NAMES.index(name) for name in names]
     normals = statistics["validation"][labels["validation"] == 0][:, columns]
     mean, spread = normals.mean(0), np.maximum(normals.std(0), 1e-6)
@@ -248,9 +249,9 @@ def _average(statistics: Parts, labels: dict[str, NDArray[np.integer]], names: S
 
 
 def _learned(
-    fitted_to: Parts,
-    known: Parts,
-    blind: Parts,
+    fitted_to: Statistics,
+    known: Statistics,
+    blind: Statistics,
     labels: dict[str, NDArray[np.integer]],
     names: Sequence[str],
     seen: bool = True,
