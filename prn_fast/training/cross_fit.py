@@ -24,7 +24,6 @@ from prn_fast.training.screen import (
     ScreenInputs,
     fit_screen,
     screen_inputs,
-    wanted_items,
 )
 
 # Each screen then knows eight of ten seen defects.
@@ -80,9 +79,7 @@ def train_fold_screens(
             light=recipe.light,
         )
         units = parts[0].deviations if parts else None
-        parts.append(
-            screen_inputs(graph, Screen(model.config), dataset, seed, unbounded, units, wanted_items(recipe) // folds)
-        )
+        parts.append(screen_inputs(graph, Screen(model.config), dataset, seed, unbounded, units))
     inputs = ScreenInputs.joined(parts)
     of_fold = torch.repeat_interleave(torch.arange(folds), torch.tensor([len(part.masks) for part in parts]))
     screens = []

@@ -4,7 +4,6 @@ The images are those that the network was trained on, with anomalies of the same
 they are taken at the screen's stride. Nothing of the network changes.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +29,6 @@ LEARNING_RATE = 3e-3
 SCORE_WEIGHT = 0.5
 ANOMALIES_PER_NORMAL = 2
 EXTRACTION_BATCH = 16
-# Of few normal images so many items are made, mirrored and with anomalies in other ways. A screen that sees the same
-# few dozens again and again learns them by heart, and takes any other normal image for an anomaly.
-WANTED_ITEMS = 1500
 # Inputs are kept in half precision: the memory that they may take, and the most images that are kept.
 MAX_BYTES = 2 * 1024**3
 # Of the time that is allowed; the rest is for the steps.
@@ -116,13 +112,8 @@ def train_screen(
     graph = EngineGraph(model, model.ops)
     torch.manual_seed(seed)
     screen = Screen(model.config)
-    inputs = screen_inputs(graph, screen, dataset, seed, deadline, wanted=wanted_items(recipe))
+    inputs = screen_inputs(graph, screen, dataset, seed, deadline)
     return fit_screen(screen, inputs, recipe, seed, deadline)
-
-
-def wanted_items(recipe: Recipe) -> int:
-    """How many items a screen is trained on, at least: no more than its steps read."""
-    return min(WANTED_ITEMS, recipe.screen_steps * BATCH)
 
 
 @torch.no_grad()
@@ -133,19 +124,18 @@ def screen_inputs(
     seed: int,
     deadline: Deadline,
     units: Sequence[Tensor] | None = None,
-    wanted: int = WANTED_ITEMS,
 ) -> ScreenInputs:
     """The inputs of the items of a dataset, in an order drawn by the seed, as many as memory and time allow.
 
-    A dataset of fewer items than are wanted is gone through again, with the items of its further epochs. Inputs are in
-    the given units, see `ScreenInputs.deviations`; by default in their own.
+    Inputs are in the given units, see `ScreenInputs.deviations`; by default in their own.
     """
     device, kept_bytes = graph.model.decoder.out.weight.device, 0
-    rng = np.random.default_rng(seed)
+    order = np.random.default_rng(seed).permutation(len(dataset))
     parts: list[list[Tensor]] = []
     masks: list[Tensor] = []
     deviations = [] if units is None else [one.to(device) for one in units]
-    for items in _item_batches(dataset, max(1, math.ceil(wanted / len(dataset))), rng):
+    for start in range(0, len(order), EXTRACTION_BATCH):
+        items = [dataset[int(index)] for index in order[start : start + EXTRACTION_BATCH]]
         images = torch.stack([image for image, _ in items]).to(device)
         features = graph.model.backbone.scales(graph.model.normalize(images))
         maps = [one.float() for one in screen.inputs(features, graph.model.residuals(features))]
@@ -163,15 +153,6 @@ def screen_inputs(
     return ScreenInputs(
         [torch.cat(scale) for scale in zip(*parts, strict=True)], [one.cpu() for one in deviations], torch.cat(masks)
     )
-
-
-def _item_batches(dataset: TrainingSet, epochs: int, rng: np.random.Generator) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """All items of some epochs, each epoch in a drawn order."""
-    for epoch in range(epochs):
-        dataset.set_epoch(epoch)
-        order = rng.permutation(len(dataset))
-        for start in range(0, len(order), EXTRACTION_BATCH):
-            yield [dataset[int(index)] for index in order[start : start + EXTRACTION_BATCH]]
 
 
 def fit_screen(

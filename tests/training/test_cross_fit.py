@@ -22,7 +22,6 @@ def test_there_are_as_many_screens_as_seen_defects_allow(seen: int, folds: int) 
 
 
 def test_each_screen_learns_from_the_images_of_all_other_folds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_fit, "wanted_items", lambda recipe: 1)
     items, fitted = [], []
     read, fit = cross_fit.screen_inputs, cross_fit.fit_screen
 
