@@ -362,7 +362,7 @@ def small_sides(monkeypatch):
 def large_data(tmp_path_factory):
     """Images of 128 px with defects of two pixels."""
     root = tmp_path_factory.mktemp("large") / "set"
-    write_synthetic_surfaces(root, side=2 * SMALLEST, train=30, good=4, defects=12, materials=("woven_fabric",))
+    write_synthetic_surfaces(root, side=2 * SMALLEST, train=9, good=2, defects=12, materials=("woven_fabric",))
     for path in (root / "ground_truth").rglob("*.png"):
         mask = np.zeros((2 * SMALLEST, 2 * SMALLEST), np.uint8)
         mask[60, 60:62] = 255
