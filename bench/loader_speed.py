@@ -20,7 +20,7 @@ from prn_fast.arguments import whole
 from prn_fast.bench.machine.measurement import Measurement, add_record_options
 from prn_fast.errors import PRNError
 from prn_fast.model.config import PRESETS
-from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.settings import SIZES, TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,9 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--preset", default=TrainingSettings.preset, choices=tuple(PRESETS), help="network (default: %(default)s)"
     )
-    parser.add_argument(
-        "--image-size", type=whole(1), default=TrainingSettings.image_size, help="side (default: %(default)s)"
-    )
+    parser.add_argument("--image-size", type=whole(1), default=SIZES[0], help="side (default: %(default)s)")
     parser.add_argument("--batches", type=whole(1), default=10, help="timed ones (default: %(default)s)")
     parser.add_argument(
         "--workers", type=whole(0, 1024), default=0, help="processes of the loader (default: %(default)s)"

@@ -34,10 +34,11 @@ from prn_fast.model.memory import PatchMemory, memory_size, remember, squared_di
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.training.calibration import calibrate, validation_metrics
 from prn_fast.training.evaluation import Evaluation, evaluate
-from prn_fast.training.image_size import SIZES
+from prn_fast.training.image_size import parse_size
 from prn_fast.training.metrics import image_metrics
 from prn_fast.training.recipe import recipe_of
 from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.settle import settle
 from prn_fast.training.split import prepare_split
 from prn_fast.training.unseen import TestImages, part_test_images
 
@@ -125,10 +126,10 @@ def measure(settings: TrainingSettings) -> dict[str, Any]:
     """
     start = time.monotonic()
     inspection = load_inspection_set(settings.data, settings.layout)
+    settings, _ = settle(settings, inspection)
+    assert settings.image_size is not None
     channels, _ = choose_channels(inspection)
-    config = dataclasses.replace(
-        preset(settings.preset), image_size=settings.image_size or SIZES[0], image_channels=channels
-    )
+    config = dataclasses.replace(preset(settings.preset), image_size=settings.image_size, image_channels=channels)
     split = prepare_split(settings, recipe_of(settings.preset), inspection, config)
     backbone = make_backbone(config.backbone)
     source = str(settings.backbone_weights or "published weights")
@@ -193,10 +194,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--preset", default=TrainingSettings.preset, help="whose backbone is taken (default: %(default)s)"
     )
-    parser.add_argument("--seen", type=whole(0), default=TrainingSettings.seen, help="default: %(default)s")
+    parser.add_argument("--seen", type=whole(0), help="default: as prn-train")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=TrainingSettings.seed, help="default: %(default)s")
     parser.add_argument(
-        "--image-size", type=whole(1), default=TrainingSettings.image_size, help="side, pixels (default: %(default)s)"
+        "--image-size", type=parse_size, metavar="N", help='side, pixels, or "auto", the default, as prn-train has it'
     )
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE")
     return parser

@@ -67,6 +67,11 @@ def _seen(count: int) -> Variant:
     return Variant(f"{count} seen", f"training sees {count} anomalies", {"--seen": str(count)})
 
 
+def _normals(count: int) -> Variant:
+    change = f"{count} normal images to train and validate with"
+    return Variant(f"{count} normals", change, {"--normals": str(count)}, own_validation=True)
+
+
 def _remembered(count: int) -> Variant:
     change = f"no training; the validation split is made with {count} seen anomalies"
     return Variant(f"{count} seen", change, {"--seen": str(count)}, yardstick=True)
@@ -84,6 +89,10 @@ STUDIES: dict[str, Study] = {
     "seen": Study(
         "How many defects must training have seen?",
         (_seen(10), _seen(5), _seen(1), _seen(0)),
+    ),
+    "normals": Study(
+        "How many normal images does a line need to start?",
+        (Variant("all", "all normal images of the training side"), *map(_normals, (32, 16, 8))),
     ),
     "nearest-patch": Study(
         "What does a memory of normal patches find, without any training?",

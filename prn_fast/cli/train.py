@@ -14,7 +14,7 @@ from prn_fast.model.config import PRESETS, ProjectionKind, ResidualKind, ScoreKi
 from prn_fast.paths import shown_path
 from prn_fast.training.conformal import FALSE_ALARM_RATE
 from prn_fast.training.recipe import QUICK_PRESETS, RECIPES, Recipe, recipe_of
-from prn_fast.training.settings import SEEN_TO_LEARN, Precision, TrainingSettings
+from prn_fast.training.settings import DEFAULT_SEEN, SEEN_TO_LEARN, SIZES, Precision, TrainingSettings
 
 DESCRIPTION = """Train a PRN on images of one product and write a model package.
 
@@ -49,7 +49,13 @@ def make_parser() -> Parser:
         "--seen",
         type=int,
         default=TrainingSettings.seen,
-        help="anomalies that training may see, 0 or more (default: %(default)s)",
+        help=f"anomalies that training may see, 0 or more (default: {DEFAULT_SEEN}; half of them if they are fewer)",
+    )
+    parser.add_argument(
+        "--normals",
+        type=int,
+        metavar="N",
+        help="normal images to train and validate with, at most, drawn by the seed (default: all)",
     )
     parser.add_argument("--parts", metavar="FILE or PATTERN", help=PARTS_HELP)
     parser.add_argument(
@@ -74,10 +80,10 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--image-size",
-        default=str(TrainingSettings.image_size),
+        default="auto",
         metavar="N",
-        help="side of the images, a multiple of 64 (default: %(default)s); auto chooses 256, 320, 384 or 512 by the "
-        "images and the masks of the seen defects, and says what that costs",
+        help=f"side of the images, a multiple of 64; auto chooses {', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]} by "
+        f"the images and the masks of the seen defects, and says why; with --tiles {SIZES[0]} (default: %(default)s)",
     )
     parser.add_argument(
         "--tiles",
@@ -230,6 +236,7 @@ def main(argv: list[str] | None = None) -> int:
         memory=arguments.memory,
         minutes=arguments.minutes,
         seen=arguments.seen,
+        normals=arguments.normals,
         parts=arguments.parts,
         textures=arguments.textures,
         backbone_weights=arguments.backbone_weights,

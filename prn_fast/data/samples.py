@@ -126,6 +126,17 @@ def draw_seen(test: Sequence[Sample], count: int, seed: int) -> tuple[tuple[Samp
     return tuple(seen), tuple(sample for sample in test if sample.path not in drawn)
 
 
+def draw_normals(train: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ...]:
+    """No more than so many of the training normals, drawn by the seed, in their order; all of them for None.
+
+    Draws of the same seed are nested: the fewer are among the more.
+    """
+    if most is None or most >= len(train):
+        return tuple(train)
+    chosen = np.random.default_rng(seed).permutation(len(train))[:most]
+    return tuple(train[index] for index in np.sort(chosen))
+
+
 def split_validation(
     train: Sequence[Sample], fraction: float, seed: int, parts: Sequence[int] | None = None
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

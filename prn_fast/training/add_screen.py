@@ -19,7 +19,13 @@ from prn_fast.kernels import OPTIMIZED
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.package import Package
-from prn_fast.training.early_exit import MIN_EXIT_SHARE, TwoStages, calibrate_exit, seconds_for_cut
+from prn_fast.training.early_exit import (
+    MIN_EXIT_SHARE,
+    TwoStages,
+    calibrate_exit,
+    seconds_for_cut,
+    smallest_that_counts,
+)
 from prn_fast.training.recipe import Recipe
 from prn_fast.training.screen import Deadline, TrainedScreen, train_screen
 from prn_fast.training.settings import WANTED_LOSS, TrainingSettings
@@ -74,6 +80,7 @@ def give_screen(
         wanted_loss,
         seed,
         deadline,
+        smallest_that_counts(split.seen_masks),
     )
     if steps < recipe.screen_steps and description.get("exit_share", 1.0) < MIN_EXIT_SHARE:
         description["why_whole"] += (
@@ -178,14 +185,7 @@ def settings_of(
     training = package.manifest["training"]
     if missing := [name for name in ("seen", "recipe", "seed", "preset") if name not in training]:
         raise PackageError(f"{package.path}: its manifest does not say {missing[0]!r} of its training; train it again")
-    known = {field.name for field in fields(Recipe)}
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in {**training["recipe"], **changes}.items()
-        if name in known
-    }
-    recipe = Recipe(**values)
-    textures = training.get("textures", "generated")
+    recipe = recorded_recipe(training, changes)
     settings = TrainingSettings(
         data=data,
         output=package.path,
@@ -195,12 +195,30 @@ def settings_of(
         image_channels=package.config.image_channels,
         tiles=bool(training.get("tiles")),
         seen=len(training["seen"]),
+        normals=training.get("most_normals"),
         parts=training.get("parts"),
-        textures=None if textures == "generated" else Path(textures),
+        textures=recorded_textures(training),
         seed=training["seed"],
         recipe=recipe,
     )
     return settings, recipe
+
+
+def recorded_recipe(training: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a manifest's training, with some fields changed."""
+    known = {field.name for field in fields(Recipe)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in {**training["recipe"], **(changes or {})}.items()
+        if name in known
+    }
+    return Recipe(**values)
+
+
+def recorded_textures(training: Mapping[str, Any]) -> Path | None:
+    """The folder of textures of a manifest's training; None if they were generated."""
+    textures = training.get("textures", "generated")
+    return None if textures == "generated" else Path(textures)
 
 
 def _require_same_images(package: Package, split: Split, folder: Path) -> None:

@@ -29,6 +29,11 @@ class Checkpoint:
         self.identity = identity
         require_writable(self.folder)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a state, of whichever run."""
+        return (self.folder / STATE).is_file()
+
     def save(self, state: dict[str, Any]) -> None:
         """Write the state; an interruption leaves the one before.
 
@@ -55,7 +60,7 @@ class Checkpoint:
 
     def check(self) -> None:
         """A ConfigError if there is no state, or it belongs to another run; the state itself is not read."""
-        if not (self.folder / STATE).is_file():
+        if not self.exists:
             raise ConfigError(f"{self.folder}: there is nothing to resume; {self._advice()}")
         try:
             saved = json.loads((self.folder / IDENTITY).read_bytes())

@@ -23,11 +23,15 @@ from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.training.calibration import logit
 from prn_fast.training.screen import Deadline
-from prn_fast.training.settings import WANTED_LOSS, require_loss
+from prn_fast.training.settings import SEEN_TO_LEARN, WANTED_LOSS, require_loss
 
 CONFIDENCE = 0.95
 # Real defects may look more like normal images than generated ones do.
 MARGIN = 0.5
+# Generated anomalies count from this share of the smallest seen defect's area on, where enough defects are seen to tell
+# how small they are. A screen is coarser than the network: a fleck of a few pixels, of a product that has no such
+# defects, would keep every image.
+SMALLEST_SHARE = 1 / 4
 # Where fewer normal images leave, two stages cost more than they save.
 MIN_EXIT_SHARE = 0.2
 # Anomalies to generate for each one needed, before giving up.
@@ -153,6 +157,7 @@ def calibrate_exit(
     wanted_loss: float = WANTED_LOSS,
     seed: int = 0,
     deadline: Deadline | None = None,
+    smallest: float = 0.0,
 ) -> dict[str, Any]:
     """When images may leave, from held-out normals, anomalies generated on them, and real seen anomalies.
 
@@ -165,8 +170,10 @@ def calibrate_exit(
         wanted_loss: see `choose_cut`; 0 switches early exit off.
         seed: of the anomalies.
         deadline: where it passes, no more anomalies are made.
+        smallest: pixels that a generated anomaly must cover to count, see `smallest_that_counts`.
     Returns:
-        As `choose_cut`, with "threshold", "anomalies" made and "flagged_seen", the real ones among the flagged.
+        As `choose_cut`, with "threshold", "smallest", "anomalies" made and "flagged_seen", the real ones among the
+        flagged.
     """
     require_loss(wanted_loss)
     if not wanted_loss:
@@ -189,21 +196,41 @@ def calibrate_exit(
             stopped = "the time ran out; give more --minutes, or run prn-train --add-screen without"
         if stopped:
             break
-        found = found.joined(stages.scores(anomalies(generator, normals, made, rng)))
+        found = found.joined(stages.scores(anomalies(generator, normals, made, rng, smallest)))
         made += _BATCH
     description = choose_cut(screened, found.screen[found.whole >= threshold], wanted_loss)
     if stopped and description["cut"] is None:
         description["why_whole"] += f"; {stopped}"
-    return {**description, "threshold": threshold, "anomalies": made, "flagged_seen": flagged_seen}
+    return {
+        **description,
+        "threshold": threshold,
+        "smallest": smallest,
+        "anomalies": made,
+        "flagged_seen": flagged_seen,
+    }
+
+
+def smallest_that_counts(seen_masks: NDArray[np.bool_]) -> float:
+    """Pixels that a generated anomaly must cover to count for the cut, by the masks (M, S, S) of the seen defects."""
+    if len(seen_masks) < SEEN_TO_LEARN:
+        return 0.0
+    return SMALLEST_SHARE * float(seen_masks.sum((1, 2)).min())
 
 
 def anomalies(
-    generator: AnomalyGenerator, normals: NDArray[np.uint8], first: int, rng: np.random.Generator
+    generator: AnomalyGenerator,
+    normals: NDArray[np.uint8],
+    first: int,
+    rng: np.random.Generator,
+    smallest: float = 0.0,
 ) -> NDArray[np.uint8]:
-    """A batch of anomalies, uint8 (n, S, S, C), of the normal images in turn, from number `first` on."""
-    return np.stack(
-        [generator.generate(normals[number % len(normals)], rng)[0] for number in range(first, first + _BATCH)]
-    )
+    """Anomalies made of a batch of the normal images in turn, from number `first` on: uint8 (n, S, S, C).
+
+    Those that cover fewer than the `smallest` pixels are left out.
+    """
+    made = [generator.generate(normals[number % len(normals)], rng) for number in range(first, first + _BATCH)]
+    kept = [image for image, mask in made if mask.sum() >= smallest]
+    return np.stack(kept) if kept else normals[:0]
 
 
 def _let_too_few_go(normals: NDArray[np.float32], flagged: NDArray[np.float32]) -> bool:

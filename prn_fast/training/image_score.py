@@ -40,6 +40,7 @@ def fit_score(
     seen: NDArray[np.floating],
     map_statistics: int,
     seed: int = 0,
+    told_by: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
 ) -> FittedScore:
     """Fit the weights.
 
@@ -50,14 +51,17 @@ def fit_score(
             other defects will; they still show which statistics rise with a real defect.
         map_statistics: how many of the J, from the first, are in logits.
         seed: of the folds.
+        told_by: other statistics of both kinds of image, by which those that a fit leaves out are scored; by default
+            the same as are fitted to.
     """
     features = np.concatenate([statistics, seen]).astype(np.float64)
+    told = features if told_by is None else np.concatenate(told_by).astype(np.float64)
     targets = np.concatenate([labels, np.ones(len(seen), int)])
     weights = _balanced(labels, len(seen))
     decisions = np.empty(len(targets))
     for fitted, left_out in _folds(np.concatenate([labels, np.full(len(seen), 2)]), seed):
         model = _fit(features[fitted], targets[fitted], weights[fitted], map_statistics)
-        decisions[left_out] = features[left_out] @ model[:-1] + model[-1]
+        decisions[left_out] = told[left_out] @ model[:-1] + model[-1]
     final = _fit(features, targets, weights, map_statistics)
     held_out, held_out_seen = np.split((1 / (1 + np.exp(-decisions))).astype(np.float32), [len(labels)])
     return FittedScore(final.astype(np.float32), held_out, held_out_seen)

@@ -13,10 +13,10 @@ import numpy as np
 from prn_fast.data.images import image_size
 from prn_fast.data.samples import InspectionSet, Sample, load_sample
 from prn_fast.errors import ConfigError
+from prn_fast.training.settings import SIZES
 
-SIZES = (256, 320, 384, 512)
-# One place of the map at stride 8.
-WANTED_PIXELS = 64
+# One place of the map at stride 16, the coarsest whose features are compared with those of normal images one by one.
+WANTED_PIXELS = 256
 # Share of the seen defects that may be smaller: one odd mask should not make every image four times the work.
 SMALLER_SHARE = 0.25
 # Headers to read; more add nothing.
@@ -30,12 +30,16 @@ class ProposedSize:
     Attributes:
         side: one of `SIZES`.
         image_side: median of the shorter sides of the training images, pixels.
-        defect_pixels: what the smaller seen defects cover at that side, a quarter of them less; None if none are seen.
+        defect_share: what the smaller seen defects cover of an image, a quarter of them less; None if none are seen.
     """
 
     side: int
     image_side: float
-    defect_pixels: float | None
+    defect_share: float | None
+
+    def pixels(self, side: int) -> float:
+        """What such a defect covers at a side."""
+        return (self.defect_share or 0.0) * side**2
 
     @property
     def cost(self) -> float:
@@ -43,15 +47,18 @@ class ProposedSize:
         return (self.side / SIZES[0]) ** 2
 
     def __str__(self) -> str:
-        defects = (
-            "no defects are seen"
-            if self.defect_pixels is None
-            else (f"a quarter of the seen defects cover {self.defect_pixels:.0f} pixels or fewer then")
-        )
-        return (
-            f"image size {self.side} px chosen: the images' shorter side is {self.image_side:.0f} px, {defects}; "
-            f"{self.cost:.1f} times the work of {SIZES[0]} px; --image-size sets another"
-        )
+        why = f"the images' shorter side is {self.image_side:.0f} px"
+        if self.defect_share is None:
+            why += ", and no defects are seen"
+        else:
+            smaller = (
+                f"a quarter of the seen defects cover {self.pixels(SIZES[0]):.0f} pixels or fewer at {SIZES[0]} px"
+            )
+            why += f", {smaller}, and {WANTED_PIXELS} are wanted"
+            if self.side != SIZES[0]:
+                why += f"; at {self.side} px they are {self.pixels(self.side):.0f}"
+        cost = "" if self.side == SIZES[0] else f"; {self.cost:.1f} times the work of {SIZES[0]} px"
+        return f"image size {self.side} px chosen: {why}{cost}; --image-size N sets another"
 
 
 def propose_size(inspection: InspectionSet, seen: Sequence[Sample]) -> ProposedSize:
@@ -74,7 +81,7 @@ def propose_size(inspection: InspectionSet, seen: Sequence[Sample]) -> ProposedS
         return ProposedSize(SIZES[0], image_side, None)
     share = float(np.quantile([mask.mean() for mask in masks], SMALLER_SHARE))
     side = next((side for side in useful if share * side**2 >= WANTED_PIXELS), max(useful))
-    return ProposedSize(side, image_side, share * side**2)
+    return ProposedSize(side, image_side, share)
 
 
 def parse_size(text: str) -> int | None:

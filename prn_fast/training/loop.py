@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import prn_fast
 from prn_fast.data.folders import find_images, summary
 from prn_fast.data.layouts import load_inspection_set
 from prn_fast.data.parts import UNTOLD
-from prn_fast.data.samples import choose_channels, draw_seen
+from prn_fast.data.samples import choose_channels
 from prn_fast.data.training_set import EpochBatches, TrainingSet, use_one_thread
 from prn_fast.engine.base import Detections
 from prn_fast.environment import commit, cpu_name
@@ -44,12 +45,13 @@ from prn_fast.training.checkpoint import STATE, Checkpoint
 from prn_fast.training.conformal import FALSE_ALARM_RATE, default_rate, lowest_rate, needed_normals, too_few
 from prn_fast.training.early_exit import anomalies_needed
 from prn_fast.training.image_score import fit_score
-from prn_fast.training.image_size import propose_size
 from prn_fast.training.losses import hardest, prn_losses, score_losses
-from prn_fast.training.processes import Clock, launch, sum_over_processes, take_from_first
+from prn_fast.training.processes import Clock, is_first, launch, sum_over_processes, take_from_first
 from prn_fast.training.recipe import Recipe, learning_rate_factor, recipe_of
 from prn_fast.training.screen import EXTRACTION_BATCH, Deadline, TrainedScreen, train_screen
-from prn_fast.training.settings import Precision, TrainingSettings
+from prn_fast.training.settings import SIZES, Precision, TrainingSettings
+from prn_fast.training.settle import settle
+from prn_fast.training.small_start import small_start
 from prn_fast.training.split import Split, prepare_split
 from prn_fast.training.warm_start import warm_start
 
@@ -83,9 +85,40 @@ def train(settings: TrainingSettings, console: Console | None = None) -> Package
         PRNError: bad data, weights or settings; says which.
     """
     check_writable(settings.output)
+    is_side_chosen = settings.image_size is None
+    settings, lines = settle(settings, load_inspection_set(settings.data, settings.layout))
+    first = small_start(settings) if is_side_chosen else None
+    if first is not None:
+        lines.append(
+            f"a third of the training is at {first.image_size} px, where steps are quick; the rest goes on at "
+            f"{settings.image_size} px"
+        )
+    if is_first():
+        for line in lines:
+            say_note(line, console or Console())
+    if first is None:
+        return _train_at_one_side(settings, console)
+    begun = Checkpoint(settings.output, settings.identity()).exists
+    if settings.resume and first.output.exists():
+        start = Package.open(first.output, check_signature=False)
+    elif settings.resume and not first.resume:
+        # Before the start there is nothing to resume; this says so.
+        Checkpoint(settings.output, settings.identity()).check()
+        raise ConfigError(f"{first.output}: the start of this run is gone; run without --resume")
+    else:
+        start = _train_at_one_side(first, console)
+    package = _train_at_one_side(dataclasses.replace(settings, resume=settings.resume and begun), console, start)
+    shutil.rmtree(start.path)
+    return package
+
+
+def _train_at_one_side(
+    settings: TrainingSettings, console: Console | None = None, start: Package | None = None
+) -> Package:
+    """Train at the side of settings that leave nothing open, going on after a start at a smaller one."""
     if settings.resume:
         Checkpoint(settings.output, settings.identity()).check()
-    run, missing = prepare_run(settings, console)
+    run, missing = prepare_run(settings, console, start)
     if run.fabric.is_global_zero:
         say_lowest_rate(len(run.split.validation.labels) // 2, settings)
     run.fit()
@@ -94,19 +127,23 @@ def train(settings: TrainingSettings, console: Console | None = None) -> Package
     return package or Package.open(settings.output, check_signature=False)
 
 
-def prepare_run(settings: TrainingSettings, console: Console | None = None) -> tuple["Run", list[str]]:
-    """Everything before the first step; also the names of backbone weights that are missing, see `prepare_model`."""
+def prepare_run(
+    settings: TrainingSettings, console: Console | None = None, start: Package | None = None
+) -> tuple["Run", list[str]]:
+    """Everything before the first step; also the names of backbone weights that are missing, see `prepare_model`.
+
+    Args:
+        settings: what they leave open is decided by the data.
+        start: a training at a smaller side that this one goes on from.
+    """
     recipe = settings.recipe or recipe_of(settings.preset)
     inspection = load_inspection_set(settings.data, settings.layout)
+    settings, _ = settle(settings, inspection)
+    assert settings.image_size is not None
     channels, remark = (settings.image_channels, "") if settings.image_channels else choose_channels(inspection)
-    proposed, side = None, settings.image_size
-    if side is None:
-        seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
-        proposed = propose_size(inspection, seen)
-        side = proposed.side
     config = dataclasses.replace(
         preset(settings.preset),
-        image_size=side,
+        image_size=settings.image_size,
         image_channels=channels,
         projection=settings.projection,
         residual=settings.residual,
@@ -116,12 +153,10 @@ def prepare_run(settings: TrainingSettings, console: Console | None = None) -> t
     )
     fabric = launch(settings.precision or training_precision())
     console = (console or Console()) if fabric.is_global_zero else Console(quiet=True)
-    clock = Clock(fabric)
+    clock = Clock(fabric, 0.0 if start is None else 60.0 * start.manifest["training"]["minutes"])
     torch.manual_seed(settings.seed)
     if remark:
         say_note(remark, console)
-    if proposed is not None:
-        say_note(str(proposed), console)
     split = prepare_split(settings, recipe, inspection, config)
     pieces = "tiles" if settings.tiles else "images"
     console.print(
@@ -140,8 +175,8 @@ def prepare_run(settings: TrainingSettings, console: Console | None = None) -> t
             console.print(Text(f"{folder}: {summary(files, folder)}"), soft_wrap=True)
     if not split.parts_told:
         say_note(UNTOLD, console)
-    model, missing = prepare_model(settings, recipe, config, split, fabric, console)
-    return Run(settings, recipe, model, split, fabric, clock, console), missing
+    model, missing = prepare_model(settings, recipe, config, split, fabric, console, start)
+    return Run(settings, recipe, model, split, fabric, clock, console, start), missing
 
 
 def say_note(text: str, console: Console) -> None:
@@ -179,16 +214,27 @@ def training_precision() -> Precision:
 
 
 def prepare_model(
-    settings: TrainingSettings, recipe: Recipe, config: PRNConfig, split: Split, fabric: Fabric, console: Console
+    settings: TrainingSettings,
+    recipe: Recipe,
+    config: PRNConfig,
+    split: Split,
+    fabric: Fabric,
+    console: Console,
+    start: Package | None = None,
 ) -> tuple[PRN, list[str]]:
-    """The network with its pretrained backbone and its prototypes; also the names of backbone weights it lacks."""
+    """The network with its pretrained backbone and its prototypes; also the names of backbone weights it lacks.
+
+    After a start, it has the weights of that package.
+    """
     count = prototype_count(split.images, recipe.prototypes)
     # On a GPU the Triton kernels train too, as their backward is theirs.
     ops = FUSED if fabric.device.type == "cuda" and not settings.optimized else OPTIMIZED
     memory = memory_size(config.memory, len(split.normals), config)
     model = PRN(dataclasses.replace(config, prototypes=(count, count, count), memory=memory), ops)
     missing: list[str] = []
-    if settings.warm_start is not None:
+    if start is not None:
+        warm_start(model, start)
+    elif settings.warm_start is not None:
         warm_start(model, Package.open(settings.warm_start))
     else:
         source = str(settings.backbone_weights or "published weights")
@@ -283,6 +329,7 @@ class Run:
         fabric: Fabric,
         clock: Clock,
         console: Console,
+        start: Package | None = None,
     ) -> None:
         self.settings, self.recipe, self.model, self.split = settings, recipe, model, split
         self.fabric, self.clock, self.console = fabric, clock, console
@@ -318,9 +365,10 @@ class Run:
         )
         self.loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         self.checkpoint = Checkpoint(settings.output, settings.identity())
-        self.epoch = 0
+        self.start = None if start is None else start.manifest["training"]
+        self.epoch = 0 if self.start is None else self.start["epochs"]
         self.batches = 0  # done in this epoch
-        self.step = 0
+        self.step = 0 if self.start is None else self.start["steps"]
         self.last_save = 0.0
         self.best: dict[str, Any] = {"selection": -1.0}  # of the first process
         self.last_validation = 0.0
@@ -456,7 +504,7 @@ class Run:
         )
         if self.settings.minutes is not None:
             self.validation_seconds = self.estimate_validation()
-            if self.step == 0:
+            if not self.settings.resume:
                 self.bound_validation(self.settings.minutes)
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task("training", total=len(self.loader), status="")
@@ -667,16 +715,20 @@ class Run:
                 "tiles": {"overlap": TILE_OVERLAP} if self.settings.tiles else None,
                 "seed": self.settings.seed,
                 "seen": list(self.split.seen),
+                "most_normals": self.settings.normals,
                 "parts": self.split.parts,
                 "seen_parts": None if self.split.seen_parts is None else list(self.split.seen_parts),
                 "seen_fingerprints": [fingerprint.to_dict() for fingerprint in self.split.fingerprints],
                 "normals": self.split.images,
                 "textures": "generated" if self.settings.textures is None else str(self.settings.textures.resolve()),
+                "start": None
+                if self.start is None
+                else {"image_size": SIZES[0], **{name: self.start[name] for name in ("epochs", "steps", "minutes")}},
                 "warm_start": None if self.settings.warm_start is None else str(self.settings.warm_start.resolve()),
                 "backbone_weights": "published"
                 if self.settings.backbone_weights is None
                 else str(self.settings.backbone_weights.resolve()),
-                "backbone_weights_missing": missing,
+                "backbone_weights_missing": missing if self.start is None else self.start["backbone_weights_missing"],
                 "recipe": self.recipe.to_dict(),
                 "epochs": self.epoch,
                 "steps": self.step,

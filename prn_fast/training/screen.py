@@ -5,7 +5,7 @@ not change.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,6 +69,12 @@ class ScreenInputs:
     deviations: list[Tensor]
     masks: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence["ScreenInputs"]) -> "ScreenInputs":
+        """Those of several sets, all in the units of the first."""
+        maps = [torch.cat(scale) for scale in zip(*(part.maps for part in parts), strict=True)]
+        return cls(maps, parts[0].deviations, torch.cat([part.masks for part in parts]))
+
 
 class TrainedScreen(NamedTuple):
     """A screen in eval mode, on the CPU; and how many steps it was trained for: fewer if the time ran out."""
@@ -113,14 +119,22 @@ def train_screen(
 
 @torch.no_grad()
 def screen_inputs(
-    graph: EngineGraph, screen: Screen, dataset: TrainingSet, seed: int, deadline: Deadline
+    graph: EngineGraph,
+    screen: Screen,
+    dataset: TrainingSet,
+    seed: int,
+    deadline: Deadline,
+    units: Sequence[Tensor] | None = None,
 ) -> ScreenInputs:
-    """The inputs of the items of a dataset, in an order drawn by the seed, as many as memory and time allow."""
+    """The inputs of the items of a dataset, in an order drawn by the seed, as many as memory and time allow.
+
+    Inputs are in the given units, see `ScreenInputs.deviations`; by default in their own.
+    """
     device, kept_bytes = graph.model.decoder.out.weight.device, 0
     order = np.random.default_rng(seed).permutation(len(dataset))
     parts: list[list[Tensor]] = []
     masks: list[Tensor] = []
-    deviations: list[Tensor] = []
+    deviations = [] if units is None else [one.to(device) for one in units]
     for start in range(0, len(order), EXTRACTION_BATCH):
         items = [dataset[int(index)] for index in order[start : start + EXTRACTION_BATCH]]
         images = torch.stack([image for image, _ in items]).to(device)
@@ -141,14 +155,23 @@ def screen_inputs(
     )
 
 
-def fit_screen(screen: Screen, inputs: ScreenInputs, recipe: Recipe, seed: int, deadline: Deadline) -> TrainedScreen:
-    """Train a screen on its inputs: `screen` itself, for inputs in their own units."""
+def fit_screen(
+    screen: Screen,
+    inputs: ScreenInputs,
+    recipe: Recipe,
+    seed: int,
+    deadline: Deadline,
+    items: Tensor | None = None,
+) -> TrainedScreen:
+    """Train a screen on its inputs, or on those of some items: `screen` itself, for inputs in their own units."""
+    items = torch.arange(len(inputs.masks)) if items is None else items
     parameters = [parameter for parameter in screen.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=1e-2)
     schedule = Recipe(schedule="cosine")
     screen.train()
     steps = 0
-    for step, chosen in enumerate(_batches(len(inputs.masks), seed)):
+    for step, drawn in enumerate(_batches(len(items), seed)):
+        chosen = items[drawn]
         progress = max(step / recipe.screen_steps, _progress(deadline))
         if progress >= 1.0:
             break

@@ -16,6 +16,10 @@ from prn_fast.training.recipe import QUICK_PRESETS, Recipe, recipe_of
 Precision = Literal["bf16-mixed", "32-true"]
 # Seen defects that a learned score needs: with fewer, its weights have not been validated.
 SEEN_TO_LEARN = 10
+# Sides to choose from where none is given.
+SIZES = (256, 320, 384, 512)
+# Anomalies that training sees, of as many or more.
+DEFAULT_SEEN = 10
 # scikit-learn, which clusters the prototypes, takes no larger one.
 MAX_SEED = 2**32 - 1
 # Upper 95 % bound of the share of flagged anomalies that may leave an engine early.
@@ -46,15 +50,17 @@ class TrainingSettings:
         layout: how the folder is laid out, a key of `LAYOUTS`, or "auto".
         output: the package to write, NAME.prn.
         preset: key of `PRESETS`.
-        image_size: side to which images are resized, or of the tiles that they are cut into; None chooses one by the
-            seen defects, see `propose_size`.
+        image_size: side to which images are resized, or of the tiles that they are cut into; None: 256 for tiles, else
+            the data decides, see `propose_size`.
         tiles: cut images into overlapping tiles instead of resizing them.
         image_channels: 1 or 3; None takes 3 if any image of the set holds colour, else 1.
         projection, residual: fields of `PRNConfig`.
         score: of an image, a field of `PRNConfig`; None chooses, see `chosen_score`.
         memory: patches of normal images that a learned score measures distances to; 0: none.
         minutes: bound of the whole run, the final validation included; None trains all epochs.
-        seen: anomalous images that training may see; they are drawn by the seed and never scored.
+        seen: anomalous images that training may see; they are drawn by the seed and never scored. None: `DEFAULT_SEEN`,
+            or fewer where there are not so many, see `settle`.
+        normals: normal images to use at most, those held out included; they are drawn by the seed. None: all.
         parts: which part each image shows: a table or a pattern, see `PartNames`; None recognises parts by likeness.
         textures: folder of texture images for simulated anomalies; None generates some.
         backbone_weights: file of pretrained weights; None takes the published ones.
@@ -75,7 +81,7 @@ class TrainingSettings:
     output: Path
     layout: str = AUTO
     preset: str = "lite0"
-    image_size: int | None = 256
+    image_size: int | None = None
     tiles: bool = False
     image_channels: int | None = None
     projection: ProjectionKind = "elementwise"
@@ -83,7 +89,8 @@ class TrainingSettings:
     score: ScoreKind | None = None
     memory: int = 0
     minutes: float | None = None
-    seen: int = 10
+    seen: int | None = None
+    normals: int | None = None
     parts: str | None = None
     textures: Path | None = None
     backbone_weights: Path | None = None
@@ -101,8 +108,12 @@ class TrainingSettings:
         require_minutes(self.minutes)
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"--seed must be 0 to {MAX_SEED}, not {self.seed}")
-        if self.seen < 0:
+        if self.seen is not None and self.seen < 0:
             raise ConfigError(f"--seen must be 0 or more, not {self.seen}")
+        if self.normals is not None and self.normals < 2:
+            raise ConfigError(
+                f"--normals must be 2 or more, not {self.normals}: one to train on and one to validate with"
+            )
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers must be 0 or more, not {self.workers}")
         if self.memory < 0:
@@ -111,8 +122,6 @@ class TrainingSettings:
             raise ConfigError(
                 "--memory is for a learned score, and the published one is trained here: add --score learned"
             )
-        if self.tiles and self.image_size is None:
-            raise ConfigError("tiles need a side: give --image-size N with --tiles")
         if self.tiles and self.score == "learned":
             raise ConfigError("--score learned is for whole images; leave out --tiles, or take --score published")
         if self.false_alarm_rate is not None:
@@ -131,7 +140,8 @@ class TrainingSettings:
         if self.score is not None:
             return self.score
         recipe = self.recipe or recipe_of(self.preset)
-        validated = self.preset in QUICK_PRESETS and self.seen >= SEEN_TO_LEARN and recipe.screen
+        seen = DEFAULT_SEEN if self.seen is None else self.seen
+        validated = self.preset in QUICK_PRESETS and seen >= SEEN_TO_LEARN and recipe.screen
         return "learned" if validated and not self.tiles else "published"
 
     def identity(self) -> dict[str, Any]:

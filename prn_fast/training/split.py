@@ -11,7 +11,7 @@ from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.duplicates import Fingerprint, group_parts
 from prn_fast.data.image_tiles import load_tiles
 from prn_fast.data.parts import PartNames
-from prn_fast.data.samples import InspectionSet, Sample, draw_seen, load_samples, split_validation
+from prn_fast.data.samples import InspectionSet, Sample, draw_normals, draw_seen, load_samples, split_validation
 from prn_fast.data.textures import load_textures
 from prn_fast.errors import DataError
 from prn_fast.model.config import TILE_OVERLAP, PRNConfig
@@ -42,6 +42,7 @@ class Split:
         generator: of the anomalies that are trained on.
         all_kinds: generates anomalies of all kinds, as validation has them.
         seen_images: uint8 (M, S, S, C), the seen anomalies: images, or those of their tiles that hold a defect.
+        seen_masks: bool (M, S, S), of the same.
         seen: paths of the seen anomalies, relative to the root of the set.
         fingerprints: of the seen anomalies.
         parts: what names the parts, see `PartNames`; None where nobody has named them.
@@ -55,6 +56,7 @@ class Split:
     generator: AnomalyGenerator
     all_kinds: AnomalyGenerator
     seen_images: NDArray[np.uint8]
+    seen_masks: NDArray[np.bool_]
     seen: tuple[str, ...]
     fingerprints: tuple[Fingerprint, ...]
     parts: str | None
@@ -63,20 +65,22 @@ class Split:
 
 
 def prepare_split(settings: TrainingSettings, recipe: Recipe, inspection: InspectionSet, config: PRNConfig) -> Split:
-    """Load the images. The validation split comes from the training side alone.
+    """Load the images. The validation split comes from the training side alone. The settings are as `settle` has them.
 
     Its anomalies are of all kinds, whatever kinds the recipe trains on: runs that differ only in the recipe are
     validated on the same images.
     """
+    assert settings.seen is not None
     seen, _ = draw_seen(inspection.anomalies or inspection.test, settings.seen, settings.seed)
     parts = None if settings.parts is None else PartNames.read(settings.parts)
     part_of = None if parts is None else parts.of_set(inspection)
-    fit, held_out, parts_told = inspection.train, inspection.validation, True
+    train = draw_normals(inspection.train, settings.normals, settings.seed)
+    fit, held_out, parts_told = train, inspection.validation, True
     if not held_out:
-        share = validation_share(len(inspection.train))
-        groups = _groups(inspection.train, part_of, share)
+        share = validation_share(len(train))
+        groups = _groups(train, part_of, share)
         parts_told = groups is not None
-        fit, held_out = split_validation(inspection.train, share, settings.seed, groups)
+        fit, held_out = split_validation(train, share, settings.seed, groups)
     held_out = held_out[:MAX_VALIDATION_NORMALS]
     side, channels = config.image_size, config.image_channels
 
@@ -116,6 +120,7 @@ def prepare_split(settings: TrainingSettings, recipe: Recipe, inspection: Inspec
         generator=generator,
         all_kinds=all_kinds,
         seen_images=seen_images,
+        seen_masks=seen_masks,
         seen=tuple(shown_path(sample.path, inspection.root) for sample in seen),
         fingerprints=tuple(map(Fingerprint.of, seen)),
         parts=None if parts is None else parts.text,

@@ -223,6 +223,7 @@ def _keep_screen(package: Package, made: Package, model: PRN, held_out: NDArray[
         made.calibration("threshold"),
         before.get("wanted_loss", WANTED_LOSS),
         seed,
+        smallest=before.get("smallest", 0.0),
     )
     made.add_screen(screen, {**entry, **({"training": before["training"]} if "training" in before else {})})
 

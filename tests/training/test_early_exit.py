@@ -21,6 +21,7 @@ from prn_fast.training.early_exit import (
     flagged_needed,
     loss_bound,
     seconds_for_cut,
+    smallest_that_counts,
 )
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import require_loss
@@ -196,3 +197,43 @@ def test_a_screen_that_returns_a_constant_lets_nothing_go(model):
     found = calibrate_exit(TwoStages(model, screen), normals, Marks(), normals[:0], threshold=0.0, wanted_loss=0.5)
     assert found["cut"] is None
     assert "would leave" in found["why_whole"]
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(10, 6.0), (9, 0.0), (0, 0.0)])
+def test_ten_seen_defects_show_how_small_a_defect_of_the_product_is(seen, expected):
+    masks = np.zeros((seen, 16, 16), bool)
+    masks[:, :8, :8] = True
+    masks[:1, 3:] = False  # the smallest: 24 pixels
+    assert smallest_that_counts(masks) == expected
+
+
+class Flecks(Marks):
+    """Generates anomalies of 1 and of 9 pixels in turn."""
+
+    def generate(self, image, rng):
+        self.made += 1
+        mask = np.zeros(image.shape[:2], bool)
+        mask[:3, :3] = self.made % 2 == 0
+        mask[0, 0] = True
+        return image + np.uint8(mask.sum()), mask
+
+
+class Coarse:
+    """Two stages, of which the first overlooks what `Flecks` makes of one pixel."""
+
+    def scores(self, images) -> StageScores:
+        value = images[:, 0, 0, 0]
+        screen = np.select([value == 0, value == 1], [0.1, 0.05], 0.9).astype("f4")
+        return StageScores(screen, (value > 0).astype("f4"))
+
+
+@pytest.mark.parametrize(("smallest", "leave"), [(0.0, False), (9.0, True), (10.0, False)])
+def test_flecks_smaller_than_the_products_defects_do_not_count(smallest, leave):
+    generator = Flecks()
+    found = calibrate_exit(Coarse(), BLACK, generator, BLACK[:0], threshold=0.5, wanted_loss=0.1, smallest=smallest)
+    assert (found["cut"] is not None) == leave
+    assert found["smallest"] == smallest
+    if leave:
+        assert found["flagged"] == found["anomalies"] / 2 == 32
+    if smallest > 9:
+        assert found["flagged"] == 0

@@ -34,8 +34,9 @@ def images(folder: Path, side: int, defects: list[int]) -> tuple[InspectionSet, 
     ("side", "defects", "expected"),
     [
         pytest.param(1024, [200] * 4, 256, id="large defects"),
-        # 24 pixels are 6 at 256 px, 36 in area; 9 at 384 px, 81.
-        pytest.param(1024, [24] * 4, 384, id="small defects"),
+        # 44 pixels are 11 at 256 px, 121 in area; 16.5 at 384 px, 272. 32 are 16 at 512 px.
+        pytest.param(1024, [44] * 4, 384, id="small defects"),
+        pytest.param(1024, [32] * 4, 512, id="smaller defects"),
         pytest.param(1024, [5] * 4, 512, id="defects that no size makes large enough"),
         pytest.param(1024, [5, *[200] * 9], 256, id="one odd mask"),
         pytest.param(300, [5] * 4, 320, id="images that hold no more"),
@@ -52,6 +53,14 @@ def test_small_defects_ask_for_a_larger_side(tmp_path: Path, side: int, defects:
     assert f"image size {expected} px" in text
     assert f"shorter side is {side} px" in text
     assert ("no defects are seen" in text) == (not defects)
+    assert text.endswith("; --image-size N sets another")
+    assert ("times the work of 256 px" in text) == (expected > 256)
+
+
+def test_what_is_said_names_the_area_that_defects_cover_and_should(tmp_path: Path) -> None:
+    said = str(propose_size(*images(tmp_path, 1024, [32] * 4)))
+    assert "a quarter of the seen defects cover 64 pixels or fewer at 256 px, and 256 are wanted" in said
+    assert "at 512 px they are 256; 4.0 times the work of 256 px" in said
 
 
 def test_only_a_number_or_auto_is_taken() -> None:

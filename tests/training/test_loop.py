@@ -14,7 +14,7 @@ from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError, PackageError
 from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.package import Package
-from prn_fast.training import loop
+from prn_fast.training import image_size, loop, settle, small_start
 from prn_fast.training.checkpoint import STATE
 from prn_fast.training.image_score import fit_score
 from prn_fast.training.loop import FromBytes, is_kept, prepare_run, train
@@ -346,3 +346,74 @@ def test_with_few_seen_defects_a_score_is_learned_only_where_asked_for(data, tmp
         settings(data, tmp_path / "other.prn", tiles=True, score="learned")
     with pytest.raises(ConfigError, match="--memory must be 0 or more"):
         settings(data, tmp_path / "other.prn", memory=-1)
+
+
+SMALLEST = 64
+
+
+@pytest.fixture
+def small_sides(monkeypatch):
+    """Sides of 64 and 128 px in place of 256 and more."""
+    for module in (image_size, loop, settle, small_start):
+        monkeypatch.setattr(module, "SIZES", (SMALLEST, 2 * SMALLEST))
+
+
+@pytest.fixture(scope="module")
+def large_data(tmp_path_factory):
+    """Images of 128 px with defects of two pixels."""
+    root = tmp_path_factory.mktemp("large") / "set"
+    write_synthetic_surfaces(root, side=2 * SMALLEST, train=9, good=2, defects=12, materials=("woven_fabric",))
+    for path in (root / "ground_truth").rglob("*.png"):
+        mask = np.zeros((2 * SMALLEST, 2 * SMALLEST), np.uint8)
+        mask[60, 60:62] = 255
+        write_image(path, mask)
+    return root
+
+
+@pytest.mark.long
+def test_a_side_that_was_chosen_is_trained_at_after_a_start_at_the_smallest_one(large_data, tmp_path, small_sides):
+    console = Console(file=io.StringIO(), width=1000)
+    package = train(settings(large_data, tmp_path / "a.prn", image_size=None, seen=None), console)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.prn"]
+    assert package.config.image_size == 2 * SMALLEST
+    training = package.manifest["training"]
+    assert len(training["seen"]) == 10
+    # One epoch of four, and then the other three.
+    assert (training["start"]["image_size"], training["start"]["epochs"], training["epochs"]) == (SMALLEST, 1, 4)
+    assert training["steps"] == 4 * training["start"]["steps"]
+    assert training["minutes"] > training["start"]["minutes"]
+    printed = console.file.getvalue()
+    assert printed.count("note: image size 128 px chosen") == 1
+    assert "a third of the training is at 64 px, where steps are quick; the rest goes on at 128 px" in printed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("side", [SMALLEST, 2 * SMALLEST], ids=["in the start", "after it"])
+def test_a_run_with_a_start_is_resumed_where_it_was_cut_short(large_data, tmp_path, small_sides, monkeypatch, side):
+    wanted = settings(large_data, tmp_path / "a.prn", image_size=None)
+    expected = train(dataclasses.replace(wanted, output=tmp_path / "whole.prn")).model().state_dict()
+    train_epoch, sides = loop.Run.train_epoch, []
+
+    def killed(self, report):
+        train_epoch(self, report)
+        self.save()
+        if self.model.config.image_size == side:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Run, "train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(wanted)
+    monkeypatch.setattr(
+        loop.Run, "train_epoch", lambda self, report: (sides.append(self.epoch), train_epoch(self, report))
+    )
+    resumed = train(dataclasses.replace(wanted, resume=True))
+    assert sides == ([0, 1, 2, 3] if side == SMALLEST else [2, 3])
+    for name, value in resumed.model().state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.prn", "whole.prn"]
+
+
+def test_without_a_start_or_its_rest_there_is_nothing_to_resume(large_data, tmp_path, small_sides):
+    wanted = settings(large_data, tmp_path / "a.prn", image_size=None, resume=True)
+    with pytest.raises(ConfigError, match="there is nothing to resume"):
+        train(wanted)

@@ -19,6 +19,7 @@ from prn_fast.training.settings import TrainingSettings
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
         ({"seen": -1}, "--seen"),
+        ({"normals": 1}, "--normals"),
         ({"workers": -1}, "--workers"),
         ({"false_alarm_rate": float("nan")}, "false-alarm rate"),
         ({"false_alarm_rate": 0.0}, "false-alarm rate"),

@@ -7,7 +7,7 @@ import pytest
 
 from prn_fast.data.images import write_image
 from prn_fast.data.layouts import load_inspection_set
-from prn_fast.data.samples import Sample, split_validation
+from prn_fast.data.samples import Sample, draw_normals, split_validation
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import DataError
 from prn_fast.training.recipe import RECIPES
@@ -84,3 +84,20 @@ def test_fourteen_normals_are_split_so(tmp_path: Path) -> None:
     )
     assert len(split.normals) == split.images == 9
     assert np.bincount(split.validation.labels).tolist() == [5, 5]
+
+
+def test_fewer_normals_are_drawn_where_asked_for(tmp_path: Path) -> None:
+    data = write_synthetic_surfaces(tmp_path / "set", side=64, train=14, good=1, defects=2, materials=("wood",))
+    settings = TrainingSettings(data, tmp_path / "a.prn", image_size=64, seen=1, normals=8)
+    split = prepare_split(settings, RECIPES["quick"], load_inspection_set(data), small_config())
+    assert len(split.normals) == split.images == 5
+    assert np.bincount(split.validation.labels).tolist() == [3, 3]
+
+
+def test_draws_of_normals_are_nested_and_in_order() -> None:
+    train = [Sample(Path(f"{number:04}.png"), 0, "good") for number in range(40)]
+    draws = [draw_normals(train, most, seed=1) for most in (8, 16, 40, None)]
+    assert [len(draw) for draw in draws] == [8, 16, 40, 40]
+    assert set(draws[0]) < set(draws[1])
+    assert list(draws[1]) == sorted(draws[1], key=lambda sample: sample.path)
+    assert draws[0] != draw_normals(train, 8, seed=2)
