@@ -392,22 +392,24 @@ def test_a_side_that_was_chosen_is_trained_at_after_a_start_at_the_smallest_one(
 def test_a_run_with_a_start_is_resumed_where_it_was_cut_short(large_data, tmp_path, small_sides, monkeypatch, side):
     wanted = settings(large_data, tmp_path / "a.prn", image_size=None)
     expected = train(dataclasses.replace(wanted, output=tmp_path / "whole.prn")).model().state_dict()
-    train_epoch, sides = loop.Run.train_epoch, []
+    train_epoch, epochs = loop.Run.train_epoch, []
 
     def killed(self, report):
         train_epoch(self, report)
-        self.save()
         if self.model.config.image_size == side:
+            self.epoch += 1
+            self.batches = 0
+            self.save()
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Run, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         train(wanted)
     monkeypatch.setattr(
-        loop.Run, "train_epoch", lambda self, report: (sides.append(self.epoch), train_epoch(self, report))
+        loop.Run, "train_epoch", lambda self, report: (epochs.append(self.epoch), train_epoch(self, report))
     )
     resumed = train(dataclasses.replace(wanted, resume=True))
-    assert sides == ([0, 1, 2, 3] if side == SMALLEST else [2, 3])
+    assert epochs == ([1, 2, 3] if side == SMALLEST else [2, 3])
     for name, value in resumed.model().state_dict().items():
         assert torch.equal(value, expected[name]), name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.prn", "whole.prn"]
