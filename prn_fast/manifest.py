@@ -185,6 +185,7 @@ MANIFEST_SHAPE: Shape = {
             "versions?": Each(TEXT),
             "verified?": TEXT,
             "screen?": SHA256,
+            "early_exit?": {"cut_shift?": NUMBER},
             "verification?": {"metric_change": {"image_auroc": NUMBER}},
         }
     ),

@@ -305,6 +305,10 @@ class Package:
         """sha256 of the screen's weights, which an engine that runs in two stages is built for; None without one."""
         return self.manifest["files"][self.manifest["screen"]["file"]]["sha256"] if self.has_screen else None
 
+    def cut_shift(self, name: str) -> float:
+        """By how much the logit of the cut is moved for the screen of a built engine, see `ScreenParity`."""
+        return float(self.engines[name].get("early_exit", {}).get("cut_shift", 0.0))
+
     @property
     def early_exit(self) -> EarlyExit | None:
         """When images leave after the screen; None where all run whole, see `why_whole`."""

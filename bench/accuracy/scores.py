@@ -42,6 +42,7 @@ from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.layouts import load_inspection_set
 from prn_fast.data.samples import load_samples
 from prn_fast.data.textures import load_textures
+from prn_fast.engine.early_exit import logit
 from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import DataError, PackageError, PRNError
 from prn_fast.files import replace_file
@@ -53,7 +54,6 @@ from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.package import Package
 from prn_fast.training.add_screen import recorded_recipe, recorded_textures
-from prn_fast.training.calibration import logit
 from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.image_score import fit_score
 from prn_fast.training.metrics import image_metrics

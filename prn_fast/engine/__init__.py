@@ -115,7 +115,8 @@ def open_engine(
             f"prn-build-engine {package.path} --backend {backend_name} --precision {precision}"
         )
     if backend.built:
-        options["folder"] = package.engine_folder(f"{backend_name}:{precision}")
+        built = f"{backend_name}:{precision}"
+        options |= {"folder": package.engine_folder(built), "cut_shift": package.cut_shift(built)}
     return backend.runner()(package, precision=precision, early_exit=early_exit, screen_only=screen_only, **options)
 
 

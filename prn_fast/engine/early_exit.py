@@ -6,6 +6,7 @@ the network's scale by a shift of their logits, so that the cut falls on the thr
     moved(v) = sigmoid(logit(v) - logit(cut) + logit(threshold))
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -33,6 +34,12 @@ def moved(values: NDArray[np.floating] | float, limit: float, threshold: float) 
         return above / (above + below)
 
 
+def logit(scores: NDArray[np.floating] | float) -> NDArray[np.float64]:
+    """log(s / (1 - s)) of scores in 0..1, finite also for 0 and 1."""
+    clipped = np.clip(np.asarray(scores, np.float64), _MARGIN, 1 - _MARGIN)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
 @dataclass(frozen=True)
 class Screening:
     """What an engine does with the screen's answers.
@@ -49,9 +56,11 @@ class Screening:
     alone: bool = False
 
     @classmethod
-    def of(cls, package: "Package", *, early_exit: bool, screen_only: bool) -> Self | None:
+    def of(cls, package: "Package", *, early_exit: bool, screen_only: bool, cut_shift: float = 0.0) -> Self | None:
         """That of a package, or None to run whole: not asked for, no screen, or one that lets too few images leave.
 
+        Args:
+            cut_shift: by how much the cut's logit is moved for an engine's own screen, see `Package.cut_shift`.
         Raises:
             EngineError: the screen alone was asked for, and the package has none with a cut.
         """
@@ -61,7 +70,8 @@ class Screening:
         if known is None or not (early_exit or screen_only):
             return None
         threshold, pixel_threshold = package.calibration("threshold"), package.calibration("pixel_threshold")
-        return cls(known.cut, threshold, pixel_threshold, screen_only)
+        cut = float(moved(known.cut, 0.5, 1.0 / (1.0 + math.exp(-cut_shift))))
+        return cls(cut, threshold, pixel_threshold, screen_only)
 
     def answer(
         self,

@@ -28,6 +28,7 @@ class OpenVINOEngine(Engine):
         batch: most images in one run of `infer`.
         threads: processor threads to use; None takes all that this process may.
         early_exit, screen_only: as for `open_engine`. An engine that was built without the screen runs whole.
+        cut_shift: of the engine's own screen, see `Package.cut_shift`.
     Raises:
         EngineError: OpenVINO is not installed, or does not take a graph: one line that names its file. Some faults
             show only at the first inference of a size.
@@ -42,10 +43,13 @@ class OpenVINOEngine(Engine):
         threads: int | None = None,
         early_exit: bool = False,
         screen_only: bool = False,
+        cut_shift: float = 0.0,
     ) -> None:
         config, name = package.config, f"openvino:{precision}"
         has_screen = (folder / SCREEN_FILE).exists()
-        screening = Screening.of(package, early_exit=early_exit and has_screen, screen_only=screen_only)
+        screening = Screening.of(
+            package, early_exit=early_exit and has_screen, screen_only=screen_only, cut_shift=cut_shift
+        )
         if screen_only and not has_screen:
             raise EngineError(
                 f"{package.path}: its {name} was built without the screen; build it again: prn-build-engine"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.engine.base import Detections, Engine
+from prn_fast.engine.early_exit import logit
 from prn_fast.engine.names import split_way
 
 # A reference that differs from image to image by less than this cannot magnify rounding into an error.
@@ -133,15 +134,22 @@ def faults(parity: Parity, auroc_loss: float, tolerance: Tolerance, *, few_image
 
 @dataclass(frozen=True)
 class ScreenParity:
-    """An engine's screen beside the float32 one, at the package's cut, over the same labelled images.
+    """An engine's screen beside the float32 one, over the same labelled images.
+
+    An engine's screen has its own cut, because scores in few bits may all be lower or higher than those that the
+    package's cut was found with. It lies as far below the lowest score of a flagged defect as the package's cut does,
+    on the logit scale.
 
     Attributes:
-        exit_share, float_exit_share: share of the normal images that leave.
+        cut_shift: by how much it is moved, logits: the engine's lowest score of a defect that the whole network flags
+            (of any defect where it flags none), less the lowest float32 one.
+        exit_share, float_exit_share: share of the normal images that leave, at the moved cut and at the package's.
         flagged: defects that the whole network calls defective.
         lost, float_lost: how many of these leave.
         auroc_loss: by how much image AUROC of the screen's scores falls.
     """
 
+    cut_shift: float
     exit_share: float
     float_exit_share: float
     flagged: int
@@ -161,26 +169,30 @@ class ScreenParity:
         """Compare two screens that run alone.
 
         Args:
-            found, reference: of the engine's screen, and of the float32 one.
+            found, reference: of the engine's screen, and of the float32 one, both at the package's cut.
             whole: of the whole network.
             labels: (N,) 0 (good) or 1 (defect), both of which occur.
             auroc: image AUROC of detections.
         """
         normal, flagged = labels == 0, (labels == 1) & whole.defective
+        # 0 at the cut, see `Screening.answer`.
+        above, reference_above = logit(found.scores), logit(reference.scores)
+        decisive = flagged if flagged.any() else labels == 1
+        cut_shift = float(above[decisive].min() - reference_above[decisive].min())
+        leaves = above < cut_shift
         return cls(
-            exit_share=float(found.exited[normal].mean()),
+            cut_shift=cut_shift,
+            exit_share=float(leaves[normal].mean()),
             float_exit_share=float(reference.exited[normal].mean()),
             flagged=int(flagged.sum()),
-            lost=int(found.exited[flagged].sum()),
+            lost=int(leaves[flagged].sum()),
             float_lost=int(reference.exited[flagged].sum()),
             auroc_loss=auroc(reference) - auroc(found),
         )
 
     def faults(self, tolerance: Tolerance) -> list[str]:
-        """What is beyond tolerance, as sentences; a defect that only the engine's screen lets go always is."""
+        """What is beyond tolerance, as sentences. A flagged defect that scores lower costs exits."""
         found = []
-        if self.lost > self.float_lost:
-            found.append(f"{self.lost} of {self.flagged} flagged defects would leave, {self.float_lost} in float32")
         if not self.exit_share >= self.float_exit_share - LARGEST_LOSS_OF_EXITS:
             found.append(f"{self.exit_share:.1%} of normal images leave, {self.float_exit_share:.1%} in float32")
         if not self.auroc_loss <= tolerance.image_auroc:

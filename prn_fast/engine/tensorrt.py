@@ -59,6 +59,7 @@ class TensorRTEngine(Engine):
         runtime_cache: folder of the cache of kernels that TensorRT-RTX compiles here; None keeps it beside the engine,
             False keeps none. Whoever can write there can put code on the GPU.
         early_exit, screen_only: as for `open_engine`. An engine that was built without the screen runs whole.
+        cut_shift: of the engine's own screen, see `Package.cut_shift`.
     Raises:
         EngineError: no library, no GPU, another version or GPU than the engine was built for, or a file that is
             truncated or altered: one line each, before the library reads the engine.
@@ -77,10 +78,13 @@ class TensorRTEngine(Engine):
         runtime_cache: Path | bool | None = None,
         early_exit: bool = False,
         screen_only: bool = False,
+        cut_shift: float = 0.0,
     ) -> None:
         config, name = package.config, f"{self.flavour.name}:{precision}"
         has_screen = (folder / SCREEN_FOLDER / DESCRIPTION_FILE).exists()
-        screening = Screening.of(package, early_exit=early_exit and has_screen, screen_only=screen_only)
+        screening = Screening.of(
+            package, early_exit=early_exit and has_screen, screen_only=screen_only, cut_shift=cut_shift
+        )
         if screen_only and not has_screen:
             raise EngineError(
                 f"{package.path}: its {name} was built without the screen; build it again: prn-build-engine"

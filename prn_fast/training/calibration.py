@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_fast.engine.base import Detections, is_defective
+from prn_fast.engine.early_exit import logit
 from prn_fast.engine.parity import STRICTEST
 from prn_fast.errors import PackageError
 from prn_fast.package import Package, ValidationSet, now
@@ -33,8 +34,6 @@ from prn_fast.training.reference import reference_statistics
 # Share of the normal images whose scores describe the tail.
 TAIL_SHARE = MAX_FALSE_ALARM_RATE
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
-# Scores this close to 0 and 1 have no finite logit in float32.
-_SCORE_MARGIN = 1e-7
 
 
 def validation_metrics(detections: Detections, validation: ValidationSet) -> dict[str, float]:
@@ -196,12 +195,6 @@ def metrics_at_rates(
         supported = allowed_above(calibration["normals"], rate) > 0
         rows.append(RateMetrics(rate, threshold, supported, detected, len(defect_scores), *interval))
     return tuple(rows)
-
-
-def logit(scores: NDArray[np.floating] | float) -> NDArray[np.float64]:
-    """log(s / (1 - s)) of scores in 0..1, finite also for 0 and 1."""
-    clipped = np.clip(np.asarray(scores, np.float64), _SCORE_MARGIN, 1 - _SCORE_MARGIN)
-    return np.log(clipped) - np.log1p(-clipped)
 
 
 def normal_tail(scores: NDArray[np.float32]) -> dict[str, float]:

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from prn_fast.data.anomalies import AnomalyGenerator
+from prn_fast.engine.early_exit import logit
 from prn_fast.model.engine_graph import EngineGraph, two_stages
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
-from prn_fast.training.calibration import logit
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import SEEN_TO_LEARN, WANTED_LOSS, require_loss
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from prn_fast.build import build_engine
 from prn_fast.engine import Detections, Engine, open_engine
 from prn_fast.engine.base import Thresholds
-from prn_fast.engine.early_exit import Screening, enlarge, moved
+from prn_fast.engine.early_exit import Screening, enlarge, logit, moved
 from prn_fast.engine.openvino_streams import HELD, WAITING
 from prn_fast.engine.parity import TOLERANCES, ScreenParity
 from prn_fast.errors import EngineError
@@ -281,7 +281,7 @@ def test_without_a_screen_all_run_whole_and_the_screen_alone_is_refused(built_pa
 
 
 def test_a_screen_that_says_the_same_of_all_is_not_built_in():
-    """The planted fault of a constant head, and that of one that lets a flagged defect go."""
+    """The planted fault of a constant head, and that of one that cannot tell a flagged defect from normal images."""
     labels = np.repeat([0, 1], 4)
     whole = Detections.of(np.float32([0.1] * 4 + [0.9] * 4), np.zeros((8, 1, 1), np.float32))
 
@@ -298,4 +298,38 @@ def test_a_screen_that_says_the_same_of_all_is_not_built_in():
 
     assert faults([0.1] * 4 + [0.8] * 4) == []
     assert "0.0% of normal images leave, 100.0% in float32" in faults([0.5] * 8)
-    assert "1 of 4 flagged defects would leave, 0 in float32" in faults([0.1] * 4 + [0.8] * 3 + [0.2])
+    assert "0.0% of normal images leave, 100.0% in float32" in faults([0.1] * 4 + [0.8] * 3 + [0.1])
+
+
+def test_the_cut_moves_with_an_engines_scores():
+    """An engine whose scores all are lower by the same logits lets the same images leave."""
+    labels = np.repeat([0, 1], 4)
+    maps = np.zeros((8, 1, 1), np.float32)
+    whole = Detections.of(np.float32([0.1] * 4 + [0.9] * 3 + [0.2]), maps)
+    logits = np.array([-3.0, -2.0, -1.0, 0.2, 0.5, 2.0, 3.0, -4.0])
+
+    def screened(logits):
+        scores = np.float32(1 / (1 + np.exp(-logits)))
+        return Detections.of(scores, maps, 0.5, scores < 0.5)
+
+    def auroc(found):
+        return image_metrics(found.raw_scores, labels).auroc
+
+    moved = ScreenParity.of(screened(logits - 0.8), screened(logits), whole, labels, auroc)
+    assert moved.cut_shift == pytest.approx(-0.8, abs=1e-4)
+    assert (moved.exit_share, moved.float_exit_share) == (0.75, 0.75)
+    assert (moved.flagged, moved.lost, moved.float_lost) == (3, 0, 0)
+    # One of the three that the network flags comes lower than all: by so much the cut goes down.
+    lower = ScreenParity.of(screened(logits - np.eye(8)[5] * 3.2), screened(logits), whole, labels, auroc)
+    assert lower.cut_shift == pytest.approx(-1.7, abs=1e-4)
+    assert lower.lost == 0
+    assert lower.exit_share == 0.5
+
+
+def test_an_engine_is_opened_with_its_own_cut(screened):
+    name = "openvino:fp32"
+    shift = screened.engines[name]["early_exit"]["cut_shift"]
+    with open_engine(screened, name) as engine:
+        assert logit(engine.screening.cut) == pytest.approx(logit(screened.early_exit.cut) + shift)
+    lower = Screening.of(screened, early_exit=True, screen_only=False, cut_shift=-0.7)
+    assert logit(lower.cut) == pytest.approx(logit(screened.early_exit.cut) - 0.7)
