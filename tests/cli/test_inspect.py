@@ -69,8 +69,8 @@ def test_a_web_is_inspected_and_the_ledger_printed(built_package_path, tmp_path,
             (["--source", WEB, f"--threshold={value}"], "threshold of the anomaly map")
             for value in ("nan", "inf", "-1")
         ),
-        *((["--source", WEB, f"--min-area={value}"], "min_area") for value in ("0", "-5")),
-        (["--source", WEB, "--overlap=-1"], "overlap is -1"),
+        *((["--source", WEB, f"--min-area={value}"], "argument --min-area: ") for value in ("0", "-5")),
+        (["--source", WEB, "--overlap=-1"], "argument --overlap: "),
         (["--source", WEB, "--mqtt", "mqtt://[::1/t"], "mqtt://"),
         (["--source", WEB, "--dashboard", "host:99999"], "--dashboard is 'host:99999'"),
         (["--source", WEB, "--jsonl", "/does/not/exist"], "cannot be written"),
