@@ -15,7 +15,14 @@ from prn_fast.bench.engines.memory import measure_memory
 from prn_fast.bench.engines.network_only import network_milliseconds
 from prn_fast.bench.engines.profile import profile
 from prn_fast.bench.engines.runner import BenchResult, Checked, Progress, run_bench
-from prn_fast.bench.machine.ceilings import ceiling_fault, copy_rate, flop_per_image, matrix_rates, traffic_of
+from prn_fast.bench.machine.ceilings import (
+    ceiling_fault,
+    copy_rate,
+    flop_per_image,
+    matrix_rates,
+    screen_flop_per_image,
+    traffic_of,
+)
 from prn_fast.bench.machine.environment import describe_environment
 from prn_fast.bench.machine.hardware_state import read_hardware_state
 from prn_fast.bench.report.document import BASELINE, Machine, Report, build_report
@@ -25,7 +32,7 @@ from prn_fast.bench.scenarios.line_camera import check_geometry
 from prn_fast.bench.scenarios.loadgen import import_loadgen
 from prn_fast.bench.settings import CHECK_IMAGES, ClosedLoopSettings, ScenarioSettings
 from prn_fast.engine import BACKENDS, Engine, open_engine
-from prn_fast.engine.names import WAYS, with_way
+from prn_fast.engine.names import WAYS, split_way, with_way
 from prn_fast.errors import ConfigError, EngineError, PackageError
 from prn_fast.package import Package
 
@@ -93,13 +100,14 @@ def bench_package(
     ceilings: dict[str, Any] = {}
     memory: dict[tuple[str, int], dict[str, Any]] = {}
     flop = flop_per_image(package.config)
+    screen_flop = None if package.why_whole else screen_flop_per_image(package)
     if not result.interrupted:
         try:
             ceilings = _ceilings()
-            if impossible_claims(result, run, flop, ceilings["matrix_rates"]):
+            if impossible_claims(result, run, flop, ceilings["matrix_rates"], screen_flop):
                 # The machine may have been busy at that moment; no engine is refused for that.
                 ceilings = _higher(ceilings, _ceilings())
-            refuse_impossible(result, run, flop, ceilings["matrix_rates"])
+            refuse_impossible(result, run, flop, ceilings["matrix_rates"], screen_flop)
             memory = _measure_memories(package, result, on_progress)
         except KeyboardInterrupt:
             result.interrupted = True
@@ -144,17 +152,32 @@ def choose_images(labels: NDArray[np.integer], count: int, seed: int) -> NDArray
     return np.sort(np.concatenate([anomalous[:anomalies], good[: count - anomalies]]))
 
 
-def refuse_impossible(result: BenchResult, run: ScenarioRun, flop: float, rates: dict[str, float] | None) -> None:
+def refuse_impossible(
+    result: BenchResult,
+    run: ScenarioRun,
+    flop: float,
+    rates: dict[str, float] | None,
+    screen_flop: float | None = None,
+) -> None:
     """Take what engines claim that is more than the machine can do out of the results, with the reason."""
-    for check, fault in impossible_claims(result, run, flop, rates):
+    for check, fault in impossible_claims(result, run, flop, rates, screen_flop):
         check.faults.append(fault)
     drop_faulty(result, run)
 
 
 def impossible_claims(
-    result: BenchResult, run: ScenarioRun, flop: float, rates: dict[str, float] | None
+    result: BenchResult,
+    run: ScenarioRun,
+    flop: float,
+    rates: dict[str, float] | None,
+    screen_flop: float | None = None,
 ) -> list[tuple[Checked, str]]:
-    """Engines whose rate is over the machine's, and the reason."""
+    """Engines whose rate is over the machine's, and the reason.
+
+    Args:
+        flop: of an image that runs whole.
+        screen_flop: of an image in the screen, which is all that an engine with early exit does for each.
+    """
     found_faults = []
     for check in result.checks:
         claims = [
@@ -166,8 +189,9 @@ def impossible_claims(
             rate = images_per_second(found)
             if found.engine == check.engine and rate is not None:
                 claims.append((found.scenario, rate))
+        least = screen_flop if split_way(check.engine)[1] else flop
         for where, rate in claims:
-            if fault := ceiling_fault(check.precision, flop * rate, rates or {}):
+            if least is not None and (fault := ceiling_fault(check.precision, least * rate, rates or {})):
                 found_faults.append((check, f"{where}: {fault}"))
     return found_faults
 

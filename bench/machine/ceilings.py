@@ -8,9 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from prn_fast.model.config import PRNConfig
+
+if TYPE_CHECKING:
+    from prn_fast.package import Package
 
 MATRIX_SIDES = {"cpu": (512, 2048), "cuda": (2048, 8192)}
 SLOW_PRODUCT = 2  # a large product that would take this many times the given time is left out
@@ -46,6 +51,20 @@ def flop_per_image(config: PRNConfig) -> float:
     with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
         network = PRN(config, OPTIMIZED).eval()
         network.logits(torch.empty(1, 3, config.image_size, config.image_size))
+    return float(counter.get_total_flops())
+
+
+def screen_flop_per_image(package: "Package") -> float:
+    """As `flop_per_image`, of a package's screen: what it does for every image, whether the image leaves or not."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from prn_fast.engine import open_engine
+
+    with open_engine(package, "optimized", screen_only=True) as engine:
+        image = np.zeros((1, engine.image_size, engine.image_size, engine.image_channels), np.uint8)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            engine.infer(image)
     return float(counter.get_total_flops())
 
 

@@ -37,6 +37,17 @@ def test_a_speed_over_the_ceiling_is_taken_away() -> None:
     assert "over the machine's measured" in result.checks[0].faults[0]
 
 
+def test_an_engine_with_early_exit_does_no_more_than_the_screens_work_for_each_image() -> None:
+    images, labels = blob_images()
+    reference = ConvolutionEngine()
+    name = "eager/screen"
+    result = run_bench({name: reference}, reference, images, labels, ClosedLoopSettings((1,), seconds=0.3))
+    refuse_impossible(result, ScenarioRun(), flop=1e12, rates={"fp32": 1e9}, screen_flop=1e3)
+    assert [m.engine for m in result.measurements] == [name]
+    refuse_impossible(result, ScenarioRun(), flop=1e12, rates={"fp32": 1e9}, screen_flop=1e12)
+    assert result.measurements == []
+
+
 def test_a_scenario_over_the_ceiling_is_taken_away() -> None:
     images, labels = blob_images()
     reference = ConvolutionEngine()

@@ -2,16 +2,23 @@
 
 import multiprocessing
 import time
+from pathlib import Path
 
 import pytest
 
 from prn_fast.bench.engines.memory import measure_memory, peak_rss_bytes
-from prn_fast.bench.machine.ceilings import ceiling_fault, ceiling_of, flop_per_image, matrix_rates
+from prn_fast.bench.machine.ceilings import (
+    ceiling_fault,
+    ceiling_of,
+    flop_per_image,
+    matrix_rates,
+    screen_flop_per_image,
+)
 from prn_fast.bench.machine.environment import describe_environment
 from prn_fast.bench.machine.load import LoadMeter
 from prn_fast.model.config import preset
 from prn_fast.package import Package
-from tests.small_package import small_config
+from tests.small_package import small_config, write_package
 
 RATES = {"fp32": 200e9, "bf16": 1000e9, "fp16": 100e9}
 
@@ -23,6 +30,11 @@ def test_operations_of_the_published_network_are_those_that_were_counted() -> No
 
 def test_operations_do_not_depend_on_grey_or_colour() -> None:
     assert flop_per_image(small_config(channels=1)) == flop_per_image(small_config(channels=3)) > 0
+
+
+def test_a_screen_asks_for_less_than_the_network(tmp_path: Path) -> None:
+    package = write_package(tmp_path / "small.prn", screen=True)
+    assert 0 < screen_flop_per_image(package) < flop_per_image(package.config)
 
 
 @pytest.mark.parametrize(("precision", "ceiling"), [("fp32", 200e9), ("bf16", 1000e9), ("fp16", 200e9), ("int8", None)])
