@@ -8,9 +8,9 @@ the network's scale by a shift of their logits, so that the cut falls on the thr
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -109,9 +109,27 @@ def enlarge(small: NDArray[np.float32], maps: NDArray[np.float32], rows: NDArray
     In the calling thread alone: matrix products would wake the threads of numpy's library for each image, and those
     take the processor from an engine that works on the next ones.
     """
-    side = maps.shape[-1]
+    place = _places(small.shape[-1], maps.shape[-1])
     for one, row in zip(small, rows, strict=True):
-        np.clip(cv2.resize(one, (side, side), interpolation=cv2.INTER_LINEAR), 0.0, 1.0, out=maps[row])
+        np.clip(_longer(_longer(one.T, *place).T, *place), 0.0, 1.0, out=maps[row])
+
+
+@lru_cache
+def _places(short: int, long: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """The two of `short` pixels between whose centres each of `long` lies, and the weight of the second (long, 1)."""
+    at = np.clip((np.arange(long) + 0.5) * short / long - 0.5, 0, short - 1)
+    first = np.floor(at).astype(np.intp)
+    return first, np.minimum(first + 1, short - 1), (at - first).astype(np.float32)[:, None]
+
+
+def _longer(
+    values: NDArray[np.float32], first: NDArray[np.intp], second: NDArray[np.intp], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Rows between those of `values`, contiguous."""
+    values = np.ascontiguousarray(values)
+    between = values[first]
+    between += (values[second] - between) * weight
+    return between
 
 
 def _around(threshold: float) -> tuple[np.float32, np.float32]:

@@ -191,8 +191,10 @@ class ScreenParity:
         )
 
     def faults(self, tolerance: Tolerance) -> list[str]:
-        """What is beyond tolerance, as sentences. A flagged defect that scores lower costs exits."""
+        """What is beyond tolerance, as sentences; a defect that only the engine's screen lets go always is."""
         found = []
+        if self.lost > self.float_lost:
+            found.append(f"{self.lost} of {self.flagged} flagged defects would leave, {self.float_lost} in float32")
         if not self.exit_share >= self.float_exit_share - LARGEST_LOSS_OF_EXITS:
             found.append(f"{self.exit_share:.1%} of normal images leave, {self.float_exit_share:.1%} in float32")
         if not self.auroc_loss <= tolerance.image_auroc:

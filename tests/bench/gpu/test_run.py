@@ -149,6 +149,13 @@ def test_a_wrong_network_or_one_that_is_too_fast_gets_no_speed():
     assert rows["broken"]["refused"] == "CompilationError: no memory"
 
 
+def test_the_run_imports_nothing_that_is_missing_there():
+    blocked = f"sys.modules.update(dict.fromkeys({MISSING_THERE!r}))"
+    command = f"import sys; {blocked}; import prn_fast.bench.gpu.run, prn_fast.engine.fused"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def run_script(folder, *sections):
     """Rows by section of a small run where only torch, triton, numpy and pytest are."""
     blocked = folder / "blocked"
