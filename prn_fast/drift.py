@@ -357,23 +357,26 @@ class _Cusum:
     1941) than those of independent images would: a line that goes up and down is given time to come back.
 
     Args:
+        reference: among which images are ranked.
         images: of the calibration; 0 where the line's start is the reference itself.
-        start: (m,) ranks of the line's first images.
+        start: (m,) values of the line's first images, oldest first.
     Attributes:
         sum: the larger of the two, from 0 to the limit.
         limit: see above.
     """
 
-    def __init__(self, images: int, start: NDArray[np.float64]) -> None:
+    def __init__(self, reference: Distribution, images: int, start: NDArray[np.floating]) -> None:
+        self._reference = reference
         self._images = images
-        self._start = start
+        self._start = reference.ranks(start)
         self._step = len(start) // START_LOOKS
-        self._means = deque(start.reshape(START_LOOKS, -1).mean(axis=1), maxlen=LOOKS_REMEMBERED)
+        self._means = deque(self._start.reshape(START_LOOKS, -1).mean(axis=1), maxlen=LOOKS_REMEMBERED)
         self._sums = np.zeros(2)
         self.sum, self.limit = 0.0, CUSUM_LIMIT
 
-    def look(self, ranks: NDArray[np.float64]) -> None:
-        """Take the ranks (m,) of a window whose last images are new, one look of them."""
+    def look(self, values: NDArray[np.floating]) -> None:
+        """Take a window's values (m,), oldest first; one look of them is new."""
+        ranks = self._reference.ranks(values)
         mean = ranks[-self._step :].mean()
         self._means.append(mean)
         between = np.square(np.diff(self._means)).mean() / 2
@@ -393,32 +396,36 @@ class _Watched:
     """One quantity: its reference, and what its windows and its sums said.
 
     Args:
-        distribution: the reference.
-        images: of the calibration; 0 where the line's start is the reference.
-        source: where the reference comes from.
+        calibration: what it was at calibration; None where the line itself is the reference.
         start: (m,) values of the line's first images, oldest first.
     """
 
-    def __init__(self, distribution: Distribution, images: int, source: str, start: NDArray[np.floating]) -> None:
-        self._distribution = distribution
-        self._source = source
-        self._cusum = _Cusum(images, distribution.ranks(start))
+    def __init__(self, calibration: Distribution | None, start: NDArray[np.floating]) -> None:
+        images = 0 if calibration is None else calibration.images
+        self._source = f"calibration, {images:,} images"
+        self._reference = calibration or Distribution.of(start, effective_count(start))
+        self._cusum = _Cusum(self._reference, images, start)
         # The last looks, down to one whose window shares no image with the next.
         self._looks: deque[DriftState] = deque(maxlen=LOOKS_PER_WINDOW)
         self._state = DriftState.OK
 
+    def learn(self, values: NDArray[np.floating]) -> None:
+        """Windows are compared with these, the line's first ones (m,), from now on."""
+        self._source = f"first {len(values):,} tiles"
+        self._reference = Distribution.of(values, effective_count(values))
+
     def look(self, values: NDArray[np.floating]) -> QuantityDrift:
         """At a window's values (m,), oldest first; one look of them is new."""
-        distribution, cusum = self._distribution, self._cusum
-        psi, ks = distribution.psi(values), distribution.ks(values)
+        reference, cusum = self._reference, self._cusum
+        psi, ks = reference.psi(values), reference.ks(values)
         count = effective_count(values)
         now = DriftState.OK
         for state, limit in ((DriftState.WATCH, WATCH), (DriftState.ACT, ACT)):
-            psi_limit, ks_limit = distribution.limits(count, limit)
+            psi_limit, ks_limit = reference.limits(count, limit)
             if psi >= psi_limit or ks >= ks_limit:
                 now = state
         before = self._looks[0] if len(self._looks) == LOOKS_PER_WINDOW else DriftState.OK
-        cusum.look(distribution.ranks(values))
+        cusum.look(values)
         if cusum.sum >= cusum.limit or now == before == DriftState.ACT:
             self._state = now = DriftState.ACT
         elif DriftState.ACT in (now, before):
@@ -432,7 +439,7 @@ class _Watched:
         return QuantityDrift(
             self._state,
             float(np.median(values)),
-            distribution.median,
+            reference.median,
             psi,
             ks,
             cusum.sum,
@@ -453,9 +460,9 @@ class DriftMonitor:
 
     The first half window is the line's start. Until the window is full, those that have passed are compared.
 
-    Without a reference, the start is taken for it: then the monitor tells what changes from there on, not whether it
-    was as it should be. So are the scores where the reference has those of another precision. `Drift` says which
-    reference was taken.
+    Without a reference, the first window is taken for it, and its first half by the CUSUM: then the monitor tells what
+    changes from there on, not whether it was as it should be. So are the scores where the reference has those of
+    another precision. `Drift` says which reference was taken.
 
     Args:
         reference: of the calibration; None where the package has none.
@@ -478,14 +485,14 @@ class DriftMonitor:
         self._start = START_LOOKS * self._step
         self.window = LOOKS_PER_WINDOW * self._step
         self.notes: list[str] = []
-        self._references: dict[str, Distribution] = {}
-        becomes = f"the first {self._start:,} tiles become the reference"
+        self._calibration: dict[str, Distribution] = {}
+        becomes = f"the first {self.window:,} tiles become the reference"
         if reference is None:
             self.notes.append(f"drift: the package has no reference; {becomes}")
         else:
-            self._references = dict(reference.quantities)
+            self._calibration = dict(reference.quantities)
             if reference.precision != precision:
-                del self._references[SCORE]
+                del self._calibration[SCORE]
                 self.notes.append(
                     f"drift: the package was calibrated with {reference.precision} scores, and these are {precision}; "
                     f"{becomes}"
@@ -526,7 +533,10 @@ class DriftMonitor:
             self._recent[(self._seen + np.arange(len(part))) % self.window] = part
             self._seen += len(part)
             if self._seen == self._start:
-                self._begin()
+                self._watched = {
+                    name: _Watched(self._calibration.get(name), self._recent[: self._start, number])
+                    for number, name in enumerate(QUANTITIES)
+                }
             elif self._seen > self._start and self._seen % self._step == 0:
                 self._look()
         if self.drift.state == DriftState.LEARNING:
@@ -537,21 +547,15 @@ class DriftMonitor:
         reason = f"first tiles: {min(self._seen, self._start):,} of {self._start:,}"
         return Drift(DriftState.LEARNING, reason, self._seen, self.window, {})
 
-    def _begin(self) -> None:
-        for number, name in enumerate(QUANTITIES):
-            start = self._recent[: self._start, number]
-            if (known := self._references.get(name)) is not None:
-                images, source = known.images, f"calibration, {known.images:,} images"
-            else:
-                known = Distribution.of(start, effective_count(start))
-                images, source = 0, f"first {self._start:,} tiles"
-            self._watched[name] = _Watched(known, images, source, start)
-
     def _look(self) -> None:
         size = min(self._seen, self.window)
         # Oldest first.
         window = np.roll(self._recent[:size], -self._seen % size, axis=0)
-        found = {name: self._watched[name].look(window[:, number]) for number, name in enumerate(QUANTITIES)}
+        found = {}
+        for number, name in enumerate(QUANTITIES):
+            if name not in self._calibration and self._seen <= self.window:
+                self._watched[name].learn(window[:, number])
+            found[name] = self._watched[name].look(window[:, number])
         worst = max((one.state for one in found.values()), key=_severity)
         self.drift = Drift(worst, _reason(found, worst), self._seen, size, found)
 
