@@ -1,7 +1,10 @@
 """Whether images are still like those of the calibration: light, lens and product change, and verdicts with them.
 
-Three figures of each image are compared with their distribution at calibration, over a rolling window: the network's
-score, the brightness and the contrast. Two distances are taken, since each sees what the other is blind to:
+Three figures of each image are watched: the network's score, the brightness and the contrast. Two questions are asked
+of each.
+
+Is the line like the calibration? Two distances between a rolling window and the calibration answer, since each sees
+what the other is blind to:
 
 - the population stability index (PSI) over classes that hold the same share of the reference,
   sum of (p - q) log(p / q), by convention "look at it" from 0.1 and "it has changed" from 0.25 (Siddiqi, "Credit Risk
@@ -11,8 +14,13 @@ score, the brightness and the contrast. Two distances are taken, since each sees
 Both are above 0 by chance alone, the more so the fewer images the reference (n) and the window (m) hold: a limit is the
 convention or what chance does at a stated rate, whichever is larger. By chance KS exceeds
 sqrt(-log(a / 2) / 2 (1/n + 1/m)) at the rate a (Smirnov, 1939), and PSI behaves as (1/n + 1/m) times chi-square with
-one degree of freedom less than there are classes (Yurdakul and Naranjo, 2020). Neighbours on a web resemble each other,
-so a window says no more than fewer independent images would: `effective_count` of them.
+one degree of freedom less than there are classes (Yurdakul and Naranjo, 2020).
+
+Does the line change? A window answers late: it must fill first. A cumulative sum (CUSUM; Page, 1954) needs no window.
+It adds up how far each image's rank in the reference, 0..1, lies from the target, less an allowance, and never falls
+below 0 (`_Cusum`). Ranks do not care how figures are spread, and no defect counts for more than half an image.
+
+Neighbours on a web resemble each other, so images say no more than fewer independent ones would: `effective_count`.
 """
 
 import math
@@ -35,6 +43,8 @@ WINDOW = 1000
 MIN_WINDOW = 100
 # Number of times that a window is checked while it fills.
 LOOKS_PER_WINDOW = 8
+# Of these, as many as the line's first tiles take, which tell where it starts.
+START_LOOKS = LOOKS_PER_WINDOW // 2
 # Quantiles that describe a distribution, however many images it has.
 MAX_QUANTILES = 101
 MAX_CLASSES = 10
@@ -66,6 +76,19 @@ class Limit:
 # image: by chance, 1e-8 each, so that a hundred thousand images, looked at eight times a window, bring none.
 WATCH = Limit(psi=0.1, ks=0.1, chance=1e-2)
 ACT = Limit(psi=0.25, ks=0.2, chance=1e-4)
+
+# The rank of an image of an unchanged line is spread evenly from 0 to 1.
+_RANK_VARIANCE = 1 / 12
+# A KS of 0.2 is half a standard deviation of a normal figure, which moves the mean rank by 0.14. A CUSUM finds a change
+# soonest if it allows for half of it.
+ALLOWANCE = 0.07
+# In images. Chance brings a sum d below its allowance to a limit h once in about exp(2 h d / v) v / 2 d^2 images, with
+# v the variance of a rank (Siegmund, 1985): 1e7 where half of the allowance is used up by a target that is off.
+CUSUM_LIMIT = 15.0
+# Looks that a change must last, however large it is: a lamp that flickers asks for nothing.
+LOOKS_TO_ACT = 4
+# Looks that tell how much the line goes up and down anyway.
+LOOKS_REMEMBERED = 64
 
 
 # -- the reference ---------------------------------------------------------------------------------------------------
@@ -120,6 +143,13 @@ class Distribution:
         smooth = np.where(count > 1, below, up_to)
         return float(max(np.abs(expected_up_to - up_to).max(), np.abs(expected_below - smooth).max()))
 
+    def ranks(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Share of the reference below each of values (m,), above 0 and below 1; of equal ones, half count."""
+        edges, first, count = np.unique(self.quantiles, return_index=True, return_counts=True)
+        shares = (self.share_up_to(first) + self.share_up_to(first + count - 1)) / 2
+        outside = 0.5 / (self.images + 1)
+        return np.interp(values, edges, shares, left=outside, right=1 - outside)
+
     def psi(self, values: NDArray[np.floating]) -> float:
         """Population stability index of values (m,)."""
         places = np.linspace(0, len(self.quantiles) - 1, self.classes + 1)[1:-1]
@@ -153,6 +183,11 @@ def effective_count(values: NDArray[np.floating]) -> float:
     if between == 0:
         return float(len(values))
     return float(len(values) / np.clip(_BATCH * between / (within + between), 1, _BATCH))
+
+
+def _mean_rank_limit(count: float) -> float:
+    """How far the mean rank of an unchanged line is from that of a number of images, at the rate of `ACT`."""
+    return NormalDist().inv_cdf(1 - ACT.chance / 2) * math.sqrt(_RANK_VARIANCE / count) if count else 1.0
 
 
 def _chi_square(degrees: int, chance: float) -> float:
@@ -256,7 +291,8 @@ class QuantityDrift:
         state: ok, watch or act.
         median, reference_median: of the window and of the reference.
         psi, ks: the two distances.
-        psi_limit, ks_limit: from where on they mean "act".
+        cusum: the larger of the sums for lower and for higher values; it stays at its limit.
+        psi_limit, ks_limit, cusum_limit: from where on they mean "act".
         reference: where the reference comes from.
     """
 
@@ -265,13 +301,15 @@ class QuantityDrift:
     reference_median: float
     psi: float
     ks: float
+    cusum: float
     psi_limit: float
     ks_limit: float
+    cusum_limit: float
     reference: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        figures = ("median", "reference_median", "psi", "ks", "psi_limit", "ks_limit")
+        figures = ("median", "reference_median", "psi", "ks", "cusum", "psi_limit", "ks_limit", "cusum_limit")
         rounded = {name: float(f"{getattr(self, name):.4g}") for name in figures}
         return {"state": str(self.state), **rounded, "reference": self.reference}
 
@@ -281,7 +319,7 @@ class Drift:
     """How the images that pass compare with the calibration.
 
     Attributes:
-        state: the worst of all quantities; "learning" until a window is full.
+        state: the worst of all quantities; "learning" while the line starts.
         reason: why, in words; empty where all is well.
         tiles: images seen so far.
         window: images that are compared.
@@ -310,55 +348,120 @@ class Drift:
         }
 
 
-class _Watched:
-    """One quantity: its reference, and what the last windows said."""
+class _Cusum:
+    """Sums of how far the ranks of images lie below and above a target, less an allowance.
 
-    def __init__(self, distribution: Distribution, source: str) -> None:
-        self.distribution = distribution
-        self.source = source
-        # The newest look, and those before it down to the one that shares no image with it.
-        self._looks: deque[DriftState] = deque(maxlen=LOOKS_PER_WINDOW + 1)
+    The target is the mean rank at the line's start, within what chance leaves open: 20 images do not tell where the
+    mean of the line is, and 1,000 do. The allowance is no less than what chance may have put the target off. The limit
+    rises with how much more the means of successive looks differ (half the mean squared difference, after von Neumann,
+    1941) than those of independent images would: a line that goes up and down is given time to come back.
+
+    Args:
+        reference: among which images are ranked.
+        images: of the calibration; 0 where the line's start is the reference itself.
+        start: (m,) values of the line's first images, oldest first.
+    Attributes:
+        sum: the larger of the two, from 0 to the limit.
+        limit: see above.
+    """
+
+    def __init__(self, reference: Distribution, images: int, start: NDArray[np.floating]) -> None:
+        self._reference = reference
+        self._images = images
+        self._start = reference.ranks(start)
+        self._step = len(start) // START_LOOKS
+        self._means = deque(self._start.reshape(START_LOOKS, -1).mean(axis=1), maxlen=LOOKS_REMEMBERED)
+        self._sums = np.zeros(2)
+        self.sum, self.limit = 0.0, CUSUM_LIMIT
+
+    def look(self, values: NDArray[np.floating]) -> None:
+        """Take a window's values (m,), oldest first; one look of them is new."""
+        ranks = self._reference.ranks(values)
+        mean = ranks[-self._step :].mean()
+        self._means.append(mean)
+        between = np.square(np.diff(self._means)).mean() / 2
+        alike = max(len(ranks) / effective_count(ranks), self._step * between / _RANK_VARIANCE)
+        known = max(self._images, len(self._start) / alike)
+        uncertain = _mean_rank_limit(known)
+        left_open = _mean_rank_limit(self._images) - uncertain
+        target = np.clip(self._start.mean(), 0.5 - left_open, 0.5 + left_open)
+        beyond = np.array([target - mean, mean - target]) - max(ALLOWANCE, uncertain)
+        self.limit = CUSUM_LIMIT * alike
+        self._sums += np.minimum(self._step * beyond, self.limit / LOOKS_TO_ACT)
+        self._sums = self._sums.clip(0, self.limit)
+        self.sum = float(self._sums.max())
+
+
+class _Watched:
+    """One quantity: its reference, and what its windows and its sums said.
+
+    Args:
+        calibration: what it was at calibration; None where the line itself is the reference.
+        start: (m,) values of the line's first images, oldest first.
+    """
+
+    def __init__(self, calibration: Distribution | None, start: NDArray[np.floating]) -> None:
+        images = 0 if calibration is None else calibration.images
+        self._source = f"calibration, {images:,} images"
+        self._reference = calibration or Distribution.of(start, effective_count(start))
+        self._cusum = _Cusum(self._reference, images, start)
+        # The last looks, down to one whose window shares no image with the next.
+        self._looks: deque[DriftState] = deque(maxlen=LOOKS_PER_WINDOW)
         self._state = DriftState.OK
 
+    def learn(self, values: NDArray[np.floating]) -> None:
+        """Windows are compared with these, the line's first ones (m,), from now on."""
+        self._source = f"first {len(values):,} tiles"
+        self._reference = Distribution.of(values, effective_count(values))
+
     def look(self, values: NDArray[np.floating]) -> QuantityDrift:
-        psi, ks = self.distribution.psi(values), self.distribution.ks(values)
+        """At a window's values (m,), oldest first; one look of them is new."""
+        reference, cusum = self._reference, self._cusum
+        psi, ks = reference.psi(values), reference.ks(values)
         count = effective_count(values)
         now = DriftState.OK
         for state, limit in ((DriftState.WATCH, WATCH), (DriftState.ACT, ACT)):
-            psi_limit, ks_limit = self.distribution.limits(count, limit)
+            psi_limit, ks_limit = reference.limits(count, limit)
             if psi >= psi_limit or ks >= ks_limit:
                 now = state
-        self._looks.append(now)
-        before = self._looks[0] if len(self._looks) == LOOKS_PER_WINDOW + 1 else DriftState.OK
-        if now == before == DriftState.ACT:
-            self._state = DriftState.ACT
-        elif DriftState.ACT not in (now, before):
+        before = self._looks[0] if len(self._looks) == LOOKS_PER_WINDOW else DriftState.OK
+        cusum.look(values)
+        if cusum.sum >= cusum.limit or now == before == DriftState.ACT:
+            self._state = now = DriftState.ACT
+        elif DriftState.ACT in (now, before):
+            self._state = max(self._state, DriftState.WATCH, key=_severity)
+        else:
             # It is left when two windows that share no image are within its limits.
-            self._state = DriftState.WATCH if DriftState.WATCH in (now, before) else DriftState.OK
-        elif self._state == DriftState.OK:
-            self._state = DriftState.WATCH
+            if cusum.sum >= cusum.limit / 2:
+                now = DriftState.WATCH
+            self._state = max(now, before, key=_severity)
+        self._looks.append(now)
         return QuantityDrift(
             self._state,
             float(np.median(values)),
-            self.distribution.median,
+            reference.median,
             psi,
             ks,
+            cusum.sum,
             psi_limit,
             ks_limit,
-            self.source,
+            cusum.limit,
+            self._source,
         )
 
 
 class DriftMonitor:
     """Watches images as they pass; see the module for what is compared.
 
-    A window is looked at eight times while it is filled anew. "watch" is one window beyond the limits of `WATCH`. "act"
-    is two windows that share no image, both beyond those of `ACT`, in the same quantity: it comes one window after the
-    change at the earliest, and chance, which is looked at hundreds of times a shift, does not bring it. A state is left
-    when two such windows are within its limits.
+    A window is looked at eight times while it is filled anew. "watch" is one window beyond the limits of `WATCH`, or a
+    CUSUM at half of its limit. "act" is a CUSUM at its limit, which takes four looks at least, or two windows that
+    share no image, both beyond the limits of `ACT`, in the same quantity. Chance, which is looked at hundreds of times
+    a shift, does not bring it. A state is left when two such windows are within its limits.
 
-    Without a reference, the first images that pass are taken for it, as many as a window holds: then it tells what
-    changes from there on, not whether they were as they should be. So are the scores where the reference has those of
+    The first half window is the line's start. Until the window is full, those that have passed are compared.
+
+    Without a reference, the first window is taken for it, and its first half by the CUSUM: then the monitor tells what
+    changes from there on, not whether it was as it should be. So are the scores where the reference has those of
     another precision. `Drift` says which reference was taken.
 
     Args:
@@ -378,34 +481,32 @@ class DriftMonitor:
         if window < MIN_WINDOW:
             raise ConfigError(f"a drift window of {window} tiles is too small to compare; give {MIN_WINDOW} or more")
         # Looks divide it evenly: so the eighth before shares no image with the newest.
-        self.window = window = -(-window // LOOKS_PER_WINDOW) * LOOKS_PER_WINDOW
+        self._step = -(-window // LOOKS_PER_WINDOW)
+        self._start = START_LOOKS * self._step
+        self.window = LOOKS_PER_WINDOW * self._step
         self.notes: list[str] = []
-        self._watched: dict[str, _Watched] = {}
-        if reference is not None:
-            self._take(reference, precision)
+        self._calibration: dict[str, Distribution] = {}
+        becomes = f"the first {self.window:,} tiles become the reference"
+        if reference is None:
+            self.notes.append(f"drift: the package has no reference; {becomes}")
         else:
-            self.notes.append(f"drift: the package has no reference; the first {window:,} tiles become the reference")
-        self._recent = np.empty((window, len(QUANTITIES)))
+            self._calibration = dict(reference.quantities)
+            if reference.precision != precision:
+                del self._calibration[SCORE]
+                self.notes.append(
+                    f"drift: the package was calibrated with {reference.precision} scores, and these are {precision}; "
+                    f"{becomes}"
+                )
+            _, ks_limit = reference.quantities[BRIGHTNESS].limits(self.window, ACT)
+            if ks_limit > 0.5:
+                self.notes.append(
+                    f"drift: the package was calibrated on {reference.images} images only; a small difference from "
+                    "them is not told from chance"
+                )
+        self._watched: dict[str, _Watched] = {}
+        self._recent = np.empty((self.window, len(QUANTITIES)))
         self._seen = 0
-        self._tiles = 0
         self.drift = self._learning()
-
-    def _take(self, reference: Reference, precision: str) -> None:
-        for name in QUANTITIES:
-            if name != SCORE or reference.precision == precision:
-                source = f"calibration, {reference.images:,} images"
-                self._watched[name] = _Watched(reference.quantities[name], source)
-        if SCORE not in self._watched:
-            self.notes.append(
-                f"drift: the package was calibrated with {reference.precision} scores, and these are {precision}; "
-                f"the first {self.window:,} tiles become the reference"
-            )
-        _, ks_limit = reference.quantities[BRIGHTNESS].limits(self.window, ACT)
-        if ks_limit > 0.5:
-            self.notes.append(
-                f"drift: the package was calibrated on {reference.images} images only; a small change is not told "
-                "from chance"
-            )
 
     def observe(self, scores: NDArray[np.floating], images: NDArray[np.uint8]) -> Drift:
         """Take images in the order in which they pass.
@@ -425,39 +526,42 @@ class DriftMonitor:
         """As `observe`, of figures that are known: (N, 3) score, brightness, contrast of each image."""
         if not np.isfinite(figures).all():
             raise DataError("a score, brightness or contrast is not a number; do not use this engine")
-        step = self.window // LOOKS_PER_WINDOW
         while len(figures):
             # To the next look, and no further.
-            part, figures = figures[: step - self._seen % step], figures[step - self._seen % step :]
-            places = (self._seen + np.arange(len(part))) % self.window
-            self._recent[places] = part
+            missing = self._step - self._seen % self._step
+            part, figures = figures[:missing], figures[missing:]
+            self._recent[(self._seen + np.arange(len(part))) % self.window] = part
             self._seen += len(part)
-            self._tiles += len(part)
-            if self._seen % step == 0 and self._seen >= self.window:
+            if self._seen == self._start:
+                self._watched = {
+                    name: _Watched(self._calibration.get(name), self._recent[: self._start, number])
+                    for number, name in enumerate(QUANTITIES)
+                }
+            elif self._seen > self._start and self._seen % self._step == 0:
                 self._look()
         if self.drift.state == DriftState.LEARNING:
             self.drift = self._learning()
         return self.drift
 
     def _learning(self) -> Drift:
-        missing = len(QUANTITIES) - len(self._watched)
-        what = "reference" if missing else "first window"
-        reason = f"{what}: {min(self._seen, self.window):,} of {self.window:,} tiles"
-        return Drift(DriftState.LEARNING, reason, self._tiles, self.window, {})
+        reason = f"first tiles: {min(self._seen, self._start):,} of {self._start:,}"
+        return Drift(DriftState.LEARNING, reason, self._seen, self.window, {})
 
     def _look(self) -> None:
-        if missing := [name for name in QUANTITIES if name not in self._watched]:
-            for name in missing:
-                values = self._recent[:, QUANTITIES.index(name)]
-                source = f"first {self.window:,} tiles"
-                self._watched[name] = _Watched(Distribution.of(values, effective_count(values)), source)
-            if len(missing) == len(QUANTITIES):
-                self._seen = 0
-                return
-        found = {name: self._watched[name].look(self._recent[:, number]) for number, name in enumerate(QUANTITIES)}
-        states = list(DriftState)
-        worst = max((one.state for one in found.values()), key=states.index)
-        self.drift = Drift(worst, _reason(found, worst), self._tiles, self.window, found)
+        size = min(self._seen, self.window)
+        # Oldest first.
+        window = np.roll(self._recent[:size], -self._seen % size, axis=0)
+        found = {}
+        for number, name in enumerate(QUANTITIES):
+            if name not in self._calibration and self._seen <= self.window:
+                self._watched[name].learn(window[:, number])
+            found[name] = self._watched[name].look(window[:, number])
+        worst = max((one.state for one in found.values()), key=_severity)
+        self.drift = Drift(worst, _reason(found, worst), self._seen, size, found)
+
+
+def _severity(state: DriftState) -> int:
+    return list(DriftState).index(state)
 
 
 def _reason(found: Mapping[str, QuantityDrift], worst: DriftState) -> str:
@@ -465,7 +569,8 @@ def _reason(found: Mapping[str, QuantityDrift], worst: DriftState) -> str:
         return ""
     return "; ".join(
         f"{name} {one.median:.4g}, was {one.reference_median:.4g} (PSI {one.psi:.2f}, act at {one.psi_limit:.2f}; "
-        f"KS {one.ks:.2f}, act at {one.ks_limit:.2f}; against {one.reference})"
+        f"KS {one.ks:.2f}, act at {one.ks_limit:.2f}; CUSUM {one.cusum:.1f}, act at {one.cusum_limit:.1f}; "
+        f"against {one.reference})"
         for name, one in found.items()
         if one.state == worst
     )

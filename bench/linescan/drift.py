@@ -198,7 +198,8 @@ def study_line(
     threshold = conformal_threshold(scores, rate)
     base = is_defective(line.unchanged[:, 0], threshold)
     alarms = is_defective(web[:, 0], threshold)
-    twice = doubled(alarms, float(base.mean()))
+    # None of n that gave a false alarm does not mean that none ever will: the rate is that of the next tile.
+    twice = doubled(alarms, (base.sum() + 1) / (len(base) + 1))
     own = Reference(
         len(scores), kind, {name: Distribution.of(line.calibrating[:, i]) for i, name in enumerate(QUANTITIES)}
     )

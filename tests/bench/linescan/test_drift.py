@@ -71,6 +71,15 @@ def test_false_alarms_have_doubled_where_they_stay_twice_as_many(at):
     assert found is None if at is None else abs(found - at) <= 100
 
 
+def test_a_line_without_a_false_alarm_has_not_twice_as_many_from_the_start():
+    line = line_of(0.3)
+    line.unchanged[:, 0] = line.calibrating[:, 0].min()
+    line.fading[:2000, 0] = line.calibrating[:, 0].min()
+    found = study_line(line, 0.3, None, "fp32", 4000, 2000, 0)
+    assert found["false_alarm_rate"] == 0
+    assert found["doubled"] >= 1900
+
+
 def line_of(faded: float, count: int = 4000) -> Line:
     """Scores that rise as brightness falls."""
 

@@ -128,8 +128,8 @@ function showDrift(drift) {
   byId("drift-figures").replaceChildren(...quantities.map(([name, one]) => {
     const row = document.createElement("tr"), figure = (value) => value.toFixed(Math.abs(value) < 10 ? 2 : 0);
     row.className = one.state;
-    row.title = `against ${one.reference}; act at PSI ${one.psi_limit.toFixed(2)} or KS ${one.ks_limit.toFixed(2)}`;
-    for (const text of [name, figure(one.median), figure(one.reference_median), figure(one.psi), figure(one.ks)]) {
+    row.title = `against ${one.reference}; act at PSI ${figure(one.psi_limit)}, KS ${figure(one.ks_limit)} or CUSUM ${figure(one.cusum_limit)}`;
+    for (const text of [name, ...[one.median, one.reference_median, one.psi, one.ks, one.cusum].map(figure)]) {
       const cell = document.createElement("td");
       cell.textContent = text;
       row.append(cell);
