@@ -129,7 +129,8 @@ def describe(plan: RunPlan) -> Rows:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-    return [row]
+    # Set by gpu_run.sh where a kit is used.
+    return [row | {"kit": "used" if "TRITON_CACHE_DIR" in os.environ else "none"}]
 
 
 def measure_ceilings(plan: RunPlan) -> Rows:

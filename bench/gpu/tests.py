@@ -18,6 +18,7 @@ from typing import IO, Any
 import torch
 
 from prn_fast.bench.gpu.steps import Row
+from prn_fast.errors import printable
 
 # Read by tests/conftest.py.
 DEVICE_VARIABLE = "PRN_FAST_TEST_DEVICE"
@@ -32,6 +33,8 @@ ENGINE = Path("engine", "test_fused.py")
 SMALL = "test_convolution_relu.py"
 MAX_PROCESSES = 8
 POLL_SECONDS = 0.2
+# Characters of what is told of a failed test; the log has the rest.
+MAX_TOLD = 400
 
 
 def run_tests(device: torch.device) -> Iterator[Row]:
@@ -111,6 +114,9 @@ def pytest_runtest_logreport(report: Any) -> None:
     outcome = "error" if report.when != "call" and report.outcome == "failed" else report.outcome
     row: Row = {"test": report.nodeid, "outcome": outcome, "seconds": round(report.duration, 2)}
     if outcome in ("failed", "error"):
-        row |= {"right": False, "refused": str(report.longrepr).strip().splitlines()[-1]}
+        # What was raised, and not the place, which comes last; an error of collecting has no more than a text.
+        crash = getattr(report.longrepr, "reprcrash", None)
+        told = crash.message if crash is not None else str(report.longrepr)
+        row |= {"right": False, "refused": printable(told.strip(), MAX_TOLD)}
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
