@@ -2,10 +2,10 @@
 
     bench/gpu_run.sh FOLDER [--data DIR] [--package PACKAGE.prn] [--pycuda SDIST]
 
-Needs torch, triton, numpy and pytest, nothing else. The sections below run in the order of their importance, each in a
-process of its own, so that one that crashes or takes too long costs only itself; within a section, an error costs one
-row. FOLDER/results.json is written anew whenever there is something new, so that a run cut short keeps what it had;
-FOLDER/log.txt has all that was printed.
+Needs torch, triton, numpy and pytest, and the C compiler with which Triton makes its launchers. The sections below run
+in the order of their importance, each in a process of its own, so that one that crashes or takes too long costs only
+itself; within a section, an error costs one row. FOLDER/results.json is written anew whenever there is something new,
+so that a run cut short keeps what it had; FOLDER/log.txt has all that was printed.
 
 `make gpu-kit` prepares what makes such a run quicker and more: compiled kernels, what training needs, data. It is
 used where it lies, in .build/gpu-kit.
@@ -170,7 +170,7 @@ def only(name: str, run: Callable[[RunPlan], Iterable[Row]]) -> Callable[[RunPla
 # the fused ones: an error on a GPU can cost a whole process.
 SECTIONS: dict[str, tuple[int, Callable[[RunPlan], Iterator[Step]]]] = {
     # Before anything is measured.
-    "smoke": (60, lambda plan: smoke_steps(plan.setting(with_ceilings=False))),
+    "smoke": (90, lambda plan: smoke_steps(plan.setting(with_ceilings=False))),
     "environment": (60, environment_steps),
     "operations": (140, lambda plan: check_steps(plan.device, plan.dtypes, plan.shapes, plan.check_batch)),
     "engine": (150, lambda plan: engine_steps(plan.setting(), plan.batches)),

@@ -49,14 +49,20 @@ class RecordedCall:
         stream.synchronize()
         self.graph = torch.cuda.CUDAGraph()
         capture = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        cause: Exception | None = None
         try:
             # The outer one puts the caller's stream back where a capture fails.
             with torch.cuda.stream(stream), capture:
-                self.outputs = run()
-        except Exception:
+                try:
+                    self.outputs = run()
+                except Exception as error:
+                    cause = error
+                    raise
+        except Exception as error:
             global _failed
             _failed = True
-            raise
+            # PyTorch, ending the capture, says only that something went wrong before.
+            raise cause or error from None
 
     def __call__(self) -> Any:
         self.graph.replay()

@@ -277,6 +277,9 @@ def test_a_capture_that_fails_ends_the_process_and_leaves_the_callers_stream(mon
     assert not is_device_lost(device)
     with pytest.raises(RuntimeError, match="during capture"):
         RecordedCall(lambda: None, stream=mock.Mock())
+    # What went wrong first is told.
+    with pytest.raises(ZeroDivisionError):
+        RecordedCall(lambda: 1 / 0, stream=mock.Mock(), warm_up=0)
     assert failing_capture == ["the caller's"]
     assert is_device_lost(device)
     assert not is_device_lost(PLAN.device)
