@@ -43,14 +43,11 @@ def run_tests(device: torch.device) -> Iterator[Row]:
     if root is None:
         yield {"skipped": f"{TESTS_VARIABLE} is not set; run bench/gpu_run.sh"}
         return
-    folder = Path(root, "tests")
-    kernels = folder / "kernels"
-    files = [kernels / SMALL] if device.type == "cpu" else [folder / ENGINE, *sorted(kernels.glob("test_*.py"))]
+    files = files_of_tests(Path(root, "tests"), device)
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch, "outcomes.jsonl")
         written.touch()
-        chosen = [str(file) for file in files if file.name not in LEFT_OUT]
-        command = [sys.executable, "-m", "pytest", *options_of_pytest(), *chosen]
+        command = [sys.executable, "-m", "pytest", *options_of_pytest(), *map(str, files)]
         counts: dict[str, int] = {}
         with (
             written.open(encoding="utf-8") as outcomes,
@@ -68,6 +65,14 @@ def run_tests(device: torch.device) -> Iterator[Row]:
         fault = {} if tests.returncode in (0, 1) else {"refused": f"pytest ended with {tests.returncode}; see log.txt"}
         bad = sum(counts.get(outcome, 0) for outcome in ("failed", "error"))
         yield {"tests": sum(counts.values()), **counts, **fault, "right": not fault and not bad and "passed" in counts}
+
+
+def files_of_tests(folder: Path, device: torch.device) -> list[Path]:
+    """What is run of the tests in a folder: on a CPU only enough to try the procedure."""
+    kernels = folder / "kernels"
+    if device.type == "cpu":
+        return [kernels / SMALL]
+    return [folder / ENGINE, *(file for file in sorted(kernels.glob("test_*.py")) if file.name not in LEFT_OUT)]
 
 
 def options_of_pytest() -> list[str]:

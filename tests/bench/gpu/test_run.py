@@ -24,7 +24,7 @@ from prn_fast.bench.gpu.network import (
 from prn_fast.bench.gpu.operations import cases, check_steps, published_steps, time_steps, times_of
 from prn_fast.bench.gpu.run import SECTIONS, Results, run_section, small_plan
 from prn_fast.bench.gpu.steps import DEVICE_LOST, Step, is_device_lost, run_steps
-from prn_fast.bench.gpu.tests import OUTCOMES_VARIABLE, pytest_runtest_logreport
+from prn_fast.bench.gpu.tests import OUTCOMES_VARIABLE, files_of_tests, pytest_runtest_logreport
 from prn_fast.bench.machine.timing import ColdCache
 from prn_fast.engine import cuda_graph
 from prn_fast.engine.cuda_graph import RecordedCall
@@ -160,6 +160,19 @@ def test_the_run_imports_nothing_that_is_missing_there():
     blocked = f"sys.modules.update(dict.fromkeys({MISSING_THERE!r}))"
     command = f"import sys; {blocked}; import prn_fast.bench.gpu.run, prn_fast.engine.fused"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_tests_import_nothing_that_is_missing_there():
+    root = Path(__file__).parents[3]
+    files = files_of_tests(root / "tests", torch.device("cuda"))
+    names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
+    assert "tests.engine.test_fused" in names
+    assert "tests.kernels.test_anomaly_score" in names
+    # The compiled part is missing there, too.
+    blocked = f"sys.modules.update(dict.fromkeys({(*MISSING_THERE, 'prn_fast.linescan._native')!r}))"
+    code = f"import sys, importlib; {blocked}; [importlib.import_module(name) for name in {names!r}]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
