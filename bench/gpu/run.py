@@ -55,6 +55,10 @@ POLL_SECONDS = 0.5
 WITHOUT_TENSORRT_RTX = ((9, 0),)
 # Set by gpu_run.sh where the files are no checkout.
 COMMIT_VARIABLE = "PRN_FAST_COMMIT"
+# Set by gpu_run.sh: when it began, seconds as `time.time` counts them. Starting Python on a fresh machine takes some.
+STARTED_VARIABLE = "PRN_FAST_STARTED"
+# What is said of a section until then, whatever ends the run.
+NOT_BEGUN = "not begun"
 # Set by gpu_run.sh, which runs in a folder of its own: where relative paths start.
 CALLED_FROM_VARIABLE = "PRN_FAST_CALLED_FROM"
 
@@ -267,8 +271,9 @@ def run_section(name: str, seconds: float, results: Results, arguments: Sequence
             finally:
                 if cut := child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
+                    # Before it is waited for: a GPU takes seconds to let go of a process, and this one may be ended.
                     keep("cut short", progress_of(progress))
+                    child.wait()
             found = progress_of(progress)
         code = child.returncode
         if cut or code == 0 or found["step"] < first:
@@ -293,8 +298,11 @@ def run_all(folder: Path, options: argparse.Namespace) -> int:
     """Run all sections; 0 if everything was right, 1 if something was not."""
     # Told to stop, it stops its section too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    end = time.monotonic() + SECONDS_FOR_ALL
+    begun = float(os.environ.get(STARTED_VARIABLE, time.time()))
+    end = time.monotonic() + SECONDS_FOR_ALL - (time.time() - begun)
     results = Results(folder, options)
+    for name in options.sections or SECTIONS:
+        results.put(name, state=NOT_BEGUN)
     if options.device == "cpu":
         # On tiny shapes, threads of PyTorch that wait for each other take several times the work itself.
         os.environ.setdefault("OMP_NUM_THREADS", "1")

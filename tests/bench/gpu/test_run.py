@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -337,6 +338,41 @@ def test_a_section_that_takes_too_long_keeps_what_it_had(tmp_path, monkeypatch):
     assert kept["state"] == "cut short"
     assert kept["rows"] == [{"right": True}]
     assert not right
+
+
+def test_a_run_that_is_ended_while_a_section_is_cut_keeps_what_it_had(tmp_path, monkeypatch):
+    def ended(process):
+        raise SystemExit(1)
+
+    script = """echo '{"step": 1, "label": {}, "rows": [{"right": true}]}' > $progress; sleep 60"""
+    monkeypatch.setenv(run.COMMIT_VARIABLE, "abc")  # else git is asked, and waited for
+    monkeypatch.setattr(subprocess.Popen, "wait", ended)
+    with pytest.raises(SystemExit):
+        run_children(tmp_path, monkeypatch, script, seconds=3)
+    kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["sections"]["operations"]
+    assert (kept["state"], kept["rows"]) == ("cut short", [{"right": True}])
+
+
+def test_sections_that_a_run_does_not_come_to_are_told_and_time_counts_from_the_scripts_start(tmp_path, monkeypatch):
+    begun = []
+
+    def section(name, seconds, results, arguments):
+        begun.append((name, seconds))
+        if len(begun) == 2:
+            raise SystemExit(1)
+        results.put(name, state="done", rows=[])
+
+    monkeypatch.setattr(run, "run_section", section)
+    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(run.STARTED_VARIABLE, str(time.time() - 100))
+    names = ["environment", "tests", "tensorrt"]
+    options = argparse.Namespace(small=True, device="cpu", sections=names, data=None, package=None, pycuda=None)
+    with pytest.raises(SystemExit):
+        run.run_all(tmp_path, options)
+    sections = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["sections"]
+    assert [sections[name]["state"] for name in names] == ["done", "not begun", "not begun"]
+    assert begun[0][1] == pytest.approx(run.SECONDS_FOR_ALL - 100, abs=5)
 
 
 @pytest.mark.parametrize(("code", "rows"), [(DEVICE_LOST, []), (139, ["its process ended with exit code 139"])])
