@@ -15,7 +15,7 @@ ln -s "$root/kernels" "$root/build" "$root/bench" "$packages/prn_fast/"
 ln -s "$root/tests" "$packages/tests"
 export PYTHONPATH="$packages${PYTHONPATH:+:$PYTHONPATH}" PRN_FAST_TESTS="$packages"
 export PRN_FAST_COMMIT="${PRN_FAST_COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true)}"
-export PRN_FAST_CALLED_FROM="$PWD"
+export PRN_FAST_CALLED_FROM="$PWD" PRN_FAST_STARTED="$(date +%s)"
 unset TRITON_INTERPRET
 kit=$(realpath -m "${PRN_FAST_GPU_KIT:-$root/.build/gpu-kit}") python=${PYTHON:-python3} data=()
 # A path, not a name that the shell looks up, starts where this was called.

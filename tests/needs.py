@@ -47,9 +47,11 @@ def _has_aravis() -> bool:
 
 def _has_python_bindings() -> bool:
     from prn_fast.errors import LinescanError
-    from prn_fast.linescan.sources.aravis import import_aravis
 
     try:
+        # Without the compiled part, which a machine for measuring lacks, the import itself fails.
+        from prn_fast.linescan.sources.aravis import import_aravis
+
         import_aravis()
     except LinescanError:
         return False
@@ -59,11 +61,13 @@ def _has_python_bindings() -> bool:
 def _has_tritonserver() -> bool:
     """Whether NVIDIA's inference server, and what asks it, are installed."""
     from prn_fast.errors import ConfigError
-    from prn_fast.serving.tritonserver import find_program
 
     try:
+        # It reads packages, which a machine for measuring may not be able to.
+        from prn_fast.serving.tritonserver import find_program
+
         find_program()
-    except ConfigError:
+    except (ConfigError, ImportError):
         return False
     return importlib.util.find_spec("tritonclient") is not None
 

@@ -11,6 +11,8 @@ A kit holds, in less than 60 MB:
 - the backbone's pretrained weights in half precision, and images to train on, where they were given.
 
 `unpack` refuses a kit made for another Python or Triton, since its kernels would not be found and its wheels not load.
+Launchers are not in it: Triton 3.6 compiles a little C for each signature of a kernel, with the machine's own compiler
+and Python.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from prn_fast.bench.gpu.training import TRAINING_BATCH
 from prn_fast.kernels.uncomputed import Uncomputed
 
 CAPABILITY = (9, 0)
@@ -44,7 +47,6 @@ CACHE_MARK = "@TRITON_CACHE@"
 # Of a kernel; the stages of its compilation are left behind.
 NEEDED_FROM_CACHE = (".json", ".cubin")
 ENGINE_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-TRAINING_BATCH = 48
 
 
 # -- kernels ----------------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
     bench/gpu_run.sh FOLDER [--data DIR] [--package PACKAGE.prn] [--pycuda SDIST]
 
-Needs torch, triton, numpy and pytest, nothing else. The sections below run in the order of their importance, each in a
-process of its own, so that one that crashes or takes too long costs only itself; within a section, an error costs one
-row. FOLDER/results.json is written anew whenever there is something new, so that a run cut short keeps what it had;
-FOLDER/log.txt has all that was printed.
+Needs torch, triton, numpy and pytest, and the C compiler with which Triton makes its launchers. The sections below run
+in the order of their importance, each in a process of its own, so that one that crashes or takes too long costs only
+itself; within a section, an error costs one row. FOLDER/results.json is written anew whenever there is something new,
+so that a run cut short keeps what it had; FOLDER/log.txt has all that was printed.
 
 `make gpu-kit` prepares what makes such a run quicker and more: compiled kernels, what training needs, data. It is
 used where it lies, in .build/gpu-kit.
@@ -55,6 +55,10 @@ POLL_SECONDS = 0.5
 WITHOUT_TENSORRT_RTX = ((9, 0),)
 # Set by gpu_run.sh where the files are no checkout.
 COMMIT_VARIABLE = "PRN_FAST_COMMIT"
+# Set by gpu_run.sh: when it began, seconds as `time.time` counts them. Starting Python on a fresh machine takes some.
+STARTED_VARIABLE = "PRN_FAST_STARTED"
+# What is said of a section until then, whatever ends the run.
+NOT_BEGUN = "not begun"
 # Set by gpu_run.sh, which runs in a folder of its own: where relative paths start.
 CALLED_FROM_VARIABLE = "PRN_FAST_CALLED_FROM"
 
@@ -129,7 +133,8 @@ def describe(plan: RunPlan) -> Rows:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-    return [row]
+    # Set by gpu_run.sh where a kit is used.
+    return [row | {"kit": "used" if "TRITON_CACHE_DIR" in os.environ else "none"}]
 
 
 def measure_ceilings(plan: RunPlan) -> Rows:
@@ -169,7 +174,7 @@ def only(name: str, run: Callable[[RunPlan], Iterable[Row]]) -> Callable[[RunPla
 # the fused ones: an error on a GPU can cost a whole process.
 SECTIONS: dict[str, tuple[int, Callable[[RunPlan], Iterator[Step]]]] = {
     # Before anything is measured.
-    "smoke": (60, lambda plan: smoke_steps(plan.setting(with_ceilings=False))),
+    "smoke": (90, lambda plan: smoke_steps(plan.setting(with_ceilings=False))),
     "environment": (60, environment_steps),
     "operations": (140, lambda plan: check_steps(plan.device, plan.dtypes, plan.shapes, plan.check_batch)),
     "engine": (150, lambda plan: engine_steps(plan.setting(), plan.batches)),
@@ -266,8 +271,9 @@ def run_section(name: str, seconds: float, results: Results, arguments: Sequence
             finally:
                 if cut := child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
+                    # Before it is waited for: a GPU takes seconds to let go of a process, and this one may be ended.
                     keep("cut short", progress_of(progress))
+                    child.wait()
             found = progress_of(progress)
         code = child.returncode
         if cut or code == 0 or found["step"] < first:
@@ -292,8 +298,11 @@ def run_all(folder: Path, options: argparse.Namespace) -> int:
     """Run all sections; 0 if everything was right, 1 if something was not."""
     # Told to stop, it stops its section too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    end = time.monotonic() + SECONDS_FOR_ALL
+    begun = float(os.environ.get(STARTED_VARIABLE, time.time()))
+    end = time.monotonic() + SECONDS_FOR_ALL - (time.time() - begun)
     results = Results(folder, options)
+    for name in options.sections or SECTIONS:
+        results.put(name, state=NOT_BEGUN)
     if options.device == "cpu":
         # On tiny shapes, threads of PyTorch that wait for each other take several times the work itself.
         os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,7 +1,7 @@
 """A section of the GPU run as steps: each gives rows, and an error in one of them costs no other.
 
-An error on a GPU can make every later call of its process fail (an illegal memory access does). The process then ends,
-and whoever started it starts another one at the next step.
+An error on a GPU can make every later call of its process fail (an illegal memory access does), or later graphs wrong
+(a capture that failed does). The process then ends, and whoever started it starts another one at the next step.
 """
 
 import sys
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from prn_fast.engine.cuda_graph import capture_has_failed
 from prn_fast.errors import one_line
 
 Row = dict[str, Any]
@@ -19,7 +20,7 @@ Rows = list[Row]
 # Told the number of the step that is about to run, what it is, and the rows so far.
 StepProgress = Callable[[int, Row, Rows], None]
 
-# A process that ends with it has lost its device.
+# A process that ends with it can use its device no more.
 DEVICE_LOST = 3
 
 
@@ -43,9 +44,11 @@ def failure(label: Row, error: Exception | str) -> Row:
 
 
 def is_device_lost(device: torch.device) -> bool:
-    """Whether the process can use the device no more."""
+    """Whether the process can use the device no more, or not without a doubt."""
     if device.type != "cuda":
         return False
+    if capture_has_failed():
+        return True
     try:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
@@ -72,7 +75,7 @@ def run_steps(steps: Iterable[Step], first: int, device: torch.device, progress:
             rows.append(failure(step.label, error))
             progress(number, step.label, rows)
         if is_device_lost(device):
-            print(f"the device is lost after {step.label}", file=sys.stderr)
+            print(f"the device is lost, or a capture has failed, after {step.label}", file=sys.stderr)
             return DEVICE_LOST
     progress(number + 1, {}, rows)
     return 0

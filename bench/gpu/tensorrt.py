@@ -23,7 +23,7 @@ from prn_fast.engine.parity import TOLERANCES
 from prn_fast.engine.tensorrt import device_capability, error_logger
 from prn_fast.engine.tensorrt_file import ENGINE_FILE, diagnosis
 from prn_fast.engine.tensorrt_flavours import FLAVOURS, Flavour
-from prn_fast.errors import PRNError
+from prn_fast.errors import PRNError, one_line
 from prn_fast.package import Package
 
 REPEATS = 50
@@ -49,44 +49,57 @@ def try_flavours(package: Package | None) -> Iterator[dict[str, Any]]:
 
 def try_engine(package: Package, name: str, flavour: Flavour) -> dict[str, Any]:
     """Verify an engine on the GPU against eager float32 and time it, or say why it does not run."""
-    validation = package.validation()
-    started = time.perf_counter()
     try:
-        with open_engine(package, name) as engine:
-            row: dict[str, Any] = {"start_seconds": time.perf_counter() - started}
-            with EagerEngine(package, device="cuda") as reference:
-                expected = reference.infer(validation.images)
-            precision = name.partition(":")[2]
-            row |= verify(engine, expected, validation, precision).to_dict()
-            if row["faults"]:  # no speed of what is wrong
-                return row
-            images = validation.images[: engine.batch]
-            engine.infer(images)
-            before = time.perf_counter()
-            for _ in range(REPEATS):
-                engine.infer(images)
-            row["batch"] = len(images)
-            row["seconds_per_batch_host_to_host"] = (time.perf_counter() - before) / REPEATS
-            row["tolerance"] = vars(TOLERANCES[precision])
-            return row
-    except PRNError as error:
+        return measure_engine(package, name)
+    # Not the project's errors alone: the next engine is tried all the same.
+    except Exception as error:
+        row: dict[str, Any] = {"error": f"{type(error).__name__}: {one_line(error)}"}
+    try:
         library = flavour.load()
         plan = (package.engine_folder(name) / ENGINE_FILE).read_bytes()
-        runtime = library.Runtime(error_logger(library))
-        return {"error": str(error), "diagnosis": diagnosis(library, runtime, plan)}
+        row["diagnosis"] = diagnosis(library, library.Runtime(error_logger(library)), plan)
+    except Exception as error:
+        row["diagnosis"] = f"none: {one_line(error)}"
+    return row
+
+
+def measure_engine(package: Package, name: str) -> dict[str, Any]:
+    """Parity with eager float32 on the validation images, all through the whole network, and the time of a batch."""
+    validation, precision = package.validation(), name.partition(":")[2]
+    started = time.perf_counter()
+    with open_engine(package, name, early_exit=False) as engine:
+        row: dict[str, Any] = {"start_seconds": time.perf_counter() - started}
+        with EagerEngine(package, device="cuda") as reference:
+            expected = reference.infer(validation.images)
+        row |= verify(engine, expected, validation, precision).to_dict()
+        if row["faults"]:  # no speed of what is wrong
+            return row
+        images = validation.images[: engine.batch]
+        engine.infer(images)
+        before = time.perf_counter()
+        for _ in range(REPEATS):
+            engine.infer(images)
+        taken = (time.perf_counter() - before) / REPEATS
+    return row | {
+        "batch": len(images),
+        "seconds_per_batch_host_to_host": taken,
+        "tolerance": vars(TOLERANCES[precision]),
+    }
 
 
 def try_pycuda(package: Package, sdist: Path) -> dict[str, Any]:
     """Build pycuda against the CUDA that is here, and open an engine with it in a process without torch."""
+    names = [name for name, entry in package.engines.items() if entry["backend"] in FLAVOURS]
+    if not names:
+        return {"pycuda": "not tried", "error": f"{package.path} holds no TensorRT engine"}
     with tempfile.TemporaryDirectory() as folder:
         install = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation"]
         built = subprocess.run([*install, "--target", folder, str(sdist)], capture_output=True, text=True, check=False)
         if built.returncode != 0:
             return {"pycuda": "not built", "error": built.stderr[-1000:]}
-        names = [name for name, entry in package.engines.items() if entry["backend"] in FLAVOURS]
         code = (
             f"import sys; sys.path.insert(0, {folder!r}); import prn_fast.engine as e, numpy as np\n"
-            f"engine = e.open_engine({str(package.path)!r}, {names[0] if names else ''!r})\n"
+            f"engine = e.open_engine({str(package.path)!r}, {names[0]!r})\n"
             f"images = np.zeros((1, engine.image_size, engine.image_size, engine.image_channels), np.uint8)\n"
             f"print(engine.infer(images).scores, 'torch' in sys.modules)"
         )

@@ -18,6 +18,7 @@ from typing import IO, Any
 import torch
 
 from prn_fast.bench.gpu.steps import Row
+from prn_fast.errors import printable
 
 # Read by tests/conftest.py.
 DEVICE_VARIABLE = "PRN_FAST_TEST_DEVICE"
@@ -32,6 +33,8 @@ ENGINE = Path("engine", "test_fused.py")
 SMALL = "test_convolution_relu.py"
 MAX_PROCESSES = 8
 POLL_SECONDS = 0.2
+# Characters of what is told of a failed test; the log has the rest.
+MAX_TOLD = 400
 
 
 def run_tests(device: torch.device) -> Iterator[Row]:
@@ -40,14 +43,11 @@ def run_tests(device: torch.device) -> Iterator[Row]:
     if root is None:
         yield {"skipped": f"{TESTS_VARIABLE} is not set; run bench/gpu_run.sh"}
         return
-    folder = Path(root, "tests")
-    kernels = folder / "kernels"
-    files = [kernels / SMALL] if device.type == "cpu" else [folder / ENGINE, *sorted(kernels.glob("test_*.py"))]
+    files = files_of_tests(Path(root, "tests"), device)
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch, "outcomes.jsonl")
         written.touch()
-        chosen = [str(file) for file in files if file.name not in LEFT_OUT]
-        command = [sys.executable, "-m", "pytest", *options_of_pytest(), *chosen]
+        command = [sys.executable, "-m", "pytest", *options_of_pytest(), *map(str, files)]
         counts: dict[str, int] = {}
         with (
             written.open(encoding="utf-8") as outcomes,
@@ -65,6 +65,14 @@ def run_tests(device: torch.device) -> Iterator[Row]:
         fault = {} if tests.returncode in (0, 1) else {"refused": f"pytest ended with {tests.returncode}; see log.txt"}
         bad = sum(counts.get(outcome, 0) for outcome in ("failed", "error"))
         yield {"tests": sum(counts.values()), **counts, **fault, "right": not fault and not bad and "passed" in counts}
+
+
+def files_of_tests(folder: Path, device: torch.device) -> list[Path]:
+    """What is run of the tests in a folder: on a CPU only enough to try the procedure."""
+    kernels = folder / "kernels"
+    if device.type == "cpu":
+        return [kernels / SMALL]
+    return [folder / ENGINE, *(file for file in sorted(kernels.glob("test_*.py")) if file.name not in LEFT_OUT)]
 
 
 def options_of_pytest() -> list[str]:
@@ -111,6 +119,9 @@ def pytest_runtest_logreport(report: Any) -> None:
     outcome = "error" if report.when != "call" and report.outcome == "failed" else report.outcome
     row: Row = {"test": report.nodeid, "outcome": outcome, "seconds": round(report.duration, 2)}
     if outcome in ("failed", "error"):
-        row |= {"right": False, "refused": str(report.longrepr).strip().splitlines()[-1]}
+        # What was raised, and not the place, which comes last; an error of collecting has no more than a text.
+        crash = getattr(report.longrepr, "reprcrash", None)
+        told = crash.message if crash is not None else str(report.longrepr)
+        row |= {"right": False, "refused": printable(told.strip(), MAX_TOLD)}
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 
 from prn_fast.bench.gpu.steps import Row
+from prn_fast.model.config import PRNConfig
 
 # Set by gpu_run.sh where the kit is: pretrained weights of the backbone. Without it they are downloaded.
 WEIGHTS_VARIABLE = "PRN_FAST_BACKBONE_WEIGHTS"
+# On a GPU; the kit's kernels are for it.
+TRAINING_BATCH = 48
 NEEDED = ("cv2", "kornia", "lightning_fabric", "PIL", "rich", "safetensors", "scipy", "sklearn")
 
 
@@ -42,8 +45,9 @@ def train_and_evaluate(device: torch.device, data: Path | None, minutes: float |
             [
                 *("--data", str(data), "--output", str(package), "--preset", "r18", "--recipe", "quick", "--no-screen"),
                 *(["--epochs", "1"] if minutes is None else ["--minutes", str(minutes)]),
-                *("--batch", "48" if on_gpu else "8"),
-                *([] if on_gpu else ["--image-size", "64"]),
+                *("--batch", str(TRAINING_BATCH if on_gpu else 8)),
+                # By default the images decide, and the kit's kernels are for this size.
+                *("--image-size", str(PRNConfig().image_size if on_gpu else 64)),
                 *(["--backbone-weights", weights] if weights else []),
             ],
         )

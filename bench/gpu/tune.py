@@ -4,8 +4,8 @@
 
 Every candidate of a kernel's space, which its operation states, runs in that operation at every shape of the catalogue;
 one whose result is wrong, or that does not compile, is refused. The rest are timed with a cold L2 cache, and those that
-win by a margin are printed as a table to check in. Kernels are tried one after another, each beside the tiles that the
-table has for the others.
+win by a margin are printed as lines of the table to check in. Kernels are tried one after another, each beside the
+tiles that the table has for the others.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 from prn_fast.arguments import positive, whole
 from prn_fast.bench.gpu.operations import cases, error_steps, verdict, widened
 from prn_fast.bench.gpu.timing import cold_milliseconds, recorded
+from prn_fast.engine.float32 import float32_arithmetic
 from prn_fast.errors import one_line
 from prn_fast.kernels.aot import compile_launch
 from prn_fast.kernels.catalogue import KERNELS_OF_OP, SPACES, all_launches
@@ -149,25 +150,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     device = torch.device("cuda")
     capability = listed_capability(torch.cuda.get_device_capability(device))
-    proposed = []
-    for dtype_name in options.dtype:
-        dtype = DTYPES[dtype_name]
-        for kernel in options.kernel:
+    found = 0
+    # Float32 is checked as such, which PyTorch's convolutions are not by default.
+    with torch.no_grad(), float32_arithmetic():
+        for dtype_name, kernel in product(options.dtype, options.kernel):
+            dtype = DTYPES[dtype_name]
             current = tile_for(kernel, capability, dtype)
             trials = trials_of(kernel, options.batch, dtype, device, Shapes())
             tried = []
-            with torch.no_grad():
-                for one in search(kernel, candidates(kernel, current), trials, dtype, device, options.seconds):
-                    tried.append(one)
-                    times = "  ".join(f"{shape}: {taken:.4f} ms" for shape, taken in one.milliseconds.items())
-                    print(f"{dtype_name} {written(kernel, one.tile)}  {one.refused or times}", flush=True)
-            for relative, tile in ranking(tried):
+            for one in search(kernel, candidates(kernel, current), trials, dtype, device, options.seconds):
+                tried.append(one)
+                times = "  ".join(f"{shape}: {taken:.4f} ms" for shape, taken in one.milliseconds.items())
+                print(f"{dtype_name} {written(kernel, one.tile)}  {one.refused or times}", flush=True)
+            try:
+                faster = ranking(tried)
+            except RuntimeError as error:
+                print(f"{dtype_name} {kernel}: no proposal, {error}", flush=True)
+                continue
+            for relative, tile in faster:
                 if fits(kernel, tile, max(options.batch), dtype, capability):
-                    proposed.append(f"{dtype_name}: {written(kernel, tile)}  # {relative:.3f} of the time")
+                    print(f"proposed, {dtype_name}: {written(kernel, tile)}  # {relative:.3f} of the time", flush=True)
+                    found += 1
                     break
     name = torch.cuda.get_device_name(device)
-    print(f"\nproposed for {name}, compute capability {capability[0]}.{capability[1]}; all others stay:")
-    print("\n".join(proposed) or "nothing is faster than the table")
+    told = f"{found} lines, marked proposed; all others stay" if found else "nothing is faster than the table"
+    print(f"\n{name}, compute capability {capability[0]}.{capability[1]}: {told}")
     return 0
 
 

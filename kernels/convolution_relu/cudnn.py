@@ -5,9 +5,12 @@ They are used only where a trial has shown what PyTorch does not promise: that t
 a broken map cannot read as good. Each shape has its own trial, since cuDNN may run other code for it.
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
+from prn_fast.errors import one_line
 from prn_fast.kernels.convolution_relu import reference
 
 # In float32 cuDNN would choose other algorithms for these than for a plain convolution.
@@ -15,8 +18,9 @@ DTYPES = (torch.float16, torch.bfloat16)
 # Relative to the largest value; a plain convolution is rounded before bias and residual are added.
 ALLOWED_STEPS = 8
 
-# Results of trials, by device, dtype, shapes and strides.
-_trials: dict[tuple[object, ...], bool] = {}
+# What is against them, by device, dtype, shapes and strides; nothing where a trial has passed.
+_trials: dict[tuple[object, ...], str] = {}
+PASSED = "passed"
 
 
 def convolution_relu(
@@ -29,15 +33,25 @@ def convolution_relu(
 
 
 def _call(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> Tensor:
+    """One of PyTorch's two functions, in the algorithm that cuDNN thinks best.
+
+    Each thread of PyTorch chooses anew: by timing it could come to one that no trial has seen, and it would compile and
+    run a dozen for each shape.
+    """
     where = ([stride] * 2, [padding] * 2, [1, 1], 1)
-    if residual is None:
-        return torch.cudnn_convolution_relu(maps, weight, bias, *where)
-    return torch.cudnn_convolution_add_relu(maps, weight, residual, 1.0, bias, *where)
+    settings = torch.backends.cudnn
+    timing, settings.benchmark = settings.benchmark, False
+    try:
+        if residual is None:
+            return torch.cudnn_convolution_relu(maps, weight, bias, *where)
+        return torch.cudnn_convolution_add_relu(maps, weight, residual, 1.0, bias, *where)
+    finally:
+        settings.benchmark = timing
 
 
-def trials() -> tuple[int, int]:
-    """How many shapes of this process have passed their trial, and how many had one."""
-    return sum(_trials.values()), len(_trials)
+def trials() -> Counter[str]:
+    """How many shapes of this process have passed their trial, and how many failed it for each reason."""
+    return Counter(fault or PASSED for fault in _trials.values())
 
 
 def is_sound(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> bool:
@@ -51,24 +65,29 @@ def is_sound(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
     if key not in _trials:
         if torch.cuda.is_current_stream_capturing():
             return False
-        _trials[key] = passes_trial(maps, weight, bias, stride, padding, residual)
-    return _trials[key]
+        _trials[key] = trial_fault(maps, weight, bias, stride, padding, residual)
+    return not _trials[key]
 
 
 @torch.no_grad()
-def passes_trial(
-    maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None
-) -> bool:
-    """Compute random maps of these shapes both ways: into memory full of NaN, and with a NaN among the values."""
+def trial_fault(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> str:
+    """Compute random maps of these shapes both ways: into memory full of NaN, and with a NaN among the values.
+
+    Returns:
+        What is against cuDNN's functions; empty where nothing is.
+    """
     given = torch.randn_like(maps)
     broken = given.clone(memory_format=torch.preserve_format)
     broken[-1, -1, maps.shape[2] // 2, maps.shape[3] // 2] = torch.nan
     added = None if residual is None else torch.randn_like(residual)
     try:
-        return all(_agrees(one, weight, bias, stride, padding, added) for one in (given, broken))
+        for one, fault in ((given, "other values"), (broken, "NaN is lost")):
+            if not _agrees(one, weight, bias, stride, padding, added):
+                return fault
     # cuDNN is missing, does not support these shapes, or the trial itself does not fit into memory.
-    except (RuntimeError, NotImplementedError):
-        return False
+    except (RuntimeError, NotImplementedError) as error:
+        return one_line(error)
+    return ""
 
 
 def _agrees(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> bool:

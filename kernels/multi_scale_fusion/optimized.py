@@ -107,15 +107,18 @@ def project_upsample_add_backward(
 
 def upsample_transposed(gradient: Tensor, height: int, width: int) -> Tensor:
     """The transpose of bilinear upsampling with aligned corners: maps (B, C, H, W) to (B, C, height, width)."""
-    down = interpolation_weights(gradient.shape[2], height).to(gradient)
-    across = interpolation_weights(gradient.shape[3], width).to(gradient)
+    down = interpolation_weights(gradient.shape[2], height, gradient.device).to(gradient)
+    across = interpolation_weights(gradient.shape[3], width, gradient.device).to(gradient)
     # Seen as (B, H, W, C), so that channels-last maps need no copy.
     rows = torch.einsum("Hh,bHWc->bhWc", down, gradient.permute(0, 2, 3, 1))
     return torch.einsum("Ww,bhWc->bhwc", across, rows).permute(0, 3, 1, 2)
 
 
-def interpolation_weights(full: int, coarse: int) -> Tensor:
-    """Weight of each coarse position at each full-size one along a side, corners aligned: (full, coarse) float64."""
-    positions = torch.arange(full, dtype=torch.float64) * ((coarse - 1) / max(full - 1, 1))
-    neighbours = torch.arange(coarse, dtype=torch.float64)
+def interpolation_weights(full: int, coarse: int, device: torch.device | None = None) -> Tensor:
+    """Weight of each coarse position at each full-size one along a side, corners aligned: (full, coarse) float64.
+
+    They are made on the device: a copy from the host would make it wait at every training step.
+    """
+    positions = torch.arange(full, dtype=torch.float64, device=device) * ((coarse - 1) / max(full - 1, 1))
+    neighbours = torch.arange(coarse, dtype=torch.float64, device=device)
     return (1 - (positions[:, None] - neighbours).abs()).clamp_min(0)

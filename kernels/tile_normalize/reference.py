@@ -56,9 +56,13 @@ def normalize_images(
     if images.shape[-1] != len(scales):
         images = images.expand(*images.shape[:-1], len(scales))
     computed = torch.promote_types(dtype, torch.float32)
-    scale = torch.tensor(scales, dtype=computed, device=images.device)
-    shift = torch.tensor(shifts, dtype=computed, device=images.device)
+    scale, shift = (_filled(values, computed, images.device) for values in (scales, shifts))
     return (images.to(computed) * scale + shift).to(dtype).permute(0, 3, 1, 2)
+
+
+def _filled(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values as a tensor that the device fills by itself: no CUDA graph can hold a copy from ordinary host memory."""
+    return torch.cat([torch.full((1,), value, dtype=dtype, device=device) for value in values])
 
 
 def check_channels(channels: int) -> None:

@@ -12,6 +12,16 @@ from typing import Any
 from prn_fast.errors import EngineError
 
 CAPTURE_THREAD_LOCAL = 1
+_failed = False
+
+
+def capture_has_failed() -> bool:
+    """Whether a `RecordedCall` of this process could not be captured.
+
+    PyTorch's allocator then keeps what it noted of the capture: graphs that are captured afterwards may share memory
+    with others.
+    """
+    return _failed
 
 
 class RecordedCall:
@@ -38,8 +48,21 @@ class RecordedCall:
                 run()
         stream.synchronize()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self.outputs = run()
+        capture = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        cause: Exception | None = None
+        try:
+            # The outer one puts the caller's stream back where a capture fails.
+            with torch.cuda.stream(stream), capture:
+                try:
+                    self.outputs = run()
+                except Exception as error:
+                    cause = error
+                    raise
+        except Exception as error:
+            global _failed
+            _failed = True
+            # PyTorch, ending the capture, says only that something went wrong before.
+            raise cause or error from None
 
     def __call__(self) -> Any:
         self.graph.replay()

@@ -64,7 +64,7 @@ def test_one_nan_makes_the_score_nan(normal, formulation, sign):
 
 
 @formulations
-def test_a_nan_anywhere_makes_the_score_nan(normal, formulation):
+def test_a_nan_anywhere_makes_the_score_nan(normal, formulation, weights):
     height, width = 10, 31
     places = [*torch.randperm(height * width, device="cpu")[:14].tolist(), 0, height * width - 1]
     logits = normal(1, 1, height, width, dtype=torch.float32).repeat(len(places) + 1, 1, 1, 1)
@@ -73,7 +73,7 @@ def test_a_nan_anywhere_makes_the_score_nan(normal, formulation):
     scores, _ = formulation.anomaly_score(logits)
     assert scores.isnan().tolist() == [True] * len(places) + [False]
     assert (
-        formulation.learned_score(logits, WEIGHTS, torch.zeros(len(logits))).isnan().tolist() == scores.isnan().tolist()
+        formulation.learned_score(logits, weights, torch.zeros(len(logits))).isnan().tolist() == scores.isnan().tolist()
     )
 
 
@@ -94,10 +94,17 @@ def test_maps_with_too_few_pixels_are_refused(formulation):
             formulation.anomaly_score(torch.zeros(shape))
 
 
-WEIGHTS, OFFSETS = torch.tensor([0.4, -0.3, 0.5, -0.6, 0.2]), torch.tensor([0.1, -0.4, 0.3])
+@pytest.fixture
+def weights():
+    return torch.tensor([0.4, -0.3, 0.5, -0.6, 0.2])
 
 
-def test_learned_score_weighs_what_it_says(normal):
+@pytest.fixture
+def offsets():
+    return torch.tensor([0.1, -0.4, 0.3])
+
+
+def test_learned_score_weighs_what_it_says(normal, weights, offsets):
     logits = 4 * normal(3, 1, 12, 17)
     logits[0, 0, 3, 4] = 40.0
     values = logits.flatten(1).clamp(-10, 10)
@@ -106,19 +113,19 @@ def test_learned_score_weighs_what_it_says(normal):
     spread = ((values**2).mean(1) - values.mean(1) ** 2).sqrt()
     expected = torch.stack([*means, values.mean(1), spread], dim=1)
     torch.testing.assert_close(reference.map_statistics(logits), expected)
-    decision = expected @ WEIGHTS.double() + OFFSETS
-    torch.testing.assert_close(reference.learned_score(logits, WEIGHTS, OFFSETS), torch.sigmoid(decision))
+    decision = expected @ weights.double() + offsets
+    torch.testing.assert_close(reference.learned_score(logits, weights, offsets), torch.sigmoid(decision))
 
 
 @dtypes
 @pytest.mark.parametrize("shape", [(1, 1, 10, 10), (3, 1, 7, 37), (2, 1, 20, 20)], ids=str)
-def test_triton_learned_score_matches_float64(normal, shape, dtype):
+def test_triton_learned_score_matches_float64(normal, shape, dtype, weights, offsets):
     logits = (4 * normal(*shape)).to(dtype)
     # The spread of nearly equal logits must not drown in their size.
     logits[-1] = (9 + 0.01 * normal(*shape[1:])).to(dtype)
-    offsets = OFFSETS[: len(logits)]
-    expected = reference.learned_score(logits.double(), WEIGHTS, offsets)
-    scores = fused.learned_score(logits, WEIGHTS, offsets, TILES)
+    offsets = offsets[: len(logits)]
+    expected = reference.learned_score(logits.double(), weights, offsets)
+    scores = fused.learned_score(logits, weights, offsets, TILES)
     assert scores.dtype == torch.float32
     # Five statistics, each rounded.
     assert_rounded(scores, expected, typical=8.0)
@@ -126,16 +133,16 @@ def test_triton_learned_score_matches_float64(normal, shape, dtype):
 
 @formulations
 @pytest.mark.parametrize("sign", [1, -1], ids=["nan", "negative-nan"])
-def test_one_nan_makes_the_learned_score_nan(normal, formulation, sign):
+def test_one_nan_makes_the_learned_score_nan(normal, formulation, sign, weights, offsets):
     logits = normal(3, 1, 13, 29, dtype=torch.float32)
     logits[1, 0, -1, -1] = torch.copysign(torch.tensor(float("nan")), torch.tensor(float(sign)))
-    assert formulation.learned_score(logits, WEIGHTS, OFFSETS).isnan().tolist() == [False, True, False]
+    assert formulation.learned_score(logits, weights, offsets).isnan().tolist() == [False, True, False]
 
 
 @formulations
-def test_weights_of_another_score_are_refused(normal, formulation):
+def test_weights_of_another_score_are_refused(normal, formulation, weights, offsets):
     with pytest.raises(ConfigError, match=r"has 5 weights \(largest 1, .*spread\), not \(4,\)"):
-        formulation.learned_score(normal(1, 1, 12, 12, dtype=torch.float32), WEIGHTS[:4], OFFSETS[:1])
+        formulation.learned_score(normal(1, 1, 12, 12, dtype=torch.float32), weights[:4], offsets[:1])
 
 
 def test_two_tiles_fade_into_each_other_in_a_straight_line():
@@ -179,10 +186,10 @@ def test_maps_that_are_not_those_of_the_strip_are_refused(formulation):
         formulation.stitch_tiles(torch.zeros(2, 8, 7), 8, 14, 2)
 
 
-def test_operations_are_well_formed(normal):
+def test_operations_are_well_formed(normal, weights, offsets):
     torch.library.opcheck(anomaly_score, (normal(3, 1, 12, 17, dtype=torch.float16),))
     torch.library.opcheck(anomaly_score, (normal(3, 1, 12, 17),))
-    torch.library.opcheck(learned_score, (normal(3, 1, 12, 17, dtype=torch.float16), WEIGHTS, OFFSETS))
+    torch.library.opcheck(learned_score, (normal(3, 1, 12, 17, dtype=torch.float16), weights, offsets))
     torch.library.opcheck(stitch_tiles, (normal(2, 8, 8, dtype=torch.float16), 8, 14, 2))
 
 

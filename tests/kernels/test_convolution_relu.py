@@ -139,11 +139,11 @@ def functions(monkeypatch):
 
 @pytest.fixture
 def tried(normal):
-    """Whether the two functions pass their trials, without a residual and with one."""
+    """What is against the two functions, without a residual and with one."""
 
     def run(dtype=torch.float16, layout=torch.channels_last):
         arguments = (draw(normal, CASES["odd"], dtype, has_residual, layout) for has_residual in (False, True))
-        return [cudnn.passes_trial(*one) for one in arguments]
+        return [cudnn.trial_fault(*one) for one in arguments]
 
     return run
 
@@ -152,24 +152,38 @@ def tried(normal):
 @pytest.mark.parametrize("dtype", cudnn.DTYPES, ids=["fp16", "bf16"])
 def test_sound_functions_pass_the_trial(functions, tried, dtype, layout):
     functions()
-    assert tried(dtype, layout) == [True, True]
+    assert tried(dtype, layout) == ["", ""]
 
 
 @pytest.mark.parametrize(
-    "faulty",
+    ("faulty", "told"),
     [
-        {"relu": reads_its_result},
-        {"relu": drops_nan},
-        {"add_relu": drops_nan_of_sum},
-        {"relu": forgets_bias},
-        {"add_relu": forgets_residual},
-        {"relu": missing},
+        ({"relu": reads_its_result}, "other values"),
+        ({"relu": drops_nan}, "NaN is lost"),
+        ({"add_relu": drops_nan_of_sum}, "NaN is lost"),
+        ({"relu": forgets_bias}, "other values"),
+        ({"add_relu": forgets_residual}, "other values"),
+        ({"relu": missing}, "cuDNN is not there"),
     ],
     ids=["reads its result", "drops NaN", "drops NaN of a sum", "forgets the bias", "forgets the residual", "missing"],
 )
-def test_what_is_not_sound_fails_the_trial(functions, tried, faulty):
+def test_what_is_not_sound_fails_the_trial_and_says_why(functions, tried, faulty, told):
     functions(**faulty)
-    assert tried() == ["relu" not in faulty, "add_relu" not in faulty]
+    assert tried() == [told if "relu" in faulty else "", told if "add_relu" in faulty else ""]
+
+
+def test_cudnn_takes_what_it_thinks_best_as_in_the_trial_and_the_setting_is_put_back(functions, tried, monkeypatch):
+    settings = []
+
+    def noted(*arguments):
+        settings.append(torch.backends.cudnn.benchmark)
+        return sound_relu(*arguments)
+
+    functions(relu=noted)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    tried()
+    assert set(settings) == {False}
+    assert torch.backends.cudnn.benchmark
 
 
 class OnGpu(torch.Tensor):
@@ -182,19 +196,29 @@ def test_each_shape_is_tried_once_and_not_while_a_graph_is_captured(monkeypatch,
     captured, tried = [True], []
     monkeypatch.setattr(cudnn, "_trials", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: captured[0])
-    monkeypatch.setattr(cudnn, "passes_trial", lambda *arguments: not tried.append(arguments[0].shape))
+    faults = ["", "NaN is lost"]
+
+    def trial(maps, *rest):
+        tried.append(maps.shape)
+        return faults[len(tried) - 1]
+
+    monkeypatch.setattr(cudnn, "trial_fault", trial)
     first, second = ([one.as_subclass(OnGpu), *rest] for one, *rest in (
         draw(normal, CASES[name], torch.float16, False) for name in ("odd", "square")
     ))  # fmt: skip
     assert not cudnn.is_sound(*first)
-    assert cudnn.trials() == (0, 0)
+    assert not cudnn.trials()
     captured[0] = False
     assert cudnn.is_sound(*first)
     captured[0] = True
     assert cudnn.is_sound(*first)
     assert not cudnn.is_sound(*second)
     assert len(tried) == 1
-    assert cudnn.trials() == (1, 1)
+    captured[0] = False
+    # One shape that is refused leaves the others as they are.
+    assert not cudnn.is_sound(*second)
+    assert cudnn.is_sound(*first)
+    assert cudnn.trials() == {"passed": 1, "NaN is lost": 1}
 
 
 @pytest.mark.parametrize("sound", [False, True])
@@ -212,9 +236,9 @@ def test_the_operation_takes_cudnn_s_answer_where_it_is_sound_and_its_own_otherw
 
 
 def test_float32_and_the_cpu_never_ask_cudnn(normal):
-    on_cpu = draw(normal, CASES["odd"], torch.float16, False)
+    half, *others = draw(normal, CASES["odd"], torch.float16, False)
     maps, *rest = draw(normal, CASES["odd"], torch.float32, False)
-    assert not cudnn.is_sound(*on_cpu)
+    assert not cudnn.is_sound(half.cpu(), *others)
     assert not cudnn.is_sound(maps.as_subclass(OnGpu), *rest)
 
 

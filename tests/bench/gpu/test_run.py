@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -22,10 +24,16 @@ from prn_fast.bench.gpu.network import (
 )
 from prn_fast.bench.gpu.operations import cases, check_steps, published_steps, time_steps, times_of
 from prn_fast.bench.gpu.run import SECTIONS, Results, run_section, small_plan
-from prn_fast.bench.gpu.steps import DEVICE_LOST, Step, run_steps
+from prn_fast.bench.gpu.steps import DEVICE_LOST, Step, is_device_lost, run_steps
+from prn_fast.bench.gpu.tests import OUTCOMES_VARIABLE, files_of_tests, pytest_runtest_logreport
 from prn_fast.bench.machine.timing import ColdCache
+from prn_fast.engine import cuda_graph
+from prn_fast.engine.cuda_graph import RecordedCall
+from prn_fast.kernels import FUSED, REFERENCE
 from prn_fast.kernels.operation import Draw
 from prn_fast.kernels.prototype_residual.operation import case as residual_case
+from prn_fast.model.engine_graph import EngineGraph
+from prn_fast.model.prn import PRN
 from tests import needs
 
 SCRIPT = Path(__file__).parents[3] / "bench" / "gpu_run.sh"
@@ -156,6 +164,19 @@ def test_the_run_imports_nothing_that_is_missing_there():
     assert done.returncode == 0, done.stderr
 
 
+def test_its_tests_import_nothing_that_is_missing_there():
+    root = Path(__file__).parents[3]
+    files = files_of_tests(root / "tests", torch.device("cuda"))
+    names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
+    assert "tests.engine.test_fused" in names
+    assert "tests.kernels.test_anomaly_score" in names
+    # The compiled part is missing there, too.
+    blocked = f"sys.modules.update(dict.fromkeys({(*MISSING_THERE, 'prn_fast.linescan._native')!r}))"
+    code = f"import sys, importlib; {blocked}; [importlib.import_module(name) for name in {names!r}]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def run_script(folder, *sections):
     """Rows by section of a small run where only torch, triton, numpy and pytest are."""
     blocked = folder / "blocked"
@@ -231,6 +252,74 @@ def test_a_process_that_has_lost_its_device_ends(monkeypatch):
     assert rows[-1]["refused"] == "ValueError: no luck"
 
 
+@pytest.fixture
+def failing_capture(monkeypatch):
+    """CUDA streams and graphs that are none, where `torch.cuda.graph` fails as PyTorch's does: it leaves its stream."""
+    current = ["the caller's"]
+
+    class OnStream:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            self.before, current[0] = current[0], self.stream
+
+        def __exit__(self, *raised):
+            current[0] = self.before
+
+    class Capture:
+        def __init__(self, graph, pool, stream, capture_error_mode):
+            self.stream = stream
+
+        def __enter__(self):
+            current[0] = self.stream
+
+        def __exit__(self, *raised):
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "stream", OnStream)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(cuda_graph, "_failed", False)
+    return current
+
+
+def test_a_capture_that_fails_ends_the_process_and_leaves_the_callers_stream(monkeypatch, failing_capture):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    device = torch.device("cuda")
+    assert not is_device_lost(device)
+    with pytest.raises(RuntimeError, match="during capture"):
+        RecordedCall(lambda: None, stream=mock.Mock())
+    # What went wrong first is told.
+    with pytest.raises(ZeroDivisionError):
+        RecordedCall(lambda: 1 / 0, stream=mock.Mock(), warm_up=0)
+    assert failing_capture == ["the caller's"]
+    assert is_device_lost(device)
+    assert not is_device_lost(PLAN.device)
+
+
+def test_what_a_failed_test_raised_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv(OUTCOMES_VARIABLE, str(tmp_path / "outcomes.jsonl"))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    crash = mock.Mock(reprcrash=mock.Mock(message="RuntimeError: Triton Error\n  out of resources"))
+    for told in (crash, "ImportError: no module\n"):
+        pytest_runtest_logreport(mock.Mock(when="call", outcome="failed", nodeid="a", duration=1.0, longrepr=told))
+    first, second = (json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines())
+    assert first["refused"] == "RuntimeError: Triton Error out of resources"
+    assert second["refused"] == "ImportError: no module"
+
+
+def test_what_all_is_compared_with_needs_no_convolution_of_half_a_million_groups(monkeypatch):
+    def refused(*arguments):
+        raise RuntimeError("cuDNN has no such convolution")
+
+    monkeypatch.setattr("prn_fast.kernels.multi_size_attention.reference.project", refused)
+    forward, backward = rows_of(smoke_steps(PLAN.setting()))
+    assert forward["right"], forward
+    assert backward["right"], backward
+
+
 def run_children(tmp_path, monkeypatch, script, seconds=30):
     """Run a section whose processes are a shell script with the variables `first` and `progress`."""
     child = tmp_path / "section.sh"
@@ -249,6 +338,41 @@ def test_a_section_that_takes_too_long_keeps_what_it_had(tmp_path, monkeypatch):
     assert kept["state"] == "cut short"
     assert kept["rows"] == [{"right": True}]
     assert not right
+
+
+def test_a_run_that_is_ended_while_a_section_is_cut_keeps_what_it_had(tmp_path, monkeypatch):
+    def ended(process):
+        raise SystemExit(1)
+
+    script = """echo '{"step": 1, "label": {}, "rows": [{"right": true}]}' > $progress; sleep 60"""
+    monkeypatch.setenv(run.COMMIT_VARIABLE, "abc")  # else git is asked, and waited for
+    monkeypatch.setattr(subprocess.Popen, "wait", ended)
+    with pytest.raises(SystemExit):
+        run_children(tmp_path, monkeypatch, script, seconds=3)
+    kept = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["sections"]["operations"]
+    assert (kept["state"], kept["rows"]) == ("cut short", [{"right": True}])
+
+
+def test_sections_that_a_run_does_not_come_to_are_told_and_time_counts_from_the_scripts_start(tmp_path, monkeypatch):
+    begun = []
+
+    def section(name, seconds, results, arguments):
+        begun.append((name, seconds))
+        if len(begun) == 2:
+            raise SystemExit(1)
+        results.put(name, state="done", rows=[])
+
+    monkeypatch.setattr(run, "run_section", section)
+    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(run.STARTED_VARIABLE, str(time.time() - 100))
+    names = ["environment", "tests", "tensorrt"]
+    options = argparse.Namespace(small=True, device="cpu", sections=names, data=None, package=None, pycuda=None)
+    with pytest.raises(SystemExit):
+        run.run_all(tmp_path, options)
+    sections = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["sections"]
+    assert [sections[name]["state"] for name in names] == ["done", "not begun", "not begun"]
+    assert begun[0][1] == pytest.approx(run.SECONDS_FOR_ALL - 100, abs=5)
 
 
 @pytest.mark.parametrize(("code", "rows"), [(DEVICE_LOST, []), (139, ["its process ended with exit code 139"])])
@@ -309,6 +433,38 @@ def test_the_cache_is_emptied_by_reading_after_writing():
     assert (wrote, read) == (torch.ops.aten.zero_, torch.ops.aten.sum)
     assert written != source
     assert size == 4096
+
+
+class WaitsForTheHost(torch.utils._python_dispatch.TorchDispatchMode):
+    """Sees what no CUDA graph can hold: constants made on the host (`torch.tensor`), and values that it reads."""
+
+    FORBIDDEN = (torch.ops.aten.lift_fresh, torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.overloadpacket in self.FORBIDDEN:
+            self.seen.append(function.name())
+        return function(*arguments, **(options or {}))
+
+
+def waits_for_the_host(run):
+    with WaitsForTheHost() as found, torch.no_grad():
+        run()
+    return found.seen
+
+
+def test_what_is_timed_from_a_graph_can_be_recorded_in_one():
+    assert waits_for_the_host(lambda: torch.tensor([1.0])) == ["aten::lift_fresh"]
+    assert waits_for_the_host(lambda: torch.ones(1).item()) == ["aten::_local_scalar_dense"]
+    for case in cases(1, torch.float32, PLAN.device, PLAN.shapes):
+        assert not waits_for_the_host(lambda case=case: case.published(*case.arguments)), (case.op, case.shape)
+    images = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    published, fused = PRN(PLAN.config, REFERENCE).eval(), EngineGraph(PRN(PLAN.config, FUSED).eval(), FUSED)
+    assert not waits_for_the_host(lambda: published.detect(images))
+    assert not waits_for_the_host(lambda: fused(images))
 
 
 def test_what_cannot_be_on_a_machine_is_not_tried(monkeypatch):

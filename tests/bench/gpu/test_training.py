@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from prn_fast.bench.gpu import training
-from prn_fast.bench.gpu.training import NEEDED, WEIGHTS_VARIABLE, train_and_evaluate
+from prn_fast.bench.gpu.training import NEEDED, TRAINING_BATCH, WEIGHTS_VARIABLE, train_and_evaluate
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.model.backbone import make_backbone
+from prn_fast.model.config import PRNConfig
 from tests.only_with import brought_by, canonical, distributions_of_modules
 
 CPU = torch.device("cpu")
@@ -41,6 +42,22 @@ def test_a_network_is_trained_and_evaluated(tmp_path, monkeypatch):
     assert evaluated["engine"] == "optimized"
     assert 0 <= evaluated["image"]["auroc"] <= 1
     assert (tmp_path / "evaluation.json").is_file()
+
+
+def test_on_a_gpu_images_have_the_size_that_the_kit_s_kernels_are_for(tmp_path, monkeypatch):
+    asked = []
+
+    def refused(name, arguments):
+        asked.append(arguments)
+        raise RuntimeError(name)
+
+    monkeypatch.setattr(training, "find_spec", lambda name: name)
+    monkeypatch.setattr(training, "run_command", refused)
+    with pytest.raises(RuntimeError, match="train"):
+        list(train_and_evaluate(torch.device("cuda"), tmp_path, 1.5, tmp_path))
+    (arguments,) = asked
+    assert arguments[arguments.index("--image-size") + 1] == str(PRNConfig().image_size)
+    assert arguments[arguments.index("--batch") + 1] == str(TRAINING_BATCH)
 
 
 def test_a_command_that_fails_is_an_error(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from prn_fast.bench.gpu import tune
 from prn_fast.bench.gpu.tune import Tried, candidates, ranking, search, trials_of, written
 from prn_fast.kernels.catalogue import KERNELS_OF_OP, SPACES
 from prn_fast.kernels.launch import Tile
@@ -101,6 +102,26 @@ def test_a_proposal_reads_like_the_table():
     tile = Tile({"BLOCK_D": 64, "STEPS": 8}, warps=8)
     line = written("logits", tile)
     assert eval("{" + line + "}", {"Tile": Tile}) == {"logits": tile}
+
+
+def test_float32_is_searched_in_float32_and_a_refused_table_costs_one_kernel(monkeypatch, capsys):
+    allowed = []
+
+    def found(kernel, *rest):
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        yield tried(1, refused="wrong") if kernel == "stitch" else tried(1, 1.0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(tune, "trials_of", lambda *arguments: [])
+    monkeypatch.setattr(tune, "search", found)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert tune.main(["--kernel", "stitch", "score", "--dtype", "float32"]) == 0
+    assert allowed == [False, False]
+    told = capsys.readouterr().out
+    assert "float32 stitch: no proposal, the table's own tile was refused: wrong" in told
+    assert told.endswith("a GPU, compute capability 9.0: nothing is faster than the table\n")
 
 
 def test_without_a_gpu_it_refuses_in_one_line():
