@@ -506,7 +506,7 @@ class Run:
             self.validation_seconds = self.estimate_validation()
             if not self.settings.resume:
                 self.bound_validation(self.settings.minutes)
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task("training", total=len(self.loader), status="")
             shown = 0.0
 

@@ -18,6 +18,7 @@ from prn_fast.data.layouts.mvtec import load as load_mvtec
 from prn_fast.data.samples import load_samples
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.engine import open_engine
+from prn_fast.files import held
 from prn_fast.package import Package, ValidationSet, serialize_manifest
 from prn_fast.paths import shown_path
 from prn_fast.training.calibration import calibrate
@@ -415,19 +416,36 @@ def test_maps_are_not_written_among_the_images(
     assert not (surfaces / "out").exists()
 
 
-def test_options_that_do_not_go_together(
-    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    "options", ["--json a.json", "--sheet a.png", "--format mvtec", "--parts (a)", "--shift 10000", "--flips"]
+)
+def test_options_of_an_evaluation_do_not_go_with_plain_images(
+    package: Package, surfaces: Path, capsys: pytest.CaptureFixture, options: str
 ) -> None:
-    arguments = [str(package.path), "--images", str(surfaces), "--json", str(tmp_path / "a.json")]
-    assert "belong to an evaluation" in error_of(arguments, capsys)
-    for options in (["--flips"], ["--parts", "(a)"]):
-        assert "leave it out" in error_of([str(package.path), "--images", str(surfaces), *options], capsys)
+    told = error_of([str(package.path), "--images", str(surfaces), *options.split()], capsys)
+    assert told.startswith(f"error: {options.split()[0]} belongs to an evaluation")
+
+
+def test_a_folder_and_a_file_that_are_the_other(
+    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert "name a file" in error_of([str(package.path), "--sheet", str(tmp_path)], capsys)
-
-
-def test_output_that_is_a_file(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "out").write_text("")
     assert "is a file" in error_of([str(package.path), "--output", str(tmp_path / "out")], capsys)
+
+
+def test_an_output_that_another_process_writes_is_refused(
+    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    arguments = [str(package.path), "--images", str(surfaces / "test" / "good"), "--output", str(output)]
+    with held(output, "prn-eval"):
+        assert "another prn-eval writes there" in error_of(arguments, capsys)
+        assert not (output / "predictions.csv").exists()
+    assert main(arguments) == 0
+    # No trace of a progress bar, which a pipe cannot take back.
+    assert capsys.readouterr().out.startswith("5 images, ")
 
 
 def test_the_wanted_false_alarm_rate_sets_the_threshold(package: Package, tmp_path: Path, capsys) -> None:
@@ -441,7 +459,7 @@ def test_the_wanted_false_alarm_rate_sets_the_threshold(package: Package, tmp_pa
     # -1 + 0.5 ln(0.25 / 0.02), a logit.
     assert threshold == pytest.approx(1 / (1 + np.exp(1 - 0.5 * np.log(12.5))))
     assert main([str(path), "--false-alarm-rate", "0.6"]) == 2
-    assert "false-alarm rate" in capsys.readouterr().err
+    assert "--false-alarm-rate must be above 0" in capsys.readouterr().err
 
 
 def test_a_package_without_the_tail_of_its_normals_says_so(package: Package, capsys) -> None:

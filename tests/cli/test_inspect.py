@@ -33,7 +33,7 @@ def test_a_web_is_inspected_and_the_ledger_printed(built_package_path, tmp_path,
         ]
     )
     assert status == 0
-    assert "ledger: 700 lines, 700 inspected, 0 missing, 0 dropped" in capsys.readouterr().out
+    assert "\nledger: 700 lines, 700 inspected, 0 missing, 0 dropped\n" in capsys.readouterr().out
     records = [json.loads(line) for line in found.read_text().splitlines()]
     assert records[-1]["type"] == "end"
     defects = [one for one in records if one["type"] == "defect"]
@@ -52,7 +52,7 @@ def test_a_web_is_inspected_and_the_ledger_printed(built_package_path, tmp_path,
         (["--source", WEB, "--pixel-mm", "1"], "both --pixel-mm and --line-mm"),
         (["--source", WEB, "--severity", "large"], "--severity is 'large'"),
         (["--source", WEB, "--threshold", "2"], "threshold of the anomaly map is 2.0"),
-        (["--source", WEB, "--overlap", "64"], "overlap"),
+        (["--source", WEB, "--overlap", "64"], "--overlap is 64; tiles of 64 pixels overlap by 32 at most"),
         (["--source", WEB, "--dashboard", "here"], "--dashboard is 'here'"),
         (["--source", WEB, "--mqtt", "host"], "mqtt://"),
         (["--source", WEB, "--engine", "openvino:int8"], "prn-build-engine"),
