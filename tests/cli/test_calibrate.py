@@ -134,23 +134,6 @@ def test_early_exit_is_switched_off_by_a_lower_threshold_and_comes_back(package:
     assert opened.manifest["screen"] == before
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "--good is missing"),
-        (["--undo", "--good", "x"], "--undo takes no other option"),
-        (["--good", "missing"], "folder not found"),
-        (["--good", "x", "--defects", "y", "--data", "z"], "not allowed with"),
-        (["--good", "x", "--false-alarm-rate", "0"], "not a number above 0"),
-    ],
-)
-def test_wrong_arguments_are_one_line(package: Package, capsys, options, message) -> None:
-    assert main([str(package.path), *options]) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert len(told.splitlines()) == 1
-
-
 def test_images_that_would_leave_early_set_the_threshold_by_the_networks_scores(package: Package, line: Path) -> None:
     """A screen's score says nothing of where the network's threshold should be."""
     add_small_screen(package)

@@ -1,7 +1,6 @@
 """prn-eval on small real packages (untrained) and synthetic surfaces."""
 
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -322,30 +321,6 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     return captured.err
 
 
-def test_missing_package(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert "no such package" in error_of([str(tmp_path / "none.prn")], capsys)
-
-
-def test_altered_package(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    copy = tmp_path / "metal.prn"
-    shutil.copytree(package.path, copy)
-    weights = copy / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert hashlib.sha256(content).hexdigest() != package.manifest["files"]["model.safetensors"]["sha256"]
-    assert "sha256" in error_of([str(copy)], capsys)
-
-
-@pytest.mark.parametrize("option", ["--data", "--images"])
-def test_missing_and_empty_folder(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture, option: str) -> None:
-    output = ["--output", str(tmp_path / "out")]
-    assert "not found" in error_of([str(package.path), option, str(tmp_path / "none"), *output], capsys)
-    (tmp_path / "empty").mkdir()
-    assert "empty" in error_of([str(package.path), option, str(tmp_path / "empty"), *output], capsys)
-    assert not (tmp_path / "out").exists()
-
-
 def test_unreadable_image(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "camera"
     folder.mkdir()
@@ -376,18 +351,6 @@ def test_test_images_of_one_class(
     assert "figures need both" in error_of([str(package.path), "--data", str(copy)], capsys)
 
 
-@pytest.mark.parametrize(
-    ("engine", "message"),
-    [("tensorflow", "unknown backend"), ("openvino:int8", "prn-build-engine")],
-    ids=["unknown", "not built"],
-)
-def test_engine_that_cannot_be_opened(
-    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture, engine: str, message: str
-) -> None:
-    arguments = [str(package.path), "--engine", engine, "--output", str(tmp_path / "out")]
-    assert message in error_of(arguments, capsys)
-
-
 def test_training_data_that_is_gone(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     training = {"data": str(tmp_path / "gone"), "seen": []}
     assert "give --data" in error_of([str(rewritten(package, tmp_path / "a.prn", training=training))], capsys)
@@ -406,32 +369,6 @@ def test_package_without_threshold(
 ) -> None:
     path = rewritten(package, tmp_path / "a.prn", calibration={})
     assert "calibration.threshold is missing" in error_of([str(path), option, str(surfaces)], capsys)
-
-
-def test_maps_are_not_written_among_the_images(
-    package: Package, surfaces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    arguments = [str(package.path), "--images", str(surfaces), "--output", str(surfaces / "out")]
-    assert "outside of it" in error_of(arguments, capsys)
-    assert not (surfaces / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "options", ["--json a.json", "--sheet a.png", "--format mvtec", "--parts (a)", "--shift 10000", "--flips"]
-)
-def test_options_of_an_evaluation_do_not_go_with_plain_images(
-    package: Package, surfaces: Path, capsys: pytest.CaptureFixture, options: str
-) -> None:
-    told = error_of([str(package.path), "--images", str(surfaces), *options.split()], capsys)
-    assert told.startswith(f"error: {options.split()[0]} belongs to an evaluation")
-
-
-def test_a_folder_and_a_file_that_are_the_other(
-    package: Package, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    assert "name a file" in error_of([str(package.path), "--sheet", str(tmp_path)], capsys)
-    (tmp_path / "out").write_text("")
-    assert "is a file" in error_of([str(package.path), "--output", str(tmp_path / "out")], capsys)
 
 
 def test_an_output_that_another_process_writes_is_refused(
