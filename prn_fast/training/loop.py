@@ -528,7 +528,9 @@ class Run:
                 if self.is_checkpoint_due() or self.progress() >= 1.0:
                     self.save()
         if not self.last_validation:
-            # The minutes were over before the first epoch began.
+            self.console.print(
+                "note: nothing was trained: the minutes were over before the first step; give more --minutes"
+            )
             self.validate()
 
     def train_epoch(self, report: Callable[[Tensor], None]) -> None:
