@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from prn_fast.errors import StorageError
+from prn_fast.errors import ConfigError, StorageError
 
 STAGING_PREFIX = ".prn-partial-"
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
@@ -218,6 +218,27 @@ def locked(path: Path) -> Iterator[None]:
             os.close(handle)
             raise
         os.close(handle)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def held(folder: Path, command: str) -> Iterator[None]:
+    """Keep an output folder for this process alone: two that write there would mix their results.
+
+    Raises:
+        ConfigError: another process of the command holds the folder.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise ConfigError(f"{folder}: another {command} writes there; wait for it or choose another output") from None
+    except OSError:
+        pass  # a network file system that cannot lock folders
     try:
         yield
     finally:

@@ -240,6 +240,8 @@ def read_manifest(package: Path) -> bytes:
                     f"{package}: was being replaced when that was cut short; the package before lies in {kept}, whole: "
                     f"rename it to {package.name}"
                 )
+            if package.exists():
+                raise PackageError(f"{package}: is a file; a package is a folder, NAME.prn")
             raise PackageError(f"{package}: no such package folder; prn-train makes one")
         if not file.is_file():
             raise PackageError(f"{package}: not a model package, {MANIFEST} is missing")

@@ -68,20 +68,20 @@ def _build(
     reference: "Reference",
 ) -> dict[str, Any]:
     """Build one engine, with a bar for each phase of it that takes long; returns its entry in the manifest."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TaskID, TimeElapsedColumn
 
     from prn_fast.build import build_engine
     from prn_fast.build.candidate import BuildOptions
     from prn_fast.build.profiles import BatchProfile
+    from prn_fast.cli.console import bars
 
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, transient=True, console=console) as bars:
+    with bars(console, BarColumn(), TimeElapsedColumn()) as shown:
         tasks: dict[str, TaskID] = {}
 
         def on_share(phase: str, share: float) -> None:
             if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=1.0)
-            bars.update(tasks[phase], completed=share)
+                tasks[phase] = shown.add_task(phase, total=1.0)
+            shown.update(tasks[phase], completed=share)
 
         options = BuildOptions(
             batch=BatchProfile.parse(arguments.batch) if arguments.batch else None,

@@ -158,13 +158,18 @@ def _calibrate(package: "Package", arguments: argparse.Namespace, console: Plain
 def _defects(package: "Package", arguments: argparse.Namespace) -> "Sequence[Sample]":
     from prn_fast.data.folders import find_images
     from prn_fast.data.layouts import AUTO, load_inspection_set
-    from prn_fast.data.samples import Sample
+    from prn_fast.data.samples import GOOD, Sample
     from prn_fast.training.unseen import leave_out_seen
 
     if arguments.defects is not None:
         root = arguments.defects
         paths = find_images(root).images
         kinds = [path.relative_to(root).parts for path in paths]
+        if any(parts[0] == GOOD for parts in kinds if parts[1:]):
+            raise DataError(
+                f"{root / GOOD}: holds good images by its name, and --defects takes defective ones only; for a folder "
+                "with both, as for prn-eval, give --data"
+            )
         return [
             Sample(path, 1, parts[0] if parts[1:] else root.resolve().name)
             for path, parts in zip(paths, kinds, strict=True)

@@ -27,6 +27,11 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def counted(count: int, what: str) -> str:
+    """A number and what it counts, such as "1 image" or "2,000 images"."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the engine to run."""
     parser.add_argument("--engine", metavar="NAME", help="engine, such as openvino:int8 (default: the package's best)")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 # A file or a pipe has no width of its own.
@@ -39,10 +39,15 @@ class PlainConsole(Console):
         raise BrokenPipeError
 
 
+def bars(console: Console, *columns: ProgressColumn, **options: Any) -> Progress:
+    """Bars that disappear at the end, with columns after the name; a file or a pipe gets nothing of them."""
+    name = TextColumn("{task.description}", markup=False)
+    return Progress(name, *columns, console=console, transient=True, disable=not console.is_terminal, **options)
+
+
 @contextmanager
 def progress_bar(console: PlainConsole, name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that disappears at the end; yields a function of the number done and the total."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    """A bar for one thing; yields a function of the number done and the total."""
+    with bars(console, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -17,13 +17,13 @@ from rich.text import Text
 
 import prn_fast
 from prn_fast.arguments import whole
-from prn_fast.cli.common import PARTS_HELP, Parser, add_engine, add_false_alarm_rate, command
+from prn_fast.cli.common import PARTS_HELP, Parser, add_engine, add_false_alarm_rate, command, counted
 from prn_fast.cli.console import PlainConsole, progress_bar
 from prn_fast.cli.outputs import try_outputs
 from prn_fast.engine.names import SCREEN, with_way
 from prn_fast.errors import ConfigError, DataError, PackageError
 from prn_fast.extras import require_extra
-from prn_fast.files import reporting
+from prn_fast.files import held, reporting
 from prn_fast.paths import derived_paths, shown_path
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ With --images: score and verdict of each image (0.5 and above is a defect), as C
 as a grey PNG (0 to 255 for 0 to 1) at the network's resolution, or the image's if the package was trained on tiles."""
 
 RESULT_FORMAT = 2  # 2: "score" is 0.5 at the threshold, "raw_score" is the network's own
+SHIFT = 10_000
 # Facts about the training that belong to a figure; the rest, such as folders, stays in the package.
 _TOLD_OF_TRAINING = ("preset", "seed", "minutes", "steps", "epochs", "precision", "device", "torch", "commit")
 
@@ -67,9 +68,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--shift",
         type=whole(1),
-        default=10_000,
         metavar="N",
-        help="number of good images in a shift, to estimate its false alarms (default: %(default)s)",
+        help=f"number of good images in a shift, to estimate its false alarms (default: {SHIFT})",
     )
     parser.add_argument(
         "--flips",
@@ -101,12 +101,10 @@ def main(argv: list[str] | None = None) -> int:
         require_extra("eval", "sklearn", "scipy")
     from prn_fast.package import Package
 
-    if arguments.images and (arguments.json or arguments.sheet):
-        raise ConfigError("--json and --sheet belong to an evaluation; with --images give --output only")
-    if arguments.images and arguments.parts:
-        raise ConfigError("--parts belongs to an evaluation; leave it out with --images")
-    if arguments.images and arguments.flips:
-        raise ConfigError("--flips belongs to an evaluation; leave it out with --images")
+    if arguments.images:
+        for name in ("json", "sheet", "format", "parts", "shift", "flips"):
+            if getattr(arguments, name) not in (None, False):
+                raise ConfigError(f"--{name} belongs to an evaluation; leave it out with --images")
     if arguments.screen_only:
         for option, given in (("--flips", arguments.flips), ("--false-alarm-rate", arguments.false_alarm_rate)):
             if given:
@@ -218,7 +216,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
     if not arguments.screen_only:
         _tell_lowest_rate(calibration, arguments, tiles)
     if of_network:
-        console.say(_shift_line(calibration, threshold, arguments.shift, tiles))
+        console.say(_shift_line(calibration, threshold, arguments.shift or SHIFT, tiles))
     if seen:
         known = "seen_fingerprints" in package.manifest["training"]
         console.say(_seen_line(len(seen), len(images.seen), len(images.same_part), known))
@@ -259,13 +257,14 @@ def _predict(package: "Package", arguments: argparse.Namespace, console: PlainCo
     # The suffix stays in the name: part.jpg and part.png may lie side by side.
     map_of = dict(zip(paths, derived_paths([PurePath(shown_path(path, root)) for path in paths], ".png"), strict=True))
     maps.mkdir(parents=True, exist_ok=True)
-    with (output / "passed_over.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ("path", "why"))
-        table.writeheader()
-        table.writerows(rows(passed_over, root))
 
     defects = 0
     with ExitStack() as stack:
+        stack.enter_context(held(output, "prn-eval"))
+        with (output / "passed_over.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ("path", "why"))
+            table.writeheader()
+            table.writerows(rows(passed_over, root))
         # What leaves early is below the package's own threshold: below a lower one it may not be.
         early_exit = threshold >= package.calibration("threshold")
         opened = open_engine(package, arguments.engine, early_exit=early_exit, screen_only=arguments.screen_only)
@@ -303,7 +302,7 @@ def _predict(package: "Package", arguments: argparse.Namespace, console: PlainCo
             lines_file.write(json.dumps(row, allow_nan=False) + "\n")
             defects += prediction.defect
     console.say(
-        f"{len(paths)} images, {defects} with defects at threshold {threshold:.3f} of raw scores ({name})\n"
+        f"{counted(len(paths), 'image')}, {defects} with defects at threshold {threshold:.3f} of raw scores ({name})\n"
         f"results: {shown_path(output)}"
     )
     _tell_lowest_rate(package.manifest["calibration"], arguments, tiles)

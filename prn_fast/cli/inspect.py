@@ -359,6 +359,12 @@ def _shown(inspection: "Inspection", title: str, console: PlainConsole) -> Itera
     """The state of an inspection on the console; elsewhere than on a terminal, only its end."""
     from prn_fast.linescan.terminal import as_renderable
 
+    if not console.is_terminal:
+        try:
+            yield
+        finally:
+            console.print(as_renderable(inspection.snapshot(), title))
+        return
     with Live(
         console=console,
         get_renderable=lambda: as_renderable(inspection.snapshot(), title),

@@ -38,8 +38,9 @@ def list_engines(argv: list[str] | None) -> int:
         change = entry["verification"]["metric_change"]["image_auroc"]
         verified = entry.get("verified", "engine run")
         table.add_row(name, f"{size / 1e6:.1f}", entry.get("batch", "any"), verified, f"{change:+.4f}", needs(entry))
-    for name in (name for name, backend in BACKENDS.items() if not backend.built):
-        table.add_row(name, "", "any", "", "", "nothing built: runs the package's weights with torch")
+    for name, backend in BACKENDS.items():
+        if not backend.built:
+            table.add_row(name, "", "any", "", "", f"no build; {backend.needs}")
     console = PlainConsole(pipe_width=180)
     console.print(table)
     console.say(early_exit_line(package))

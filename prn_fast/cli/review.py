@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from prn_fast.cli.common import Parser, command
+from prn_fast.cli.common import Parser, command, counted
 from prn_fast.cli.console import PlainConsole
 from prn_fast.cli.outputs import try_outputs
 from prn_fast.errors import ConfigError
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
     kind = arguments.kind or DEFAULT_KIND
     if not is_kind(kind):
-        raise ConfigError(f"--kind is {kind!r}; use up to 40 letters, digits, - and _, and not 'good'")
+        raise ConfigError(f"--kind is {kind!r}; use up to 40 letters, digits, - and _; 'good' is no kind of defect")
     host, port = parse_address("--address", arguments.address, DEFAULT_PORT)
     console = PlainConsole()
     predictions = read_predictions(arguments.folder, arguments.images, arguments.pixel_threshold)
@@ -72,11 +72,11 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"note: {note}", file=sys.stderr)
             if unreadable:
                 print(
-                    f"note: {len(unreadable)} images cannot be shown, {unreadable[0].name} the first "
+                    f"note: {counted(len(unreadable), 'image')} cannot be shown; the first is {unreadable[0].name} "
                     f"({unreadable[0].reason})",
                     file=sys.stderr,
                 )
-            console.say(f"{len(predictions.items)} images to review: {page.url}\nCtrl-C ends it")
+            console.say(f"{counted(len(predictions.items), 'image')} to review: {page.url}\nCtrl-C ends it")
             sys.stdout.flush()
             _wait_for_signal()
         finally:

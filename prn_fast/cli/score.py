@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from prn_fast.arguments import positive, whole
-from prn_fast.cli.common import Parser, add_engine, add_false_alarm_rate, command
-from prn_fast.cli.console import PlainConsole
+from prn_fast.cli.common import Parser, add_engine, add_false_alarm_rate, command, counted
+from prn_fast.cli.console import PlainConsole, bars
 from prn_fast.cli.outputs import try_outputs
 from prn_fast.errors import ConfigError
 from prn_fast.extras import require_extra
+from prn_fast.files import held, reporting
 from prn_fast.linescan.defects import MIN_AREA
 from prn_fast.paths import shown_path
 
@@ -99,7 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     if archive.passed_over:
         print(f"{shown_path(arguments.images)}: {summary(archive.passed_over, archive.root)}", file=sys.stderr)
     settings = _settings(package, archive, arguments)
-    _score(archive, settings, arguments)
+    with reporting(output):
+        output.mkdir(parents=True, exist_ok=True)
+    with held(output, "prn-score"):
+        _score(archive, settings, arguments)
     return 0
 
 
@@ -137,7 +141,7 @@ def _score(archive: "Archive", settings: "ScoringSettings", arguments: argparse.
     waiting = results.waiting()
     total, rest = len(archive), sum(len(shard.names) for shard in waiting)
     if rest < total:
-        console.say(f"{total - rest:,} of {total:,} images are already scored; the run continues")
+        console.say(f"already scored: {total - rest:,} of {counted(total, 'image')}; the run continues")
     if arguments.ray is None:
         scored = score_shards(waiting, archive, settings, arguments.output)
     else:
@@ -150,12 +154,13 @@ def _score(archive: "Archive", settings: "ScoringSettings", arguments: argparse.
     seconds = time.monotonic() - start
     totals = results.totals()
     console.say(
-        f"{total:,} images: " + ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(totals.verdicts.items()))
+        f"{counted(total, 'image')}: "
+        + ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(totals.verdicts.items()))
     )
-    left = f", {totals.exited:,} images left early" if totals.exited else ""
+    left = f", {counted(totals.exited, 'image')} left early" if totals.exited else ""
     console.say(f"threshold {settings.threshold:.3f}, {settings.engine}{left}")
     if rest:
-        console.say(f"{rest:,} images in {seconds:,.0f} s, {rest / seconds:,.1f} images/s")
+        console.say(f"{counted(rest, 'image')} in {seconds:,.0f} s, {rest / seconds:,.1f} images/s")
     console.say(f"results: {shown_path(arguments.output)}")
     if totals.pages_left_out:
         print(f"note: {totals.pages_left_out:,} further pages or frames of images were not scored", file=sys.stderr)
@@ -175,14 +180,8 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def _progress(console: PlainConsole, name: str, done: int, total: int) -> "Iterator[Callable[[int], None]]":
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as bar:
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with bars(console, *columns, speed_estimate_period=600) as bar:
         task = bar.add_task(name, completed=done, total=total)
         yield lambda images: bar.advance(task, images)
 

@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     calibration = package.manifest["calibration"]
     console.print(rates_table(calibration, f"{calibration['defects']} defects"))
     console.say(promise(calibration))
-    console.say(f"next: prn-build-engine {shown_path(package.path)} --backend openvino --precision int8")
+    console.say(f"next: prn-build-engine {shown_path(package.path)}")
     return 0
 
 

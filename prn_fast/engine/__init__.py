@@ -23,12 +23,14 @@ class Backend:
         precisions: what `BACKEND:PRECISION` may name, the default first.
         usual: those built where none is named.
         built: whether `prn-build-engine` must have put the engine into the package.
+        needs: what those that are not built need to run, in words.
     """
 
     engine: str
     precisions: tuple[str, ...]
     built: bool
     usual: tuple[str, ...] = ()
+    needs: str = "a CPU"
 
     def runner(self) -> Callable[..., Engine]:
         """The engine's class; imports the backend's library."""
@@ -40,7 +42,12 @@ TENSORRT_PRECISIONS = ("fp16", "fp32", "bf16", "int8", "fp8")
 BACKENDS = {
     "eager": Backend("prn_fast.engine.eager.EagerEngine", ("fp32",), built=False),
     "optimized": Backend("prn_fast.engine.optimized.OptimizedEngine", ("fp32",), built=False),
-    "fused": Backend("prn_fast.engine.fused.FusedEngine", ("fp16", "bf16", "fp32"), built=False),
+    "fused": Backend(
+        "prn_fast.engine.fused.FusedEngine",
+        ("fp16", "bf16", "fp32"),
+        built=False,
+        needs="the extra triton; an NVIDIA GPU",
+    ),
     "openvino": Backend(
         "prn_fast.engine.openvino.OpenVINOEngine", ("fp32", "bf16", "int8"), built=True, usual=("fp32", "int8")
     ),

@@ -116,13 +116,17 @@ class Inspector:
     ) -> None:
         if settings.threshold is None:
             raise ConfigError("an inspector needs a threshold; `open_inspector` takes the package's")
+        side = engine.image_size
+        if width < side:
+            raise ConfigError(f"lines of {width} pixels are narrower than a tile of {side}; take a wider camera or web")
+        if settings.overlap > side // 2:
+            raise ConfigError(f"--overlap is {settings.overlap}; tiles of {side} pixels overlap by {side // 2} at most")
         self.engine = engine
         self.width = width
         self.pixel_format = pixel_format
         self.settings = settings
         self.drift = drift
         self.origin = 0
-        side = engine.image_size
         self._stitcher = StripStitcher(width, side, settings.overlap)
         self._tiler = Tiler(width, tile=side, overlap=settings.overlap)
         self._tiles = np.empty((len(self._stitcher.lefts), side, side, engine.image_channels), np.uint8)

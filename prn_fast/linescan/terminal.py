@@ -54,7 +54,9 @@ def _defects(defects: list[Defect]) -> Table:
     for heading in ("defect", "line", "x", "lines", "width", "area", "peak"):
         table.add_column(heading, justify="right")
     table.add_column("severity")
-    table.add_column("mm (along, across)")
+    has_scale = any(one.millimetres is not None for one in defects)
+    if has_scale:
+        table.add_column("mm (along, across)")
     for one in defects:
         place = "" if one.millimetres is None else f"{one.millimetres.along:,.1f}, {one.millimetres.across:,.1f}"
         table.add_row(
@@ -66,6 +68,6 @@ def _defects(defects: list[Defect]) -> Table:
             f"{one.area:,}",
             f"{one.peak:.2f}",
             Text(str(one.severity), style=SEVERITY_STYLES[one.severity]),
-            place,
+            *([place] if has_scale else []),
         )
     return table

@@ -95,8 +95,7 @@ def read_predictions(folder: Path, images: Path | None = None, pixel_threshold: 
         raise DataError(f"{folder}: no predictions and no pictures of defects in it")
     if all(one.reason for one in items):
         raise DataError(
-            f"{items[0].path}: {items[0].reason}, and so it is for all {len(items)} images; "
-            "give their folder with --images"
+            f"{items[0].path}: {items[0].reason}, like all {len(items)} images; give their folder with --images"
         )
     names: set[str] = set()
     for one in items:

@@ -85,7 +85,7 @@ def give_screen(
     if steps < recipe.screen_steps and description.get("exit_share", 1.0) < MIN_EXIT_SHARE:
         description["why_whole"] += (
             f"; it was trained for {steps} of {recipe.screen_steps} steps, until the time ran out: give more "
-            "--minutes, or run prn-train --add-screen without"
+            "--minutes, or run prn-train --add-screen PACKAGE without --minutes"
         )
     description["training"] = {
         "minutes": round((time.monotonic() - deadline.start) / 60, 2),

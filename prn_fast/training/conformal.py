@@ -53,8 +53,8 @@ def require_rate(false_alarm_rate: float) -> None:
     """A ConfigError unless a false-alarm rate is above 0 and at most `MAX_FALSE_ALARM_RATE`."""
     if not 0 < false_alarm_rate <= MAX_FALSE_ALARM_RATE:
         raise ConfigError(
-            f"a false-alarm rate must be above 0 and at most {MAX_FALSE_ALARM_RATE:.2g}, not {false_alarm_rate}; "
-            "the calibration describes no higher one, and no plant would want it"
+            f"--false-alarm-rate must be above 0 and at most {MAX_FALSE_ALARM_RATE:.2g}, not {false_alarm_rate}: the "
+            "calibration only covers the highest scores of normal images"
         )
 
 

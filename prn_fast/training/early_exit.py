@@ -38,7 +38,7 @@ MIN_EXIT_SHARE = 0.2
 MAX_TRIES = 5
 # Assumed share of the anomalies that a network flags, to reserve time for; if it flags fewer, it takes longer.
 USUALLY_FLAGGED = 0.7
-NO_TIME = "no time was left to find a cut; give the package a screen by prn-train --add-screen"
+NO_TIME = "no time was left to find a cut; give more --minutes, or run prn-train --add-screen PACKAGE"
 _BATCH = 16
 
 
@@ -193,7 +193,7 @@ def calibrate_exit(
         if made >= MAX_TRIES * needed:
             stopped = f"the network flags too few of the {made} anomalies that were made"
         elif deadline.passed():
-            stopped = "the time ran out; give more --minutes, or run prn-train --add-screen without"
+            stopped = "the time ran out; give more --minutes, or run prn-train --add-screen PACKAGE without --minutes"
         if stopped:
             break
         found = found.joined(stages.scores(anomalies(generator, normals, made, rng, smallest)))

@@ -506,7 +506,7 @@ class Run:
             self.validation_seconds = self.estimate_validation()
             if not self.settings.resume:
                 self.bound_validation(self.settings.minutes)
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task("training", total=len(self.loader), status="")
             shown = 0.0
 
@@ -528,7 +528,9 @@ class Run:
                 if self.is_checkpoint_due() or self.progress() >= 1.0:
                     self.save()
         if not self.last_validation:
-            # The minutes were over before the first epoch began.
+            self.console.print(
+                "note: nothing was trained: the minutes were over before the first step; give more --minutes"
+            )
             self.validate()
 
     def train_epoch(self, report: Callable[[Tensor], None]) -> None:

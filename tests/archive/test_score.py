@@ -134,7 +134,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_files(
     (output / "part-000000.parquet").unlink()
     monkeypatch.undo()
     assert score(built_package_path, archive_folder, output) == 0
-    assert "5 of 22 images are already scored" in capsys.readouterr().out
+    assert "already scored: 5 of 22 images; the run continues" in capsys.readouterr().out
     assert parts(output) == parts(scored)
     assert not list(output.glob(".prn-partial-*"))
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_files(
 def test_a_run_that_has_ended_scores_nothing_again(scored, built_package_path, archive_folder, monkeypatch, capsys):
     monkeypatch.setattr(scorer.Scorer, "score", None)
     assert score(built_package_path, archive_folder, scored) == 0
-    assert "22 of 22 images are already scored" in capsys.readouterr().out
+    assert "already scored: 22 of 22 images" in capsys.readouterr().out
 
 
 def test_images_inside_of_parquet_give_the_same_rows(scored, built_package_path, archive_folder, tmp_path):

@@ -5,6 +5,7 @@ Malformed arguments are in it too: argparse's usage is not printed before the li
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}.prn").mkdir()
         (root / f"{name}.prn" / "manifest.json").write_bytes(content)
     (root / "file.prn").write_text("text")
+    for name, file, change in (
+        ("altered", "model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+        ("tampered", "manifest.json", lambda content: content.replace(b'"image_auroc": 1.0', b'"image_auroc": 0.5')),
+    ):
+        changed = Path(shutil.copytree(root / "good.prn", root / f"{name}.prn")) / file
+        before = changed.read_bytes()
+        changed.write_bytes(change(before))
+        assert changed.read_bytes() != before
     (root / "half.prn").mkdir()
     (root / "half.prn" / "manifest.json").write_bytes((root / "good.prn" / "manifest.json").read_bytes())
     (root / "reports").mkdir()
@@ -116,13 +125,27 @@ WEB = "{w}/good.prn --source synthetic:?width=512&strip_lines=512&lines=100"
 
 # Command, its arguments ({w} is the folder), and what the line has to name.
 TABLE: list[tuple[str, str, str]] = [
+    # -- a package that was altered, in each command that opens one
+    *(
+        (name, f"{{w}}/{kind}.prn{rest}", told)
+        for kind, told in (("altered", "model.safetensors: differs from what was recorded"), ("tampered", "altered"))
+        for name, rest in (
+            ("eval", ""),
+            ("build", ""),
+            ("bench", ""),
+            ("inspect", " --source synthetic:?width=512&strip_lines=512"),
+            ("calibrate", " --good {w}/set"),
+            ("update", " --good {w}/set"),
+            ("score", " --images {w}/set --output {w}/out"),
+        )
+    ),
     # -- prn-review
     ("review", "", "FOLDER"),
     ("review", "{w}/none", "{w}/none"),
     ("review", "{w}/file.txt", "{w}/file.txt"),
     ("review", "{w}/empty", "{w}/empty"),
     ("review", "{w}/torn --kind ..", "--kind"),
-    # -- prn-train: folders, files, options
+    # -- prn-train: folders, files, options; what a recipe or settings refuse is in tests/training
     ("train", "", "--data"),
     ("train", "--data {w}/none --output {w}/new.prn", "{w}/none"),
     ("train", "--data {w}/file.txt --output {w}/new.prn", "{w}/file.txt"),
@@ -135,44 +158,25 @@ TABLE: list[tuple[str, str, str]] = [
     ("train", f"{TRAIN} --output {NOT_WRITABLE}.prn", "/proc/none"),
     ("train", f"{TRAIN} --output {{w}}/{'n' * 250}.prn", "n.prn"),
     ("train", f"{TRAIN} --format tidy", "tidy"),
-    ("train", f"{TRAIN} --preset r99", "r99"),
+    ("train", f"{TRAIN} --preset r99", "unknown preset"),
     ("train", f"{TRAIN} --minutes nan", "--minutes"),
-    ("train", f"{TRAIN} --minutes inf", "--minutes"),
     ("train", f"{TRAIN} --lost nan", "--lost"),
     ("train", f"{TRAIN} --lost 1", "--lost"),
-    ("train", f"{TRAIN} --screen-steps 0", "--screen-steps"),
     ("train", "--add-screen {w}/none.prn --lost -1", "--lost"),
     ("train", "--add-screen {w}/none.prn --seen 3", "--seen"),
-    ("train", f"{TRAIN} --minutes -1", "--minutes"),
-    ("train", f"{TRAIN} --seen -1", "--seen"),
     ("train", f"{TRAIN} --seen 50", "seen"),
     ("train", f"{TRAIN} --seen many", "--seen"),
     ("train", f"{TRAIN} --seed -1", "--seed"),
-    ("train", f"{TRAIN} --seed 99999999999", "--seed"),
-    ("train", f"{TRAIN} --workers -1", "--workers"),
     ("train", f"{TRAIN} --image-size 0", "image size"),
-    ("train", f"{TRAIN} --image-size 100", "image size"),
+    ("train", f"{TRAIN} --image-size 100", "multiple of 64"),
     ("train", f"{TRAIN} --image-size 6400000", "memory"),
     ("train", f"{TRAIN} --channels 2", "--channels"),
     ("train", f"{TRAIN} --precision fp8", "--precision"),
     ("train", f"{TRAIN} --recipe slow", "--recipe"),
-    ("train", f"{TRAIN} --false-alarm-rate nan", "false-alarm rate"),
-    ("train", f"{TRAIN} --false-alarm-rate 0", "false-alarm rate"),
-    ("train", f"{TRAIN} --false-alarm-rate 1", "false-alarm rate"),
-    ("train", f"{TRAIN} --epochs 0", "--epochs"),
-    ("train", f"{TRAIN} --batch 1", "--batch"),
-    ("train", f"{TRAIN} --anomaly-ratio 0", "--anomaly-ratio"),
-    ("train", f"{TRAIN} --learning-rate inf", "--learning-rate"),
-    ("train", f"{TRAIN} --learning-rate 0", "--learning-rate"),
+    ("train", f"{TRAIN} --false-alarm-rate nan", "--false-alarm-rate must be above 0"),
+    ("train", f"{TRAIN} --false-alarm-rate 1", "--false-alarm-rate must be above 0"),
     ("train", f"{TRAIN} --learning-rate 1e300", "--learning-rate"),
-    ("train", f"{TRAIN} --weight-decay -inf", "--weight-decay"),
-    ("train", f"{TRAIN} --light inf", "--light"),
-    ("train", f"{TRAIN} --extended-share nan", "--extended-share"),
-    ("train", f"{TRAIN} --focal-weight inf", "--focal-weight"),
-    ("train", f"{TRAIN} --score-weight nan", "--score-weight"),
-    ("train", f"{TRAIN} --hard-mining 2", "--hard-mining"),
-    ("train", f"{TRAIN} --ema 1", "--ema"),
-    ("train", f"{TRAIN} --prototypes nan", "--prototypes"),
+    ("train", f"{TRAIN} --focal-weight 0 --no-smooth-l1", "a loss needs one of them"),
     ("train", f"{TRAIN} --textures {{w}}/none", "{w}/none"),
     ("train", f"{TRAIN} --textures {{w}}/torn", "a.png"),
     ("train", f"{TRAIN} --backbone-weights {{w}}/none.pth", "{w}/none.pth"),
@@ -185,34 +189,38 @@ TABLE: list[tuple[str, str, str]] = [
     ("train", f"{TRAIN} --output {{w}}/other-run.prn --resume", "other-run.prn"),
     # -- prn-eval
     ("eval", "", "PACKAGE"),
-    ("eval", "{w}/none.prn", "{w}/none.prn"),
-    ("eval", "{w}/file.txt", "{w}/file.txt"),
+    ("eval", "{w}/none.prn", "{w}/none.prn: no such package"),
+    ("eval", "{w}/file.txt", "{w}/file.txt: is a file"),
     ("eval", "{w}/empty", "{w}/empty"),
     *(("eval", f"{{w}}/{name}.prn", f"{{w}}/{name}.prn") for name in ("junk", "empty", "cut", "list", "half")),
-    ("eval", "{w}/good.prn --data {w}/none", "{w}/none"),
+    ("eval", "{w}/good.prn --data {w}/none", "{w}/none: folder not found"),
+    ("eval", "{w}/good.prn --data {w}/empty", "{w}/empty"),
     ("eval", "{w}/good.prn --data {w}/file.txt", "{w}/file.txt"),
     ("eval", "{w}/good.prn --data {w}/set --format tidy", "tidy"),
-    ("eval", "{w}/good.prn --data {w}/set --engine warp", "warp"),
-    ("eval", "{w}/good.prn --data {w}/set --engine openvino:int8", "openvino:int8"),
+    ("eval", "{w}/good.prn --data {w}/set --engine warp", "unknown backend"),
+    ("eval", "{w}/good.prn --data {w}/set --engine openvino:int8", "prn-build-engine"),
     *(
         ("eval", f"{{w}}/good.prn --data {{w}}/set --false-alarm-rate {value}", "false-alarm")
         for value in ("nan", "inf", "0", "-1", "1", "some")
     ),
     *(("eval", f"{{w}}/good.prn --data {{w}}/set --shift {value}", "--shift") for value in ("0", "-5", "nan", "1.5")),
-    ("eval", "{w}/good.prn --data {w}/set --output {w}/file.txt", "{w}/file.txt"),
+    ("eval", "{w}/good.prn --data {w}/set --output {w}/file.txt", "{w}/file.txt: is a file"),
+    ("eval", "{w}/good.prn --data {w}/set --sheet {w}/empty", "name a file"),
     ("eval", f"{{w}}/good.prn --data {{w}}/set --output {NOT_WRITABLE}", NOT_WRITABLE),
     ("eval", "{w}/good.prn --data {w}/set --json {w}/empty", "{w}/empty"),
     ("eval", f"{{w}}/good.prn --data {{w}}/set --json {NOT_WRITABLE}", NOT_WRITABLE),
     ("eval", "{w}/good.prn --data {w}/set --json {w}/a.out --sheet {w}/a.out", "{w}/a.out"),
     ("eval", "{w}/good.prn --data {w}/set --sheet {w}/loop", "{w}/loop"),
-    ("eval", "{w}/good.prn --images {w}/none", "{w}/none"),
+    ("eval", "{w}/good.prn --images {w}/none", "{w}/none: folder not found"),
     ("eval", "{w}/good.prn --images {w}/file.txt", "{w}/file.txt"),
     ("eval", "{w}/good.prn --images {w}/empty", "{w}/empty"),
     ("eval", "{w}/good.prn --images {w}/loop", "{w}/loop"),
-    ("eval", "{w}/good.prn --images {w}/set --output {w}/set/out", "{w}/set"),
+    ("eval", "{w}/good.prn --images {w}/set --output {w}/set/out", "outside of it"),
     ("eval", f"{{w}}/good.prn --images {{w}}/set --output {NOT_WRITABLE}", NOT_WRITABLE),
-    ("eval", "{w}/good.prn --images {w}/set --flips", "--flips"),
-    ("eval", "{w}/good.prn --images {w}/set --json {w}/a.json", "--json"),
+    *(
+        ("eval", f"{{w}}/good.prn --images {{w}}/set --{option}", f"--{option.split()[0]} belongs to an evaluation")
+        for option in ("json a.json", "sheet a.png", "format mvtec", "parts (a)", "shift 10000", "flips")
+    ),
     ("eval", "{w}/good.prn --images {w}/set --data {w}/set", "--data"),
     ("eval", "{w}/good.prn --colour", "--colour"),
     # -- prn-build-engine
@@ -234,7 +242,7 @@ TABLE: list[tuple[str, str, str]] = [
     ("build", "{w}/good.prn --compute-capability 8.6", "capabilities"),
     # -- prn-bench
     ("bench", "", "package"),
-    ("bench", "{w}/none.prn", "{w}/none.prn"),
+    ("bench", "{w}/none.prn", "no such package"),
     ("bench", "{w}/junk.prn", "{w}/junk.prn"),
     ("bench", "--list-engines {w}/none.prn", "{w}/none.prn"),
     ("bench", "--list-engines {w}/list.prn", "{w}/list.prn"),
@@ -242,9 +250,11 @@ TABLE: list[tuple[str, str, str]] = [
     *(("bench", f"{{w}}/good.prn --p99-ms {value}", "--p99-ms") for value in ("nan", "-inf")),
     *(("bench", f"{{w}}/good.prn --batch {value}", "--batch") for value in ("0", "-1", "nan", "1,", "1.5", "9" * 15)),
     *(("bench", f"{{w}}/good.prn --camera-width {value}", "--camera-width") for value in ("0", "nan")),
-    ("bench", "{w}/good.prn --scenario line-camera --camera-width 32", "--camera-width"),
+    ("bench", "{w}/good.prn --scenario line-camera --camera-width 32", "--camera-width 32 is less than a tile"),
+    ("bench", "{w}/good.prn --scenario line-camera --overlap 64", "--overlap 64 must be 0 to 32"),
+    ("bench", "{w}/good.prn --scenario single-stream --batch 8", "fits none of --batch's sizes"),
     ("bench", "{w}/good.prn --overlap -1", "--overlap"),
-    ("bench", "{w}/good.prn --check-images 1", "--check-images"),
+    ("bench", "{w}/good.prn --check-images 1", "--check-images: '1' is not a whole number of 2 or more, up to"),
     ("bench", "{w}/good.prn --seed -1", "--seed"),
     ("bench", f"{{w}}/good.prn --seed {'9' * 30}", "--seed"),
     *(
@@ -253,11 +263,13 @@ TABLE: list[tuple[str, str, str]] = [
     ),
     ("bench", "{w}/good.prn --engines optimized/early", "optimized/early"),
     ("bench", "{w}/good.prn --engines optimized/late", "late"),
-    ("bench", "{w}/good.prn --scenario sprint", "sprint"),
-    ("bench", "{w}/good.prn --baselines warp", "warp"),
-    ("bench", "{w}/good.prn --engines warp", "warp"),
+    ("bench", "{w}/good.prn --scenario sprint", "argument --scenario: "),
+    ("bench", "{w}/good.prn --baselines warp", "--baselines: unknown warp"),
+    ("bench", "{w}/good.prn --engines warp", "unknown backend"),
+    ("bench", "{w}/good.prn --engines openvino:fp64", "no precision"),
+    ("bench", "{w}/good.prn --engines ,", "argument --engines: "),
     ("bench", "{w}/good.prn --engines openvino:int8", "openvino:int8"),
-    ("bench", "{w}/good.prn --json {w}/empty", "{w}/empty"),
+    ("bench", "{w}/good.prn --json {w}/empty", "{w}/empty: is a folder"),
     ("bench", f"{{w}}/good.prn --html {NOT_WRITABLE}", NOT_WRITABLE),
     ("bench", "{w}/good.prn --markdown {w}/file.txt/tables.md", "{w}/file.txt/tables.md"),
     ("bench", "{w}/good.prn --markdown {w}/a.out --html {w}/a.out", "{w}/a.out"),
@@ -279,7 +291,8 @@ TABLE: list[tuple[str, str, str]] = [
     ("bench", f"history {{w}} --html {NOT_WRITABLE}", NOT_WRITABLE),
     # -- prn-calibrate
     ("calibrate", "", "PACKAGE"),
-    ("calibrate", "{w}/good.prn", "--good"),
+    ("calibrate", "{w}/good.prn", "--good is missing"),
+    ("calibrate", "{w}/good.prn --good x --defects y --data z", "not allowed with"),
     ("calibrate", "{w}/none.prn --good {w}/set", "{w}/none.prn"),
     *(("calibrate", f"{{w}}/good.prn --good {{w}}/{name}", f"{{w}}/{name}") for name in ("none", "file.txt", "empty")),
     *(
@@ -292,7 +305,8 @@ TABLE: list[tuple[str, str, str]] = [
     ("calibrate", "{w}/good.prn --good {w}/set --html {w}/empty", "{w}/empty"),
     ("calibrate", "{w}/good.prn --good {w}/set --engine warp", "warp"),
     ("calibrate", "{w}/good.prn --undo", "nothing to undo"),
-    ("calibrate", "{w}/good.prn --undo --dry-run", "--undo"),
+    ("calibrate", "{w}/good.prn --undo --dry-run", "--undo takes no other option"),
+    ("calibrate", "{w}/good.prn --undo --good x", "--undo takes no other option"),
     # -- prn-update
     ("update", "{w}/good.prn", "--good"),
     ("update", "{w}/none.prn --good {w}/set", "{w}/none.prn"),
@@ -304,24 +318,46 @@ TABLE: list[tuple[str, str, str]] = [
     # -- prn-inspect
     ("inspect", "", "PACKAGE"),
     ("inspect", "{w}/none.prn --source synthetic:", "{w}/none.prn"),
-    ("inspect", "{w}/good.prn --source usb:", "usb"),
-    ("inspect", "{w}/good.prn --source dir:{w}/none", "{w}/none"),
-    ("inspect", f"{WEB} --lines -1", "--lines"),
-    ("inspect", f"{WEB} --depth 0", "--depth"),
-    ("inspect", f"{WEB} --threshold nan", "threshold"),
-    ("inspect", f"{WEB} --severity large", "--severity"),
-    ("inspect", f"{WEB} --overlap 64", "overlap"),
-    ("inspect", f"{WEB} --overlap -1", "--overlap"),
-    ("inspect", f"{WEB} --min-area 0", "--min-area"),
-    ("inspect", f"{WEB} --pixel-mm nan", "--pixel-mm"),
-    ("inspect", f"{WEB} --budget-ms 0", "--budget-ms"),
+    ("inspect", "{w}/good.prn --source usb:", "unknown kind 'usb'"),
+    ("inspect", "{w}/good.prn --source dir:{w}/none", "{w}/none: folder not found"),
+    ("inspect", f"{WEB} --lines -1", "argument --lines: "),
+    ("inspect", f"{WEB} --depth 0", "argument --depth: "),
+    *(("inspect", f"{WEB} --threshold={value}", "threshold of the anomaly map") for value in ("nan", "inf", "-1", "2")),
+    ("inspect", f"{WEB} --severity large", "--severity is 'large'"),
+    *(("inspect", f"{WEB} --severity={value}", "severity limits are") for value in ("nan,1", "1,inf", "-1,1")),
+    ("inspect", f"{WEB} --overlap 64", "--overlap is 64; tiles of 64 pixels overlap by 32 at most"),
+    ("inspect", f"{WEB} --overlap=-1", "argument --overlap: "),
+    *(("inspect", f"{WEB} --min-area={value}", "argument --min-area: ") for value in ("0", "-5")),
+    ("inspect", f"{WEB} --pixel-mm 1", "both --pixel-mm and --line-mm"),
+    *(
+        ("inspect", f"{WEB} --pixel-mm 1 --line-mm 1 {option}={value}", f"argument {option}: ")
+        for option in ("--pixel-mm", "--line-mm", "--budget-ms")
+        for value in ("nan", "inf", "-1", "0")
+    ),
     ("inspect", f"{WEB} --drift-window -1", "--drift-window"),
     ("inspect", f"{WEB} --engine warp", "warp"),
+    ("inspect", f"{WEB} --engine openvino:int8", "prn-build-engine"),
     ("inspect", f"{WEB} --jsonl {{w}}/empty", "{w}/empty"),
+    ("inspect", f"{WEB} --jsonl {NOT_WRITABLE}/found", "cannot be written"),
     ("inspect", f"{WEB} --parquet {{w}}/file.txt", "{w}/file.txt"),
     ("inspect", f"{WEB} --crops {NOT_WRITABLE}", NOT_WRITABLE),
+    *(("inspect", f"{WEB} --mqtt {url}", "mqtt://") for url in ("host", "mqtt://[::1/t")),
+    *(
+        ("inspect", f"{WEB} --{option} {address}", f"--{option} is '{address}'")
+        for option, address in (
+            ("dashboard", "here"),
+            ("dashboard", "host:99999"),
+            ("metrics", "here"),
+            ("opcua", "host:99999"),
+        )
+    ),
+    ("inspect", f"{WEB} --webhook host", "a webhook is named http"),
+    ("inspect", f"{WEB} --webhook-key key", "give --webhook URL"),
+    ("inspect", f"{WEB} --webhook http://host/ --webhook-key /none", "/none: cannot be read"),
     ("inspect", f"{WEB} --webhook http://host/ --webhook-key {{w}}/junk.bin", "{w}/junk.bin"),
-    ("inspect", f"{WEB} --opcua :0 --opcua-certificates {{w}}/empty", "{w}/empty"),
+    ("inspect", f"{WEB} --webhook http://host/ --webhook-queue /none/queue", "cannot be used as a queue"),
+    ("inspect", f"{WEB} --opcua-certificates folder", "give --opcua"),
+    ("inspect", f"{WEB} --opcua :0 --opcua-certificates {{w}}/empty", "{w}/empty/certificate.pem: not found"),
     # -- prn-score
     ("score", "", "PACKAGE"),
     ("score", "{w}/none.prn --images {w}/set --output {w}/out", "{w}/none.prn"),

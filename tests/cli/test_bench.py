@@ -1,7 +1,6 @@
 """prn-bench on a real small package."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,76 +147,6 @@ def test_history_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "2 reports" in capsys.readouterr().out
     assert "<svg" in (tmp_path / "history.html").read_text()
     assert main(["history", str(tmp_path / "none")]) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["{package}", "--baselines", "warp:fp32"], "--baselines: unknown warp:fp32"),
-        (["{package}", "--scenario", "line-camera", "--camera-width", "32"], "--camera-width 32 is less than a tile"),
-        (["{package}", "--scenario", "line-camera", "--overlap", "64"], "--overlap 64 must be 0 to 32"),
-        (["{package}", "--scenario", "single-stream", "--batch", "8"], "fits none of --batch's sizes"),
-        (["{tmp}/none.prn"], "no such package"),
-        (["{package}", "--engines", "warp"], "unknown backend"),
-        (["{package}", "--engines", "openvino:fp64"], "no precision"),
-        (["{package}", "--check-images", "1"], "--check-images: '1' is not a whole number of 2 or more, up to"),
-        (["{package}", "--json", "{tmp}"], "is a folder"),
-    ],
-    ids=[
-        "unknown-baseline",
-        "narrow-camera",
-        "wide-overlap",
-        "no-batch",
-        "missing-package",
-        "unknown-backend",
-        "unknown-precision",
-        "one-image",
-        "json-is-a-folder",
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    message: str,
-    built_package_path: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    code = main([part.format(tmp=tmp_path, package=built_package_path) for part in arguments])
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert code == 2
-    assert error.startswith("error: ")
-    assert message in error
-
-
-def test_a_tampered_package_is_refused(
-    built_package_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = tmp_path / "copy.prn"
-    shutil.copytree(built_package_path, copy)
-    weights = copy / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert main([str(copy)]) == 2
-    assert "differs from what was recorded" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--batch", "0"],
-        ["--batch", "one"],
-        ["--seconds", "-1"],
-        ["--seconds", "nan"],
-        ["--engines", ","],
-        ["--scenario", "sprint"],
-    ],
-)
-def test_malformed_arguments_are_refused_by_the_parser(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["model.prn", *arguments]) == 2
-    assert capsys.readouterr().err.startswith(f"error: argument {arguments[0]}: ")
 
 
 def test_what_was_measured_is_written_though_nobody_reads_what_is_printed(

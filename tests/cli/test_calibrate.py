@@ -110,6 +110,15 @@ def test_a_picture_that_is_good_and_defective_is_refused(package: Package, line:
     assert "which is given as good" in capsys.readouterr().err
 
 
+def test_good_images_among_the_defects_are_refused(package: Package, line: Path, tmp_path: Path, capsys) -> None:
+    test_side = Path(shutil.copytree(line / "defects", tmp_path / "test"))
+    (test_side / "good").mkdir()
+    write_image(test_side / "good" / "0.png", textured_images(1, 1, 12)[0])
+    assert main([str(package.path), "--good", str(line / "good"), "--defects", str(test_side)]) == 2
+    assert "test/good: holds good images by its name" in capsys.readouterr().err
+    assert Package.open(package.path).digest == package.digest
+
+
 def test_early_exit_is_switched_off_by_a_lower_threshold_and_comes_back(package: Package) -> None:
     add_small_screen(package)
     lower = {**package.manifest["calibration"], "threshold": package.calibration("threshold") / 2}
@@ -123,23 +132,6 @@ def test_early_exit_is_switched_off_by_a_lower_threshold_and_comes_back(package:
     higher = {**package.manifest["calibration"], "threshold": 0.99}
     assert not opened.recalibrate(higher)
     assert opened.manifest["screen"] == before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ([], "--good is missing"),
-        (["--undo", "--good", "x"], "--undo takes no other option"),
-        (["--good", "missing"], "folder not found"),
-        (["--good", "x", "--defects", "y", "--data", "z"], "not allowed with"),
-        (["--good", "x", "--false-alarm-rate", "0"], "not a number above 0"),
-    ],
-)
-def test_wrong_arguments_are_one_line(package: Package, capsys, options, message) -> None:
-    assert main([str(package.path), *options]) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert len(told.splitlines()) == 1
 
 
 def test_images_that_would_leave_early_set_the_threshold_by_the_networks_scores(package: Package, line: Path) -> None:

@@ -29,7 +29,11 @@ def test_brackets_and_colons_are_text_everywhere(capsys: pytest.CaptureFixture[s
 def test_a_listed_package_keeps_its_name(package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = shutil.copytree(package.path, tmp_path / "[a]" / "[red]x.prn")
     assert bench.main(["--list-engines", str(path)]) == 0
-    assert "[a]/[red]x.prn" in "".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    assert "[a]/[red]x.prn" in "".join(printed.split())
+    needs = {words[1]: " ".join(words[3:]) for line in printed.splitlines() if len(words := line.split()) > 3}
+    assert "an NVIDIA GPU" in needs["fused"]
+    assert "a CPU" in needs["eager"]
 
 
 def test_a_name_that_is_no_text_is_listed_with_its_bytes(

@@ -18,18 +18,10 @@ from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.metrics import Metrics
 from prn_fast.linescan.sinks import CallbackSink
 from prn_fast.linescan.snapshot import LATENCY_BOUNDS, LatencyHistogram
-from prn_fast.linescan.sources.base import Gap
-from tests.linescan.webs import DarknessEngine, ListSource, blocks, make_inspector
+from tests.linescan.webs import DarknessEngine, make_inspector, three_defects
 
 GRAFANA = Path(__file__).parents[2] / "examples" / "grafana" / "prn-inspect.json"
 IDENTITY = {"package": "web.prn", "engine": "darkness", "source": "list"}
-
-
-def web():
-    lines = np.full((300, 200), 150, np.uint8)
-    for top in (50, 120, 200):
-        lines[top : top + 8, 60:75] = 10
-    return [*blocks(lines, [100]), Gap(300, 50, "incomplete")]
 
 
 @pytest.fixture
@@ -38,7 +30,7 @@ def served():
     running = []
 
     def serve(engine=None):
-        source = ListSource(200, web())
+        source = three_defects()
         inspector = make_inspector(source, engine)
         inspector.drift = DriftMonitor(None, "fp32", MIN_WINDOW)
         inspection = Inspection(source, inspector, [CallbackSink(str)])

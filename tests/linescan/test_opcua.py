@@ -8,28 +8,18 @@ import socket
 import subprocess
 import threading
 
-import numpy as np
 import pytest
 from asyncua import Client, ua
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 
 from prn_fast.errors import ConfigError, EngineError, LinescanError
-from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.sinks import OPCUASink, Sink, opcua
 from prn_fast.linescan.sinks.opcua import Recipe
-from prn_fast.linescan.sources.base import Gap
 from tests import needs
-from tests.linescan.webs import DarknessEngine, ListSource, blocks, make_inspector
+from tests.linescan.webs import DarknessEngine
+from tests.linescan.webs import inspect_three_defects as inspect
 
 RECIPE = Recipe("web.prn", "0123abcd")
-
-
-def inspect(sinks, engine=None):
-    web = np.full((300, 200), 150, np.uint8)
-    for top in (50, 120, 200):
-        web[top : top + 8, 60:75] = 10
-    source = ListSource(200, [*blocks(web, [100]), Gap(300, 50, "incomplete")])
-    return Inspection(source, make_inspector(source, engine), sinks).run()
 
 
 @pytest.fixture

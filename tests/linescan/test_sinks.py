@@ -16,31 +16,15 @@ from prn_fast.data.images import read_image
 from prn_fast.drift import DriftMonitor
 from prn_fast.errors import ConfigError, EngineError, LinescanError, StorageError
 from prn_fast.linescan.defects import Defect, PixelSize, Severity
-from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.sinks import CallbackSink, CropSink, JSONLinesSink, MQTTSink, ParquetSink, Sink, mqtt, outbox
 from prn_fast.linescan.sinks.outbox import Outbox
 from prn_fast.linescan.sinks.record_file import RecordFile
 from prn_fast.linescan.snapshot import SinkState, describe_sinks
-from prn_fast.linescan.sources.base import Gap
 from tests import needs
 from tests.faults import full_disk
-from tests.linescan.webs import THRESHOLD, DarknessEngine, ListSource, blocks, make_inspector
+from tests.linescan.webs import THRESHOLD, DarknessEngine, ListSource, three_defects, web_with_three_defects
+from tests.linescan.webs import inspect_three_defects as inspect
 from tests.processes import running
-
-WIDTH = 200
-
-
-def web_with_three_defects():
-    web = np.full((300, WIDTH), 150, np.uint8)
-    for top in (50, 120, 200):
-        web[top : top + 8, 60:75] = 10
-    return web
-
-
-def inspect(sinks, engine=None, **settings):
-    events = [*blocks(web_with_three_defects(), [100]), Gap(300, 50, "incomplete")]
-    source = ListSource(WIDTH, events)
-    return Inspection(source, make_inspector(source, engine, **settings), sinks).run()
 
 
 def test_json_lines_hold_defects_gaps_and_the_ledger(tmp_path):
@@ -276,12 +260,16 @@ def test_a_sink_that_fails_stops_the_line():
         inspect([CallbackSink(fail)])
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture
 def broker(tmp_path):
     """A mosquitto on loopback: (port, function that stops and restarts it)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = tmp_path / "mosquitto.conf"
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     brokers = []
@@ -410,12 +398,6 @@ def test_mqtt_survives_a_broker_that_comes_back(broker):
     listener.close()
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_mqtt_without_a_broker_is_refused_at_the_start(tmp_path):
     path = tmp_path / "found.jsonl"
     with pytest.raises(LinescanError, match="no broker answers"):
@@ -459,9 +441,8 @@ def inspect_while_the_broker_dies(sink, stop):
             dead.wait(30)
             yield from super().events()
 
-    events = [*blocks(web_with_three_defects(), [100]), Gap(300, 50, "incomplete")]
-    source = Waiting(WIDTH, events)
-    return Inspection(source, make_inspector(source), [sink, BrokerDies(stop, dead)]).run()
+    source = Waiting(200, list(three_defects().events()))
+    return inspect([sink, BrokerDies(stop, dead)], source=source)
 
 
 @needs.mosquitto

@@ -9,24 +9,17 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 
 from prn_fast.drift import DriftMonitor
 from prn_fast.errors import ConfigError, LinescanError
-from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.sinks import WebhookSink, outbox, webhook
 from prn_fast.linescan.snapshot import SinkState
-from prn_fast.linescan.sources.base import Gap
-from tests.linescan.webs import ListSource, blocks, make_inspector
+from tests.linescan.webs import inspect_three_defects
 
 
 def inspect(*sinks):
-    web = np.full((300, 200), 150, np.uint8)
-    for top in (50, 120, 200):
-        web[top : top + 8, 60:75] = 10
-    source = ListSource(200, [*blocks(web, [100]), Gap(300, 50, "incomplete")])
-    return Inspection(source, make_inspector(source), sinks).run()
+    return inspect_three_defects(sinks)
 
 
 class Receiver:

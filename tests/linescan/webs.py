@@ -1,6 +1,7 @@
 """A web whose defects a simple engine can find, and the comparison of what was found with what was planted."""
 
 import time
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -8,9 +9,11 @@ from numpy.typing import NDArray
 
 from prn_fast.engine.base import Engine
 from prn_fast.linescan.defects import Defect
+from prn_fast.linescan.inspection import Inspection
 from prn_fast.linescan.inspector import InspectionSettings, Inspector
+from prn_fast.linescan.sinks import Sink
 from prn_fast.linescan.snapshot import Snapshot
-from prn_fast.linescan.sources.base import Block, Event, Source
+from prn_fast.linescan.sources.base import Block, Event, Gap, Source
 from prn_fast.linescan.sources.synthetic import Planted, weave
 
 SIDE = 64
@@ -135,6 +138,27 @@ def blocks(web: NDArray[np.uint8], sizes: list[int], first_line: int = 0) -> lis
         cut.append(Block(rows, first_line + line, 0))
         line += len(rows)
     return cut
+
+
+def web_with_three_defects() -> NDArray[np.uint8]:
+    """(300, 200) pixels with dark boxes from the lines 50, 120 and 200 on, at pixel 60."""
+    web = np.full((300, 200), LEVEL, np.uint8)
+    for top in (50, 120, 200):
+        web[top : top + 8, 60:75] = 10
+    return web
+
+
+def three_defects() -> ListSource:
+    """That web in blocks of 100 lines, and 50 lines that are missing."""
+    return ListSource(200, [*blocks(web_with_three_defects(), [100]), Gap(300, 50, "incomplete")])
+
+
+def inspect_three_defects(
+    sinks: Sequence[Sink], engine: Engine | None = None, source: Source | None = None, **settings: object
+) -> Snapshot:
+    """The end of an inspection of `three_defects`, or of a source like it."""
+    source = source or three_defects()
+    return Inspection(source, make_inspector(source, engine, **settings), sinks).run()
 
 
 class SlowEngine(DarknessEngine):

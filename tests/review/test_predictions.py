@@ -27,7 +27,7 @@ def test_images_that_moved_are_named_by_hand(folder, images, tmp_path):
     with pytest.raises(DataError, match="no such folder; give the folder of the images with --images"):
         read_predictions(folder)
     assert all(not one.reason for one in read_predictions(folder, tmp_path / "elsewhere").items)
-    with pytest.raises(DataError, match="file not found, and so it is for all 5 images"):
+    with pytest.raises(DataError, match="file not found, like all 5 images"):
         read_predictions(folder, folder)
 
 

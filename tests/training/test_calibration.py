@@ -94,7 +94,7 @@ def test_equal_scores_and_a_single_normal_give_a_threshold():
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 0.5, float("nan")])
 def test_an_impossible_rate_is_refused(rate):
-    with pytest.raises(ConfigError, match="false-alarm rate"):
+    with pytest.raises(ConfigError, match="--false-alarm-rate must be above 0"):
         threshold_for(calibration_of(np.linspace(0.1, 0.2, 40)), rate)
 
 

@@ -82,7 +82,7 @@ def test_nineteen_of_twenty_calibrations_keep_their_rate_below_the_bound(normals
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 0.5, float("nan")])
 def test_an_impossible_rate_is_refused(rate):
-    with pytest.raises(ConfigError, match="false-alarm rate"):
+    with pytest.raises(ConfigError, match="--false-alarm-rate must be above 0"):
         conformal_threshold(np.linspace(0.1, 0.2, 40), rate)
 
 

@@ -262,6 +262,12 @@ def test_minutes_bound_a_run(data, tmp_path):
     assert package.manifest["training"]["epochs"] < 100
 
 
+def test_a_run_without_a_step_says_so(data, tmp_path, capsys):
+    package = train(settings(data, tmp_path / "none.prn", minutes=1e-6))
+    assert package.manifest["training"]["steps"] == 0
+    assert "note: nothing was trained" in capsys.readouterr().out
+
+
 @pytest.mark.long
 def test_a_slow_validation_is_done_on_fewer_images(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MIN_VALIDATION_NORMALS", 1)

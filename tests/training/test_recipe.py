@@ -36,6 +36,7 @@ def test_cosine_rises_then_falls_to_a_hundredth():
         {"weight_decay": -1.0},
         {"anomaly_ratio": 0},
         {"extended_share": 1.1},
+        {"extended_share": float("nan")},
         {"simulated_sources": ()},
         {"simulated_sources": ("paint",)},
         {"focal_weight": -1.0},
@@ -47,6 +48,10 @@ def test_cosine_rises_then_falls_to_a_hundredth():
         {"ema": 1.0},
         {"ema": float("nan")},
         {"prototypes": 0.0},
+        {"prototypes": float("nan")},
+        {"screen_steps": 0},
+        {"hard_mining": 2.0},
+        {"focal_weight": float("inf")},
         {"learning_rate": float("inf")},
         {"light": float("inf")},
         {"weight_decay": 1e300},
@@ -54,5 +59,5 @@ def test_cosine_rises_then_falls_to_a_hundredth():
     ids=str,
 )
 def test_impossible_values_are_refused(change):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=f"--{next(iter(change)).replace('_', '-')} "):
         Recipe(**change)
