@@ -26,8 +26,9 @@ from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import SEEN_TO_LEARN, WANTED_LOSS, require_loss
 
 CONFIDENCE = 0.95
-# Real defects may look more like normal images than generated ones do.
-MARGIN = 0.5
+# Real defects may look more like normal images than generated ones do. In standard deviations of the logits of normal
+# images: how far apart logits lie differs several times from one screen to another, by how sure it has become.
+MARGIN = 0.25
 # Generated anomalies count from this share of the smallest seen defect's area on, where enough defects are seen to tell
 # how small they are. A screen is coarser than the network: a fleck of a few pixels, of a product that has no such
 # defects, would keep every image.
@@ -106,25 +107,28 @@ def flagged_needed(wanted_loss: float) -> int:
     return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-wanted_loss) - 1e-9)
 
 
-def cut_below(flagged: NDArray[np.float32], margin: float = MARGIN) -> float:
-    """The cut at which no flagged anomaly leaves, with the margin, from one or more of their screen scores."""
+def margin_of(normals: NDArray[np.float32]) -> float:
+    """The margin of a cut, in logits, from the screen scores of held-out normal images."""
+    return MARGIN * float(logit(normals).std())
+
+
+def cut_below(flagged: NDArray[np.float32], margin: float) -> float:
+    """The cut at which no flagged anomaly leaves, with a margin in logits, from one or more of their screen scores."""
     return 1.0 / (1.0 + math.exp(margin - float(logit(flagged.min()))))
 
 
-def choose_cut(
-    normals: NDArray[np.float32], flagged: NDArray[np.float32], wanted_loss: float, margin: float = MARGIN
-) -> dict[str, Any]:
+def choose_cut(normals: NDArray[np.float32], flagged: NDArray[np.float32], wanted_loss: float) -> dict[str, Any]:
     """The cut, and the figures behind it.
 
     Args:
         normals: screen scores of held-out normal images.
         flagged: screen scores of anomalies that the whole network calls defective.
         wanted_loss: upper 95 % bound of the share of such anomalies that leave.
-        margin: in logits of the screen score.
     Returns:
         For the package's manifest: "cut" (None where all images run whole, and "why_whole" then), "margin",
         "wanted_loss", "normals", "exit_share", "flagged", "lost" and "loss_bound".
     """
+    margin = margin_of(normals)
     known = {"margin": margin, "wanted_loss": wanted_loss, "normals": len(normals), "flagged": len(flagged)}
     if not len(flagged):
         return {"cut": None, "why_whole": "the network flagged none of the validation anomalies", **known}
@@ -235,7 +239,7 @@ def anomalies(
 
 def _let_too_few_go(normals: NDArray[np.float32], flagged: NDArray[np.float32]) -> bool:
     """Whether too few normal images leave at the cut that flagged anomalies allow; takes the screen scores of both."""
-    return bool(len(flagged)) and bool(np.mean(normals < cut_below(flagged)) < MIN_EXIT_SHARE)
+    return bool(len(flagged)) and bool(np.mean(normals < cut_below(flagged, margin_of(normals))) < MIN_EXIT_SHARE)
 
 
 def seconds_for_cut(

@@ -18,6 +18,7 @@ from prn_fast.training.early_exit import (
     anomalies_needed,
     calibrate_exit,
     choose_cut,
+    cut_below,
     flagged_needed,
     loss_bound,
     seconds_for_cut,
@@ -42,9 +43,11 @@ def stages(model: PRN) -> TwoStages:
 
 
 def test_no_flagged_anomaly_leaves_and_the_margin_is_kept():
-    chosen = choose_cut(NORMALS, FLAGGED, 0.01, margin=0.5)
+    chosen = choose_cut(NORMALS, FLAGGED, 0.01)
     assert chosen["lost"] == 0
-    assert math.log(chosen["cut"] / (1 - chosen["cut"])) == pytest.approx(math.log(0.4 / 0.6) - 0.5, abs=1e-5)
+    assert chosen["margin"] == pytest.approx(0.25 * np.std(np.log(NORMALS / (1 - NORMALS))), rel=1e-4)
+    lowest = math.log(0.4 / 0.6)
+    assert math.log(chosen["cut"] / (1 - chosen["cut"])) == pytest.approx(lowest - chosen["margin"], abs=1e-5)
     assert chosen["exit_share"] == np.mean(chosen["cut"] > NORMALS)
     assert (chosen["normals"], chosen["flagged"]) == (100, 299)
     assert chosen["loss_bound"] == pytest.approx(0.01, abs=1e-4)
@@ -87,9 +90,20 @@ def test_where_it_cannot_be_shown_or_is_not_worth_it_all_run_whole(normals, flag
     assert why in chosen["why_whole"]
 
 
+@pytest.mark.parametrize("slope", [0.2, 3.0])
+def test_as_many_leave_however_far_apart_a_screen_puts_its_logits(slope):
+    def scaled(scores):
+        return (1 / (1 + (1 / scores.astype(np.float64) - 1) ** slope)).astype(np.float32)
+
+    expected = choose_cut(NORMALS, FLAGGED - 0.15, 0.01)["exit_share"]
+    assert 0.5 < expected < 0.9
+    assert choose_cut(scaled(NORMALS), scaled(FLAGGED - 0.15), 0.01)["exit_share"] == expected
+
+
 def test_equal_scores_do_not_leave():
-    chosen = choose_cut(NORMALS, np.full(299, 0.25, np.float32), 0.01, margin=0.0)
-    assert chosen["lost"] == 0
+    equal = np.full(299, 0.25, np.float32)
+    assert choose_cut(np.concatenate([NORMALS, equal]), equal, 0.01)["lost"] == 0
+    assert cut_below(equal, margin=0.0) <= equal.min()
 
 
 @pytest.mark.parametrize("wanted", [-0.1, 1e-5, 0.9, math.nan, math.inf])
