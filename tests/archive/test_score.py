@@ -13,6 +13,7 @@ from pyarrow import parquet
 from prn_fast.archive import results, scorer
 from prn_fast.archive.images import open_archive
 from prn_fast.archive.scorer import Scorer, ScoringSettings
+from prn_fast.cli.common import counted
 from prn_fast.cli.score import main
 from prn_fast.data.images import read_image, resize_image, write_image
 from prn_fast.engine import open_engine
@@ -67,7 +68,7 @@ def test_what_leaves_early_is_told(screened_package_path, archive_folder, tmp_pa
         wanted = engine.infer(np.stack(pixels)).exited
     assert [row["exited"] for row in rows] == wanted.tolist()
     assert 0 < wanted.sum() < len(wanted)
-    assert f", {wanted.sum()} images left early" in capsys.readouterr().out
+    assert f", {counted(int(wanted.sum()), 'image')} left early" in capsys.readouterr().out
     # What leaves is good by the package's thresholds, and so without boxes.
     gone = [row for row in rows if row["exited"]]
     assert {row["verdict"] for row in gone} == {"good"}
