@@ -167,6 +167,7 @@ MANIFEST_SHAPE: Shape = {
         "exit_share?": SHARE,
         "flagged?": COUNT,
         "flagged_seen?": COUNT,
+        "fitted?": COUNT,
         "smallest?": NOT_NEGATIVE,
         "lost?": COUNT,
         "loss_bound?": SHARE,

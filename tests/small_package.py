@@ -77,7 +77,7 @@ def add_small_screen(package: Package, seed: int = 0) -> Screen:
     screen = small_screen(model, seed)
     images = torch.from_numpy(textured_images(32, package.config.image_channels, seed + 4, package.config.image_size))
     with torch.no_grad():
-        scores, _ = screen_score(screen(*model.frozen(images)))
+        scores, _ = screen_score(screen(*model.frozen(images)), screen.level)
     figures = {"exit_share": 0.5, "flagged": 12, "flagged_seen": 0, "lost": 0, "loss_bound": 0.221, "normals": 12}
     threshold = package.calibration("threshold")
     package.add_screen(screen, {"cut": float(scores.median()), "margin": 0.0, "threshold": threshold, **figures})

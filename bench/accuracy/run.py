@@ -56,8 +56,8 @@ TOLD_OF_TEST = (
     "engine", "image_size", "threshold", "image", "pixel", "confusion", "kinds", "seen", "unseen_parts", "scores",
 )  # fmt: skip
 TOLD_OF_SCREEN = (
-    "cut", "why_whole", "margin", "wanted_loss", "normals", "exit_share", "flagged", "flagged_seen", "lost",
-    "loss_bound", "training",
+    "cut", "why_whole", "margin", "wanted_loss", "normals", "exit_share", "flagged", "flagged_seen", "fitted",
+    "lost", "loss_bound", "training",
 )  # fmt: skip
 TOLD_OF_SCREEN_ALONE = ("command", "commit", "engine", "threshold", "image", "pixel", "confusion", "kinds")
 PATH_OPTIONS = ("--textures", "--backbone-weights", "--warm-start")

@@ -85,7 +85,7 @@ class ScreenStage(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         features, residuals = self.model.frozen(images)
-        return (*screen_score(self.screen(features, residuals)), *features, *residuals)
+        return (*screen_score(self.screen(features, residuals), self.screen.level), *features, *residuals)
 
 
 class ScreenGraph(ScreenStage):
@@ -98,7 +98,7 @@ class ScreenGraph(ScreenStage):
 
 def screen_images(model: PRN, screen: Screen, images: Tensor) -> tuple[Tensor, Tensor]:
     """The screen's scores (N,) and maps (N, S / 8, S / 8) of uint8 images (N, S, S, C)."""
-    return screen_score(screen(*model.frozen(images)))
+    return screen_score(screen(*model.frozen(images)), screen.level)
 
 
 class RestStage(nn.Module):

@@ -18,7 +18,7 @@ from prn_fast.kernels.anomaly_score import STATISTICS
 from prn_fast.kernels.anomaly_score.reference import LOGIT_LIMIT, TOP_PIXELS, map_statistics
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.memory import PatchMemory
-from prn_fast.model.screen import SCREEN_TOP_PIXELS, Screen
+from prn_fast.model.screen import Screen, largest_and_moments
 
 SCREEN_STATISTICS = ("screen, largest", "screen, mean", "screen, spread")
 LOGIT_STATISTICS = (*STATISTICS, *SCREEN_STATISTICS)
@@ -113,7 +113,5 @@ class LearnedScore(nn.Module):
 
 def screen_statistics(logits: Tensor) -> Tensor:
     """(N, 3), in the order of `SCREEN_STATISTICS`, of a screen's logits (N, 1, h, w), cut as those of a map are."""
-    values = logits.flatten(1).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-    largest = torch.topk(values, SCREEN_TOP_PIXELS, dim=1).values.mean(1)
-    mean = values.mean(1)
-    return torch.stack([largest, mean, (values - mean[:, None]).square().mean(1).sqrt()], dim=1)
+    largest, moments = largest_and_moments(logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT))
+    return torch.cat([largest.mean(1, keepdim=True), moments], dim=1)

@@ -5,13 +5,15 @@
 Of n such anomalies none leaves. An anomaly of the same kind leaves with a probability that is below 1 - 0.05^(1 / n) in
 95 of 100 drawings of these n (Clopper and Pearson, 1934; the cut being their minimum, also Wilks' tolerance limit,
 1941): 299 bound it at 1 %. They are made from the held-out normal images, as many as the wanted bound needs, and the
-real anomalies that training has seen are among them.
+real anomalies that training has seen are among them. Others are made first, to fit the level of the score
+(`exit_level`); they can only lower the cut, and do not count for the bound.
 """
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.engine.early_exit import logit
 from prn_fast.model.engine_graph import EngineGraph, two_stages
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen
+from prn_fast.model.screen import Screen, largest_and_moments, score_of
+from prn_fast.training.exit_level import MIN_IMAGES, fit_level
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import SEEN_TO_LEARN, WANTED_LOSS, require_loss
 
@@ -35,6 +38,8 @@ MARGIN = 0.25
 SMALLEST_SHARE = 1 / 4
 # Where fewer normal images leave, two stages cost more than they save.
 MIN_EXIT_SHARE = 0.2
+# Flagged anomalies that the level is fitted to, for each one that the bound needs.
+FITTED_SHARE = 1 / 3
 # Anomalies to generate for each one needed, before giving up.
 MAX_TRIES = 5
 # Assumed share of the anomalies that a network flags, to reserve time for; if it flags fewer, it takes longer.
@@ -45,14 +50,43 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class StageScores:
-    """Scores of n images by the screen and by the whole network, (n,) float32 each."""
+    """What the screen and the whole network say of n images, float32.
 
-    screen: NDArray[np.float32]
+    Attributes:
+        largest, moments: of the screen's logits, (n, k) and (n, 2), as `largest_and_moments` gives them.
+        whole: scores (n,) of the whole network.
+    """
+
+    largest: NDArray[np.float32]
+    moments: NDArray[np.float32]
     whole: NDArray[np.float32]
 
-    def joined(self, other: "StageScores") -> "StageScores":
-        """Both, one after the other."""
-        return StageScores(np.concatenate([self.screen, other.screen]), np.concatenate([self.whole, other.whole]))
+    @classmethod
+    def joined(cls, parts: Sequence["StageScores"]) -> "StageScores":
+        """Those of one or more sets of images, one after the other."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
+
+    def flagged(self, threshold: float) -> "StageScores":
+        """Those of the images that the whole network flags at a threshold."""
+        kept = self.whole >= threshold
+        return StageScores(self.largest[kept], self.moments[kept], self.whole[kept])
+
+    @property
+    def statistics(self) -> NDArray[np.float32]:
+        """(n, 3), as for `fit_level`."""
+        return np.column_stack([self.largest.mean(1), self.moments])
+
+    def screen(self, level: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (n,) of the screen, with a level (3,)."""
+        parts = (torch.from_numpy(values) for values in (self.largest, self.moments, level))
+        return score_of(*parts).numpy()
+
+
+class ExitRule(NamedTuple):
+    """When images may leave: a description for the package's manifest, and the level (3,) for `Screen.level`."""
+
+    description: dict[str, Any]
+    level: NDArray[np.float32]
 
 
 class TwoStages:
@@ -66,13 +100,13 @@ class TwoStages:
 
     @torch.inference_mode()
     def scores(self, images: NDArray[np.uint8]) -> StageScores:
-        """Scores of uint8 images (n, S, S, C), all by both stages."""
-        screen, whole = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+        """What both stages say of uint8 images (n, S, S, C), n of 1 or more."""
+        parts = []
         for start in range(0, len(images), _BATCH):
-            screened, _, *scales = self.first(torch.from_numpy(images[start : start + _BATCH]).to(self.device))
-            screen.append(screened.cpu().numpy())
-            whole.append(self.second(*scales)[0].cpu().numpy())
-        return StageScores(np.concatenate(screen), np.concatenate(whole))
+            frozen = self.first.model.frozen(torch.from_numpy(images[start : start + _BATCH]).to(self.device))
+            found = *largest_and_moments(self.first.screen(*frozen)), self.second(*frozen[0], *frozen[1])[0]
+            parts.append(StageScores(*(values.cpu().numpy() for values in found)))
+        return StageScores.joined(parts)
 
     @torch.inference_mode()
     def infer(
@@ -102,6 +136,11 @@ def loss_bound(lost: int, flagged: int) -> float:
     return 1.0 if lost >= flagged else float(beta.ppf(CONFIDENCE, lost + 1, flagged - lost))
 
 
+def flagged_to_fit(wanted_loss: float) -> int:
+    """How many flagged anomalies are made for the level, before those that a wanted bound needs."""
+    return max(MIN_IMAGES, math.ceil(FITTED_SHARE * flagged_needed(wanted_loss)))
+
+
 def flagged_needed(wanted_loss: float) -> int:
     """How many flagged anomalies bound the loss at a wanted share, if none of them leaves."""
     return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-wanted_loss) - 1e-9)
@@ -117,24 +156,28 @@ def cut_below(flagged: NDArray[np.float32], margin: float) -> float:
     return 1.0 / (1.0 + math.exp(margin - float(logit(flagged.min()))))
 
 
-def choose_cut(normals: NDArray[np.float32], flagged: NDArray[np.float32], wanted_loss: float) -> dict[str, Any]:
+def choose_cut(
+    normals: NDArray[np.float32], flagged: NDArray[np.float32], wanted_loss: float, fitted: int = 0
+) -> dict[str, Any]:
     """The cut, and the figures behind it.
 
     Args:
         normals: screen scores of held-out normal images.
         flagged: screen scores of anomalies that the whole network calls defective.
         wanted_loss: upper 95 % bound of the share of such anomalies that leave.
+        fitted: how many of the flagged the scores were fitted to; these do not count for the bound.
     Returns:
         For the package's manifest: "cut" (None where all images run whole, and "why_whole" then), "margin",
-        "wanted_loss", "normals", "exit_share", "flagged", "lost" and "loss_bound".
+        "wanted_loss", "normals", "exit_share", "flagged", "fitted", "lost" and "loss_bound".
     """
     margin = margin_of(normals)
-    known = {"margin": margin, "wanted_loss": wanted_loss, "normals": len(normals), "flagged": len(flagged)}
+    known = {"margin": margin, "wanted_loss": wanted_loss, "normals": len(normals)}
+    known |= {"flagged": len(flagged), "fitted": fitted}
     if not len(flagged):
         return {"cut": None, "why_whole": "the network flagged none of the validation anomalies", **known}
     cut = cut_below(flagged, margin)
     exit_share, lost = float(np.mean(normals < cut)), int(np.sum(flagged < cut))
-    bound = loss_bound(lost, len(flagged))
+    bound = loss_bound(lost, len(flagged) - fitted)
     known |= {"exit_share": exit_share, "lost": lost, "loss_bound": bound}
     # More anomalies lower a cut and never raise it.
     if exit_share < MIN_EXIT_SHARE:
@@ -144,7 +187,7 @@ def choose_cut(normals: NDArray[np.float32], flagged: NDArray[np.float32], wante
         )
     elif bound > wanted_loss + 1e-9:
         reason = (
-            f"{len(flagged)} flagged anomalies bound the loss at {bound:.1%}, and {wanted_loss:.1%} is wanted "
+            f"{len(flagged) - fitted} flagged anomalies bound the loss at {bound:.1%}, and {wanted_loss:.1%} is wanted "
             f"(it takes {flagged_needed(wanted_loss)}; or a higher --lost)"
         )
     else:
@@ -162,12 +205,12 @@ def calibrate_exit(
     seed: int = 0,
     deadline: Deadline | None = None,
     smallest: float = 0.0,
-) -> dict[str, Any]:
+) -> ExitRule:
     """When images may leave, from held-out normals, anomalies generated on them, and real seen anomalies.
 
     Args:
         stages: of the trained network and its screen.
-        normals: uint8 (n, S, S, C), which training has not seen.
+        normals: uint8 (n, S, S, C), which training has not seen; one or more.
         generator: of the anomalies.
         seen: uint8 (m, S, S, C), real anomalies; may be empty.
         threshold: image score at or above which the network calls an image defective.
@@ -176,42 +219,45 @@ def calibrate_exit(
         deadline: where it passes, no more anomalies are made.
         smallest: pixels that a generated anomaly must cover to count, see `smallest_that_counts`.
     Returns:
-        As `choose_cut`, with "threshold", "smallest", "anomalies" made and "flagged_seen", the real ones among the
-        flagged.
+        The level, and the description: as `choose_cut`, with "threshold", "smallest", "anomalies" made and
+        "flagged_seen", the real ones among the flagged. The seen anomalies and the first that are made are those that
+        the level is fitted to.
     """
     require_loss(wanted_loss)
+    level = np.zeros(3, np.float32)
+    off = {"cut": None, "threshold": threshold, "wanted_loss": wanted_loss}
     if not wanted_loss:
-        return {"cut": None, "why_whole": "switched off by --lost 0", "threshold": threshold, "wanted_loss": 0.0}
+        return ExitRule({**off, "why_whole": "switched off by --lost 0"}, level)
     deadline = deadline or Deadline.after(None)
     if deadline.passed():
-        return {"cut": None, "why_whole": NO_TIME, "threshold": threshold, "wanted_loss": wanted_loss}
+        return ExitRule({**off, "why_whole": NO_TIME}, level)
     rng = np.random.default_rng((seed, 2))
-    found = stages.scores(seen)
-    flagged_seen = int(np.sum(found.whole >= threshold))
-    screened = stages.scores(normals).screen
-    needed = flagged_needed(wanted_loss)
-    made, stopped = 0, ""
-    while np.sum(found.whole >= threshold) < needed:
-        if _let_too_few_go(screened, found.screen[found.whole >= threshold]):
+    good = stages.scores(normals)
+    flagged = [stages.scores(seen).flagged(threshold)] if len(seen) else []
+    flagged_seen = sum(len(one.whole) for one in flagged)
+    needed, to_fit = flagged_needed(wanted_loss), flagged_to_fit(wanted_loss)
+    fitted, made, stopped = 0, 0, ""
+    while (count := sum(len(one.whole) for one in flagged)) - fitted < needed or not fitted:
+        if not fitted and count - flagged_seen >= to_fit:
+            level, fitted = fit_level(good.statistics, StageScores.joined(flagged).statistics), count
+        if fitted and _let_too_few_go(good.screen(level), StageScores.joined(flagged).screen(level)):
             break  # whatever else is made
-        if made >= MAX_TRIES * needed:
+        if made >= MAX_TRIES * (needed + to_fit):
             stopped = f"the network flags too few of the {made} anomalies that were made"
         elif deadline.passed():
             stopped = "the time ran out; give more --minutes, or run prn-train --add-screen PACKAGE without --minutes"
         if stopped:
             break
-        found = found.joined(stages.scores(anomalies(generator, normals, made, rng, smallest)))
+        images = anomalies(generator, normals, made, rng, smallest)
+        if len(images):
+            flagged.append(stages.scores(images).flagged(threshold))
         made += _BATCH
-    description = choose_cut(screened, found.screen[found.whole >= threshold], wanted_loss)
+    screened = StageScores.joined(flagged).screen(level) if flagged else np.empty(0, np.float32)
+    description = choose_cut(good.screen(level), screened, wanted_loss, fitted)
     if stopped and description["cut"] is None:
         description["why_whole"] += f"; {stopped}"
-    return {
-        **description,
-        "threshold": threshold,
-        "smallest": smallest,
-        "anomalies": made,
-        "flagged_seen": flagged_seen,
-    }
+    counted = {"threshold": threshold, "smallest": smallest, "anomalies": made, "flagged_seen": flagged_seen}
+    return ExitRule({**description, **counted}, level)
 
 
 def smallest_that_counts(seen_masks: NDArray[np.bool_]) -> float:
@@ -239,7 +285,7 @@ def anomalies(
 
 def _let_too_few_go(normals: NDArray[np.float32], flagged: NDArray[np.float32]) -> bool:
     """Whether too few normal images leave at the cut that flagged anomalies allow; takes the screen scores of both."""
-    return bool(len(flagged)) and bool(np.mean(normals < cut_below(flagged, margin_of(normals))) < MIN_EXIT_SHARE)
+    return bool(np.mean(normals < cut_below(flagged, margin_of(normals))) < MIN_EXIT_SHARE)
 
 
 def seconds_for_cut(
@@ -256,5 +302,7 @@ def seconds_for_cut(
 
 
 def anomalies_needed(wanted_loss: float) -> int:
-    """About how many anomalies it takes to show a wanted bound; 0 switches early exit off."""
-    return round(flagged_needed(wanted_loss) / USUALLY_FLAGGED) if wanted_loss else 0
+    """About how many anomalies it takes to fit a level and show a wanted bound; 0 switches early exit off."""
+    if not wanted_loss:
+        return 0
+    return round((flagged_to_fit(wanted_loss) + flagged_needed(wanted_loss)) / USUALLY_FLAGGED)

@@ -14,6 +14,8 @@ from prn_fast.model.prn import PRN
 from prn_fast.model.screen import SCREEN_TOP_PIXELS, Screen, screen_score
 from tests.small_package import small_config, small_model, small_screen, textured_images
 
+NO_LEVEL = torch.zeros(3)
+
 
 @pytest.fixture(scope="module")
 def model() -> PRN:
@@ -41,7 +43,7 @@ def test_the_map_lies_at_stride_8_and_the_score_is_the_mean_of_its_largest_pixel
     features = model.backbone.scales(model.normalize(images))
     logits = small_screen(model)(features, model.residuals(features))
     assert logits.shape == (3, 1, 8, 8)
-    scores, maps = screen_score(logits)
+    scores, maps = screen_score(logits, NO_LEVEL)
     expected = torch.sigmoid(logits).flatten(1).sort(descending=True).values[:, :SCREEN_TOP_PIXELS].mean(1)
     torch.testing.assert_close(scores, expected)
     torch.testing.assert_close(maps, torch.sigmoid(logits[:, 0]))
@@ -53,19 +55,41 @@ def test_a_screen_score_stands_for_as_many_pixels_as_an_image_score():
     fine[0, :8, : 8 * SCREEN_TOP_PIXELS] = 1.0
     logits = torch.full((1, 1, 32, 32), -50.0)
     logits[0, 0, 0, :SCREEN_TOP_PIXELS] = 50.0
-    torch.testing.assert_close(screen_score(logits)[0], image_scores(fine))
+    torch.testing.assert_close(screen_score(logits, NO_LEVEL)[0], image_scores(fine))
 
 
 def test_a_map_with_nan_has_a_score_that_lies_below_no_cut():
     logits = torch.full((2, 1, 8, 8), -9.0)
     logits[1, 0, 3, 3] = torch.nan
-    scores, _ = screen_score(logits)
-    assert (scores < 1.0).tolist() == [True, False]
+    for level in (NO_LEVEL, torch.tensor([-0.8, 2.0, 1.0])):
+        scores, _ = screen_score(logits, level)
+        assert (scores < 1.0).tolist() == [True, False]
+
+
+def test_the_level_of_a_map_counts_by_its_weights():
+    logits = torch.randn(5, 1, 9, 7, dtype=torch.float64) * 4 - 3
+    level = torch.tensor([-0.5, 1.5, 0.25], dtype=torch.float64)
+    scores, maps = screen_score(logits, level)
+    for one, score, shown in zip(logits[:, 0], scores, maps, strict=True):
+        clamped = one.clamp(-10, 10)
+        moved = one + (-0.5 * clamped.mean() + 1.5 * clamped.std(correction=0) + 0.25)
+        expected = torch.sigmoid(moved).flatten().sort().values[-SCREEN_TOP_PIXELS:].mean()
+        torch.testing.assert_close(score, expected)
+        torch.testing.assert_close(shown, torch.sigmoid(one))
+
+
+def test_a_screen_of_an_earlier_version_has_no_level(model):
+    state = small_screen(model).state_dict()
+    del state["level"]
+    screen = Screen(model.config, width=8)
+    screen.level.fill_(1.0)
+    screen.load_state_dict(state)
+    assert screen.level.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_scores_are_told_apart_in_half_precision():
     logits = torch.tensor([8.0, 8.5]).half()[:, None, None, None].expand(2, 1, 8, 8)
-    scores, maps = screen_score(logits)
+    scores, maps = screen_score(logits, NO_LEVEL)
     assert scores.dtype == maps.dtype == torch.float32
     assert scores[0] < scores[1]
 

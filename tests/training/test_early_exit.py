@@ -20,6 +20,7 @@ from prn_fast.training.early_exit import (
     choose_cut,
     cut_below,
     flagged_needed,
+    flagged_to_fit,
     loss_bound,
     seconds_for_cut,
     smallest_that_counts,
@@ -30,6 +31,7 @@ from tests.small_package import small_config, small_model, small_screen, texture
 
 NORMALS = np.linspace(0.01, 0.3, 100).astype(np.float32)
 FLAGGED = np.linspace(0.4, 0.99, 299).astype(np.float32)
+NO_LEVEL = np.zeros(3, np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,13 @@ def test_no_flagged_anomaly_leaves_and_the_margin_is_kept():
 def test_as_many_anomalies_are_needed_as_bound_the_loss(share):
     needed = flagged_needed(share)
     assert loss_bound(0, needed) <= share < loss_bound(0, needed - 1)
+
+
+def test_anomalies_that_the_level_is_fitted_to_do_not_count_for_the_bound():
+    chosen = choose_cut(NORMALS, FLAGGED, 0.02, fitted=100)
+    assert chosen["loss_bound"] == loss_bound(0, 199)
+    assert (chosen["flagged"], chosen["fitted"]) == (299, 100)
+    assert "199 flagged anomalies bound the loss" in choose_cut(NORMALS, FLAGGED, 0.01, fitted=100)["why_whole"]
 
 
 def test_the_bound_grows_with_what_is_lost_up_to_everything():
@@ -116,20 +125,22 @@ def test_both_stages_score_every_image_by_itself(stages):
     images = textured_images(19, 1, 7)
     scores = stages.scores(images)
     alone = [stages.scores(images[number : number + 1]) for number in (0, 17)]
-    np.testing.assert_allclose(scores.screen[[0, 17]], [one.screen[0] for one in alone], atol=1e-5)
+    for level in (NO_LEVEL, np.array([-0.5, 1.0, 0.1], np.float32)):
+        found = [one.screen(level)[0] for one in alone]
+        np.testing.assert_allclose(scores.screen(level)[[0, 17]], found, atol=1e-5)
     np.testing.assert_allclose(scores.whole[[0, 17]], [one.whole[0] for one in alone], atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 16, 19])
 def test_what_stays_is_computed_as_the_whole_network_does_and_what_leaves_is_not(model, stages, count):
     images = textured_images(count, 1, 7)
-    cut = float(np.median(stages.scores(images).screen)) + 1e-6
+    cut = float(np.median(stages.scores(images).screen(NO_LEVEL))) + 1e-6
     exited, scores, maps = stages.infer(images, cut)
     with torch.no_grad():
         expected_scores, expected = EngineGraph(model, OPTIMIZED)(torch.from_numpy(images))
     assert exited.any()
     assert count == 1 or not exited.all()
-    np.testing.assert_array_equal(exited, stages.scores(images).screen < cut)
+    np.testing.assert_array_equal(exited, stages.scores(images).screen(NO_LEVEL) < cut)
     np.testing.assert_allclose(maps[~exited], expected.numpy()[~exited], atol=1e-4)
     np.testing.assert_allclose(scores[~exited], expected_scores.numpy()[~exited], atol=1e-4)
     assert not maps[exited].any()
@@ -147,6 +158,13 @@ class Marks:
         return rng.integers(0, 255, image.shape, np.uint8), np.ones(image.shape[:2], bool)
 
 
+def told(screen, flagged) -> StageScores:
+    """As both stages give it, of even maps with these scores."""
+    largest = np.log(screen / (1 - screen)).astype("f4")[:, None]
+    moments = np.concatenate([largest, np.zeros_like(largest)], 1)
+    return StageScores(largest, moments, flagged.astype("f4"))
+
+
 class Unlike:
     """Two stages: normal images are black and have a screen score of 0.1, all others are flagged."""
 
@@ -155,7 +173,7 @@ class Unlike:
 
     def scores(self, images) -> StageScores:
         normal = ~images.any(axis=(1, 2, 3))
-        return StageScores(np.where(normal, np.float32(0.1), np.float32(self.screen_score)), (~normal).astype("f4"))
+        return told(np.where(normal, 0.1, self.screen_score), ~normal)
 
 
 BLACK = np.zeros((4, 8, 8, 1), np.uint8)
@@ -163,10 +181,14 @@ BLACK = np.zeros((4, 8, 8, 1), np.uint8)
 
 def test_anomalies_are_made_until_enough_are_flagged():
     generator = Marks()
-    found = calibrate_exit(Unlike(0.9), BLACK, generator, BLACK[:2] + np.uint8(1), threshold=0.5, wanted_loss=0.1)
+    found = calibrate_exit(
+        Unlike(0.9), BLACK, generator, BLACK[:2] + np.uint8(1), threshold=0.5, wanted_loss=0.1
+    ).description
     assert found["flagged_seen"] == 2
-    assert found["flagged"] >= flagged_needed(0.1) == 29
-    assert found["anomalies"] == generator.made == 32
+    # Ten of those that are made and the two seen ones are fitted to; all that came with the tenth, at once.
+    assert found["fitted"] == 2 + 16
+    assert found["flagged"] - found["fitted"] >= flagged_needed(0.1) == 29
+    assert found["anomalies"] == generator.made == 48
     assert found["lost"] == 0
     assert 0.1 < found["cut"] < 0.9
 
@@ -174,16 +196,16 @@ def test_anomalies_are_made_until_enough_are_flagged():
 def test_a_network_that_flags_nothing_ends_the_search(stages):
     normals = textured_images(4, 1, 3)
     generator = Marks()
-    found = calibrate_exit(stages, normals, generator, normals[:0], threshold=1.1, wanted_loss=0.5)
+    found = calibrate_exit(stages, normals, generator, normals[:0], threshold=1.1, wanted_loss=0.5).description
     assert found["cut"] is None
-    assert generator.made <= MAX_TRIES * flagged_needed(0.5) + 16
+    assert generator.made <= MAX_TRIES * (flagged_to_fit(0.5) + flagged_needed(0.5)) + 16
     assert f"the network flags too few of the {generator.made} anomalies" in found["why_whole"]
 
 
 def test_the_search_ends_where_no_more_anomalies_can_help():
     generator = Marks()
-    found = calibrate_exit(Unlike(0.1), BLACK, generator, BLACK[:0], threshold=0.5, wanted_loss=0.01)
-    assert generator.made == 16
+    found = calibrate_exit(Unlike(0.1), BLACK, generator, BLACK[:0], threshold=0.5, wanted_loss=0.01).description
+    assert flagged_to_fit(0.01) <= generator.made < flagged_to_fit(0.01) + 16
     assert found["why_whole"].startswith("only 0% of the held-out normal images would leave")
 
 
@@ -191,14 +213,14 @@ def test_time_that_runs_out_is_named(monkeypatch):
     generator = Marks()
     deadline = Deadline.after(100.0)
     monkeypatch.setattr(Deadline, "passed", lambda self, share=1.0: generator.made >= 48)
-    found = calibrate_exit(Unlike(0.9), BLACK, generator, BLACK[:0], 0.5, 0.01, deadline=deadline)
+    found = calibrate_exit(Unlike(0.9), BLACK, generator, BLACK[:0], 0.5, 0.01, deadline=deadline).description
     assert found["cut"] is None
     assert "48 flagged anomalies bound the loss at 6.1%" in found["why_whole"]
     assert "the time ran out; give more --minutes" in found["why_whole"]
 
 
 def test_time_is_set_aside_for_the_anomalies_that_the_bound_needs():
-    assert anomalies_needed(0.01) > flagged_needed(0.01)
+    assert anomalies_needed(0.01) > flagged_to_fit(0.01) + flagged_needed(0.01)
     assert seconds_for_cut(Unlike(0.9), BLACK, Marks(), 0.01) > 0
     assert seconds_for_cut(Unlike(0.9), BLACK, Marks(), 0.0) == anomalies_needed(0.0) == 0
 
@@ -208,7 +230,9 @@ def test_a_screen_that_returns_a_constant_lets_nothing_go(model):
     for parameter in screen.parameters():
         parameter.data.zero_()
     normals = textured_images(4, 1, 3)
-    found = calibrate_exit(TwoStages(model, screen), normals, Marks(), normals[:0], threshold=0.0, wanted_loss=0.5)
+    found = calibrate_exit(
+        TwoStages(model, screen), normals, Marks(), normals[:0], threshold=0.0, wanted_loss=0.5
+    ).description
     assert found["cut"] is None
     assert "would leave" in found["why_whole"]
 
@@ -237,17 +261,19 @@ class Coarse:
 
     def scores(self, images) -> StageScores:
         value = images[:, 0, 0, 0]
-        screen = np.select([value == 0, value == 1], [0.1, 0.05], 0.9).astype("f4")
-        return StageScores(screen, (value > 0).astype("f4"))
+        return told(np.select([value == 0, value == 1], [0.1, 0.05], 0.9), value > 0)
 
 
 @pytest.mark.parametrize(("smallest", "leave"), [(0.0, False), (9.0, True), (10.0, False)])
 def test_flecks_smaller_than_the_products_defects_do_not_count(smallest, leave):
     generator = Flecks()
-    found = calibrate_exit(Coarse(), BLACK, generator, BLACK[:0], threshold=0.5, wanted_loss=0.1, smallest=smallest)
+    found = calibrate_exit(
+        Coarse(), BLACK, generator, BLACK[:0], threshold=0.5, wanted_loss=0.1, smallest=smallest
+    ).description
     assert (found["cut"] is not None) == leave
     assert found["smallest"] == smallest
     if leave:
-        assert found["flagged"] == found["anomalies"] / 2 == 32
+        assert found["flagged"] == found["anomalies"] / 2
+        assert found["flagged"] - found["fitted"] >= flagged_needed(0.1)
     if smallest > 9:
         assert found["flagged"] == 0
