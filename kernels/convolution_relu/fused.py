@@ -148,7 +148,7 @@ def plan_convolve_add_relu(
 
 
 def serves(maps: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel takes such arguments: channels-last maps, and weights of one dtype with them and one group."""
+    """Whether the kernel is meant for them: channels-last maps, and weights of the same dtype in one group."""
     channels_last = memory_format_of(maps) == torch.channels_last
     return channels_last and weight.dtype == maps.dtype and weight.shape[1] == maps.shape[1]
 
@@ -165,8 +165,10 @@ def convolution_relu(
     """The function that `reference.convolution_relu` defines, on a GPU (or the CPU in Triton's interpreter).
 
     Args:
-        maps, weight: such as it `serves`; channels-last weights are read as they are, others copied first.
+        maps, weight: such as it `serves`; both are copied first if they are not channels-last.
         tile: by default the device's.
+    Returns:
+        (B, C', H, W), channels-last.
     """
     (batch, inputs, height, width), channels, kernel = maps.shape, len(weight), weight.shape[2]
     tile = tile or tile_for("convolve_add_relu", capability_of(maps), maps.dtype)
@@ -178,5 +180,6 @@ def convolution_relu(
     out = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
     bias = maps.new_zeros(channels) if bias is None else bias.to(maps.dtype).contiguous()
     added = out if residual is None else residual.to(maps.dtype).contiguous(memory_format=torch.channels_last)
-    launch(maps, weight.contiguous(memory_format=torch.channels_last), bias, added, batch, out)
+    maps, weight = (one.contiguous(memory_format=torch.channels_last) for one in (maps, weight))
+    launch(maps, weight, bias, added, batch, out)
     return out
