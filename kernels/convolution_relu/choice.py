@@ -29,8 +29,8 @@ DTYPES = (torch.float16, torch.bfloat16)
 # A later formulation has to save this share of the time.
 MIN_GAIN = 0.02
 WARM_UP_CALLS, ROUNDS, CALLS = 3, 5, 10
-# About a millisecond, in which the host puts the calls of a round on the stream: the device runs them without gaps.
-HEAD_START_CYCLES = 2_000_000
+# About two milliseconds, in which the host puts the calls of a round on the stream: the device runs them without gaps.
+HEAD_START_CYCLES = 4_000_000
 
 # What was chosen and what failed, by device, dtype, shapes and strides.
 _chosen: dict[tuple[object, ...], tuple[str, tuple[str, ...]]] = {}
@@ -101,7 +101,8 @@ def fastest(runs: Mapping[str, Callable[[], object]], device: torch.device) -> t
     Raises:
         Exception: whatever the last one raised, if none works.
     """
-    working, faults = {}, []
+    working: dict[str, Callable[[], object]] = {}
+    faults: list[str] = []
     with torch.cuda.device(device):
         for place, (name, run) in enumerate(runs.items()):
             try:
