@@ -1,4 +1,4 @@
-"""Offline search for the tiles of `kernels/tiles.py`, on the GPU that it runs on. Nothing else ever tunes.
+"""Offline search for the tiles of `kernels/tiles.py`, on the GPU that it runs on. Nothing else ever searches.
 
     python -m prn_fast.bench.gpu.tune [--kernel logits ...] [--dtype float16 ...] [--batch 1 32] [--seconds 0.2]
 
