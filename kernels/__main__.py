@@ -200,7 +200,7 @@ def main() -> int:
             print(f"\nbytes moved at batch {options.batch}, {dtype}, MB: fused / published")
             for op, shape, ours, theirs in traffic_rows(options.batch, DTYPES[dtype], scales):
                 print(
-                    f"{op:20} {shape:9} {ours.total / 1e6:10.1f} / {theirs.total / 1e6:10.1f}"
+                    f"{op:20} {shape:32} {ours.total / 1e6:10.1f} / {theirs.total / 1e6:10.1f}"
                     f"   {theirs.total / ours.total:6.1f} times less"
                 )
     for row in misfits:

@@ -85,12 +85,11 @@ def _launches(
 ) -> Iterator[tuple[str, str, Launch]]:
     from prn_fast.kernels.convolution_relu.epilogue import plan_bias_add_relu
 
-    # One of each kind: the others differ in their sizes alone.
+    # One of each kind: the others differ in their sizes.
     yield shapes.image, "convolve_add_relu", plan(stem(shapes), batch, dtype, capability)
     tile = tile_for("bias_add_relu", capability, dtype)
     for level in shapes.scales:
-        for one in (to_the_next(level), into_attention(level), of_attention(level)):
-            yield level.name, "convolve_add_relu", plan(one, batch, dtype, capability)
+        yield level.name, "convolve_add_relu", plan(of_attention(level), batch, dtype, capability)
         after = plan_bias_add_relu(batch, 2 * level.channels, level.side**2, True, dtype, channels_last, tile)
         yield level.name, "bias_add_relu", after
 
