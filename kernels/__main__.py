@@ -19,7 +19,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ from prn_fast.arguments import whole
 from prn_fast.environment import commit
 from prn_fast.kernels import FUSED, OPERATIONS, OPTIMIZED, Ops
 from prn_fast.kernels.catalogue import all_cases
-from prn_fast.kernels.convolution_relu import cudnn
+from prn_fast.kernels.convolution_relu import choice
 from prn_fast.kernels.launch import noted
 from prn_fast.kernels.multi_scale_fusion import project_upsample_add, with_raise_to
 from prn_fast.kernels.operation import SCALES, Draw, PyramidLevel, Shapes
@@ -81,7 +80,7 @@ class Counted(Uncomputed):
 
 
 # What follows a convolution, and what is added at a scale, by what computes it.
-FORMULATIONS: dict[str, tuple[Ops, bool]] = {
+FORMULATIONS: dict[str, tuple[Ops, str]] = {
     "PyTorch, one by one": (
         replace(
             FUSED,
@@ -89,24 +88,23 @@ FORMULATIONS: dict[str, tuple[Ops, bool]] = {
             logit_head=OPTIMIZED.logit_head,
             multi_scale_fusion=partial(with_raise_to, raise_to=project_upsample_add),
         ),
-        False,
+        choice.AFTER,
     ),
-    "Triton, after it": (FUSED, False),
-    "cuDNN, within it": (FUSED, True),
+    **{name: (FUSED, name) for name in (choice.AFTER, choice.TRITON, choice.CUDNN)},
 }
 
 
-def network_pass(batch: int, dtype: torch.dtype, ops: Ops, in_cudnn: bool) -> tuple[Counter[str], Counter[str]]:
+def network_pass(batch: int, dtype: torch.dtype, ops: Ops, way: str) -> tuple[Counter[str], Counter[str]]:
     """Kernels by name, and bytes of element-wise passes by name, of one run of the real network (r18, 256 pixels).
 
     Args:
-        in_cudnn: whether cuDNN's fused epilogues pass their trial.
+        way: by which formulation all convolutions run that ReLU follows (see `choice`).
     """
     model = PRN(PRNConfig(), ops).eval()
     graph = EngineGraph(model, ops, dtype, torch.channels_last)
     images = torch.empty(batch, 256, 256, 3, dtype=torch.uint8)
     with (
-        mock.patch.object(cudnn, "is_sound", return_value=in_cudnn),
+        choice.only(way),
         torch.inference_mode(),
         noted() as launches,
         Counted() as counted,
@@ -127,8 +125,8 @@ def network_pass(batch: int, dtype: torch.dtype, ops: Ops, in_cudnn: bool) -> tu
 def pass_report(batch: int, dtype: str) -> dict[str, Any]:
     """Kernels and bytes of a run, as JSON has them and `print_pass` prints them."""
     rows = []
-    for name, (ops, in_cudnn) in FORMULATIONS.items():
-        kernels, moved = network_pass(batch, DTYPES[dtype], ops, in_cudnn)
+    for name, (ops, way) in FORMULATIONS.items():
+        kernels, moved = network_pass(batch, DTYPES[dtype], ops, way)
         megabytes = {kernel: values / batch / 1e6 for kernel, values in sorted(moved.items())}
         rows.append({"name": name, "kernels": dict(sorted(kernels.items())), "megabytes_an_image": megabytes})
     command = f"python -m prn_fast.kernels --pass --json --batch {batch} --dtype {dtype}"
@@ -202,7 +200,7 @@ def main() -> int:
             print(f"\nbytes moved at batch {options.batch}, {dtype}, MB: fused / published")
             for op, shape, ours, theirs in traffic_rows(options.batch, DTYPES[dtype], scales):
                 print(
-                    f"{op:20} {shape:9} {ours.total / 1e6:10.1f} / {theirs.total / 1e6:10.1f}"
+                    f"{op:20} {shape:32} {ours.total / 1e6:10.1f} / {theirs.total / 1e6:10.1f}"
                     f"   {theirs.total / ours.total:6.1f} times less"
                 )
     for row in misfits:

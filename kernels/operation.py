@@ -116,6 +116,7 @@ class Case:
             for what is checked but not timed on its own.
         trained: positions of the arguments that have a gradient.
         engine_arguments: what the engine passes to `fused` instead, weights prepared once.
+        kernel: which it shows, if `fused` is one of an operation's formulations, not the one that is chosen.
     """
 
     op: str
@@ -127,6 +128,7 @@ class Case:
     traffic: Callable[[], tuple[BytesMoved, BytesMoved]] | None
     trained: tuple[int, ...] = ()
     engine_arguments: tuple[Any, ...] | None = None
+    kernel: str | None = None
 
     def run(self) -> Any:
         """The operation as the engine calls it."""

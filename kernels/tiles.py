@@ -42,6 +42,7 @@ _WARP_GROUP: dict[str, Tile] = {
     "input_gradient": Tile({"BLOCK_D": 64, "BLOCK_N": 64}),
     "weight_gradient": Tile({"BLOCK_D": 64}, warps=8),
     "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 64}, 8, 3),
+    "convolve_add_relu": Tile({"BLOCK_N": 128, "BLOCK_C": 128, "BLOCK_K": 64}, 8, 3),
     "bias_add_relu": Tile({"BLOCK": 1024}),
     "tap_logits": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 64}, 8, 2),
     "sum_taps": Tile({"BLOCK": 512}),
@@ -61,6 +62,7 @@ _WARP: dict[str, Tile] = {
     "input_gradient": Tile({"BLOCK_D": 64, "BLOCK_N": 32}),
     "weight_gradient": Tile({"BLOCK_D": 32}, warps=8),
     "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 16, "BLOCK_C": 64, "BLOCK_K": 32}, stages=3),
+    "convolve_add_relu": Tile({"BLOCK_N": 128, "BLOCK_C": 64, "BLOCK_K": 32}, 8, 3),
 }
 
 # Without tensor cores a product keeps its operands in registers: narrower tiles, spread over more warps.
@@ -72,6 +74,7 @@ _NARROW: dict[str, Tile] = {
     "input_gradient": Tile({"BLOCK_D": 16, "BLOCK_N": 16}, warps=8),
     "weight_gradient": Tile({"BLOCK_D": 16}, warps=8),
     "project_upsample_add": Tile({"TILE_H": 8, "TILE_W": 4, "BLOCK_C": 32, "BLOCK_K": 16}, warps=8),
+    "convolve_add_relu": Tile({"BLOCK_N": 64, "BLOCK_C": 64, "BLOCK_K": 16}, warps=8),
     "tap_logits": Tile({"TILE_H": 8, "TILE_W": 8, "BLOCK_C": 32, "BLOCK_K": 16}, warps=8),
     "learned_score": Tile({"BLOCK": 4096}, warps=16),
     "order": Tile({"BLOCK_B": 16, "BLOCK_D": 16, "STEPS": 64}, warps=8),

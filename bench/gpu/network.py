@@ -28,7 +28,7 @@ from prn_fast.bench.machine.ceilings import ceiling_fault, flop_per_image
 from prn_fast.engine.fused import DTYPES, FusedEngine, convolution_settings
 from prn_fast.engine.parity import TOLERANCES
 from prn_fast.kernels import FUSED, OPTIMIZED, REFERENCE
-from prn_fast.kernels.convolution_relu import cudnn
+from prn_fast.kernels.convolution_relu import choice, cudnn
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import EngineGraph, with_ops
 from prn_fast.model.prn import PRN
@@ -236,7 +236,8 @@ def measure_fused(subject: NetworkUnderTest, precision: str, batch: int, tune: b
     """Every way to run the fused network that can be opened, side by side, and what kept the others from it."""
     contenders: list[Contender] = []
     faults: Rows = []
-    before = cudnn.trials()
+    trials = {"cudnn_epilogues": cudnn.trials, "convolutions": choice.trials}
+    before = {name: count() for name, count in trials.items()}
     with torch.inference_mode(), convolution_settings(tune):
         try:
             for contender in fused_contenders(subject, precision, batch, tune):
@@ -244,9 +245,9 @@ def measure_fused(subject: NetworkUnderTest, precision: str, batch: int, tune: b
         except Exception as error:
             faults.append(failure({"name": f"fused {precision}", "batch": batch}, error))
         rows = [*subject.measure(contenders), *faults]
-    # Whether bias, residual and ReLU are added within cuDNN: of how many convolutions by shape, and what is against it.
-    tried = cudnn.trials() - before
-    return [row | {"cudnn_epilogues": dict(tried)} for row in rows] if tried else rows
+    # Convolutions by shape: how many cuDNN may compute with what follows, or what is against it; which way was fastest.
+    tried = {name: dict(count() - before[name]) for name, count in trials.items()}
+    return [row | {name: counts for name, counts in tried.items() if counts} for row in rows]
 
 
 def fused_shares(subject: NetworkUnderTest, precision: str, batch: int) -> Rows:

@@ -1,4 +1,4 @@
-"""Offline search for the tiles of `kernels/tiles.py`, on the GPU that it runs on. Nothing else ever tunes.
+"""Offline search for the tiles of `kernels/tiles.py`, on the GPU that it runs on. Nothing else ever searches.
 
     python -m prn_fast.bench.gpu.tune [--kernel logits ...] [--dtype float16 ...] [--batch 1 32] [--seconds 0.2]
 
@@ -119,14 +119,15 @@ def fits(kernel: str, tile: Tile, batch: int, dtype: torch.dtype, capability: Ca
 def trials_of(
     kernel: str, batches: Sequence[int], dtype: torch.dtype, device: torch.device, shapes: Shapes
 ) -> list[Case]:
-    """The cases that time the kernel's operation, one for each batch and shape."""
+    """The cases that time the kernel's operation, at each batch and shape: those that show it, if there are any."""
     op = next(op for op, kernels in KERNELS_OF_OP.items() if kernel in kernels)
-    return [
+    found = [
         replace(case, shape=f"{batch} x {case.shape}")
         for batch in batches
         for case in cases(batch, dtype, device, shapes)
         if case.op == op and case.traffic is not None
     ]
+    return [case for case in found if case.kernel == kernel] or found
 
 
 def written(kernel: str, tile: Tile) -> str:

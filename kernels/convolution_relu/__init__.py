@@ -1,14 +1,14 @@
 """A convolution with bias, residual and ReLU, as an engine runs it: without a separate pass over the map for each.
 
-`convolution_relu` is the operation that a compiled or exported graph keeps: plain PyTorch on the CPU; on a GPU cuDNN,
-with everything in the convolution if a trial shows that this is sound (see `cudnn`), otherwise with one Triton kernel
-after it. It has no backward: training needs the batch norm that is folded here.
+`convolution_relu` is the operation that a compiled or exported graph keeps: plain PyTorch on the CPU; on a GPU one
+kernel, of cuDNN or Triton, or a convolution and one kernel after it (see `choice`). It has no backward: training needs
+the batch norm that is folded here.
 """
 
 import torch
 from torch import Tensor
 
-from prn_fast.kernels.convolution_relu import reference
+from prn_fast.kernels.convolution_relu import choice, reference
 from prn_fast.kernels.launch import has_kernels, memory_format_of
 
 
@@ -31,18 +31,14 @@ def convolution_relu(
 def _(
     maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None = None
 ) -> Tensor:
-    from prn_fast.kernels.convolution_relu import cudnn, fused
-
-    if not has_kernels(maps.dtype):
-        return _plain(maps, weight, bias, stride, padding, residual)
-    whole = cudnn.convolution_relu(maps, weight, bias, stride, padding, residual)
-    return fused.convolution_relu(maps, weight, bias, stride, padding, residual) if whole is None else whole
+    compute = choice.convolution_relu if has_kernels(maps.dtype) else _plain
+    return compute(maps, weight, bias, stride, padding, residual)
 
 
 @convolution_relu.register_fake
 def _(
     maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None = None
 ) -> Tensor:
-    height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in maps.shape[2:])
+    height, width = (reference.side_of_result(side, weight.shape[2], stride, padding) for side in maps.shape[2:])
     out = maps.new_empty(maps.shape[0], weight.shape[0], height, width)
     return out.contiguous(memory_format=memory_format_of(maps))

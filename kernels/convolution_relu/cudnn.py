@@ -24,16 +24,9 @@ PASSED = "passed"
 
 
 def convolution_relu(
-    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None
-) -> Tensor | None:
-    """The function that `reference.convolution_relu` defines; None where cuDNN must not compute it."""
-    if bias is None or not is_sound(maps, weight, bias, stride, padding, residual):
-        return None
-    return _call(maps, weight, bias, stride, padding, residual)
-
-
-def _call(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> Tensor:
-    """One of PyTorch's two functions, in the algorithm that cuDNN thinks best.
+    maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None
+) -> Tensor:
+    """The function that `reference.convolution_relu` defines, if it `is_sound`; in the algorithm cuDNN thinks best.
 
     Each thread of PyTorch chooses anew: by timing it could come to one that no trial has seen, and it would compile and
     run a dozen for each shape.
@@ -54,6 +47,11 @@ def trials() -> Counter[str]:
     return Counter(fault or PASSED for fault in _trials.values())
 
 
+def key_of(maps: Tensor, weight: Tensor, stride: int, padding: int, residual: Tensor | None) -> tuple[object, ...]:
+    """What a trial is valid for."""
+    return maps.device, maps.dtype, maps.shape, maps.stride(), weight.shape, stride, padding, residual is None
+
+
 def is_sound(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, residual: Tensor | None) -> bool:
     """Whether cuDNN's functions do what `reference.convolution_relu` defines, and nothing else, for such arguments.
 
@@ -61,7 +59,7 @@ def is_sound(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
     """
     if maps.device.type != "cuda" or maps.dtype not in DTYPES:
         return False
-    key = (maps.device, maps.dtype, maps.shape, maps.stride(), weight.shape, stride, padding, residual is None)
+    key = key_of(maps, weight, stride, padding, residual)
     if key not in _trials:
         if torch.cuda.is_current_stream_capturing():
             return False
@@ -94,6 +92,6 @@ def _agrees(maps: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: in
     expected = reference.convolution_relu(maps, weight, bias, stride, padding, residual)
     # Freed at once, so that the next result of this size gets the same memory.
     torch.full_like(expected, torch.nan)
-    found = _call(maps, weight, bias, stride, padding, residual)
+    found = convolution_relu(maps, weight, bias, stride, padding, residual)
     allowed = ALLOWED_STEPS * torch.finfo(maps.dtype).eps * float(expected.nan_to_num(0.0).amax())
     return torch.allclose(found, expected, rtol=0.0, atol=allowed, equal_nan=True)

@@ -25,3 +25,8 @@ def convolution_relu(
     """
     out = functional.conv2d(maps, weight, bias, stride, padding)
     return torch.relu(out if residual is None else out + residual)
+
+
+def side_of_result(side: int, kernel: int, stride: int, padding: int) -> int:
+    """Pixels along a side of the result."""
+    return (side + 2 * padding - kernel) // stride + 1

@@ -4,6 +4,14 @@ from prn_fast.kernels.traffic import BytesMoved
 
 
 def bytes_moved(batch: int, taken: int, given: int, weights: int, has_residual: bool, value_bytes: int) -> BytesMoved:
+    """In one kernel: maps, weights and the residual in, the result out."""
+    read = batch * (taken + (given if has_residual else 0)) + weights
+    return BytesMoved(read * value_bytes, batch * given * value_bytes)
+
+
+def bytes_moved_after(
+    batch: int, taken: int, given: int, weights: int, has_residual: bool, value_bytes: int
+) -> BytesMoved:
     """With one kernel after the convolution: maps and weights in, sums out; sums and residual in, the result out."""
     read = batch * (taken + (2 if has_residual else 1) * given) + weights
     return BytesMoved(read * value_bytes, 2 * batch * given * value_bytes)

@@ -34,7 +34,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 @contextmanager
 def convolution_settings(tune: bool) -> Iterator[None]:
-    """cuDNN timing its algorithms or not, and float32 that is float32, not TF32."""
+    """Algorithms of convolutions timed or not, and float32 that is float32, not TF32."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
     with float32_arithmetic():
@@ -63,10 +63,10 @@ class FusedEngine(Engine):
         precision: "fp16", "bf16" or "fp32" (true float32, no TF32).
         batch: most images in one graph.
         device: "cuda", or "cuda:1" and so on.
-        tune: let cuDNN time its convolution algorithms for every size while the engine is opened
+        tune: time cuDNN's convolution algorithms and the project's for every size while the engine is opened
             (`torch.backends.cudnn.benchmark`) and keep the fastest. The choice may differ from one opening to the next,
-            and with it the last bits of the result; without it cuDNN's rules of thumb decide, always alike, as they do
-            for convolutions that add and clamp by themselves.
+            and with it the last bits of the result; without it cuDNN's rules of thumb and the project's order decide,
+            always alike, as the former do for convolutions that add and clamp by themselves.
         sizes: numbers of images to record graphs for, by default the powers of two up to `batch`. Fewer of them open
             sooner; without 1 among them, a number of images that they do not add up to is an EngineError.
         early_exit, screen_only: as for `open_engine`; with a screen there are as many graphs of it as of the network.

@@ -1,11 +1,14 @@
-"""Convolution with bias, residual and ReLU: Triton's pass after it, and cuDNN's functions only where they are sound."""
+"""Convolution with bias, residual and ReLU: Triton's kernels, and cuDNN's functions only where they are sound."""
 
 import pytest
 import torch
 from torch.nn import functional
 
-from prn_fast.kernels.convolution_relu import convolution_relu, cudnn, fused, reference, traffic
+from prn_fast.kernels.convolution_relu import convolution_relu, cudnn, epilogue, fused, reference, traffic
+from prn_fast.kernels.convolution_relu.operation import of_the_network, plan
 from prn_fast.kernels.launch import Tile
+from prn_fast.kernels.operation import REAL
+from prn_fast.kernels.tiles import tile_for
 from tests.kernels.kernel_checks import assert_rounded
 from tests.kernels.number_formats import dtypes, layouts
 
@@ -15,14 +18,21 @@ CASES = {
     "odd": (3, 5, 7, 9, 11, 3, 1, 1),
     "strided": (2, 3, 6, 10, 7, 3, 2, 1),
     "pointwise": (2, 6, 5, 4, 4, 1, 1, 0),
+    "pointwise, strided": (3, 20, 37, 7, 5, 1, 2, 0),
     "stem": (1, 3, 4, 16, 12, 7, 2, 3),
+    "wide": (1, 20, 40, 5, 7, 3, 1, 1),
+    "padded by more than the kernel takes": (1, 2, 3, 5, 6, 3, 3, 2),
 }
-TILE = Tile({"BLOCK": 128})
+# Several blocks along each side of the product, and windows that end inside a step.
+TILE, AFTER_TILE = Tile({"BLOCK_N": 32, "BLOCK_C": 16, "BLOCK_K": 16}), Tile({"BLOCK": 128})
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 residuals = pytest.mark.parametrize("has_residual", [False, True], ids=["", "residual"])
+formulations = pytest.mark.parametrize(
+    "compute", [fused.convolution_relu, epilogue.convolution_relu], ids=["within", "after"]
+)
 
 
-def draw(normal, case, dtype, has_residual, layout=torch.contiguous_format):
+def draw(normal, case, dtype, has_residual, layout=torch.channels_last):
     """Arguments of the operation."""
     batch, channels, width, high, wide, kernel, stride, padding = case
     maps = normal(batch, channels, high, wide, dtype=dtype).to(memory_format=layout)
@@ -36,49 +46,124 @@ def in_float64(arguments):
     return [one.double() if torch.is_tensor(one) else one for one in arguments]
 
 
+def assert_right(out, arguments):
+    # Convolutions add up in float32.
+    typical = 4.0 if out.dtype == torch.float32 else 1.5
+    assert_rounded(out, reference.convolution_relu(*in_float64(arguments)), typical)
+
+
+@cases
+@residuals
+@dtypes
+def test_one_kernel_matches_float64(normal, case, dtype, has_residual):
+    arguments = draw(normal, case, dtype, has_residual)
+    out = fused.convolution_relu(*arguments, tile=TILE)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert_right(out, arguments)
+
+
 @cases
 @residuals
 @layouts
 @dtypes
-def test_triton_matches_float64(normal, case, dtype, has_residual, layout):
+def test_a_kernel_after_the_convolution_matches_float64(normal, case, dtype, has_residual, layout):
     arguments = draw(normal, case, dtype, has_residual, layout)
-    out = fused.convolution_relu(*arguments, tile=TILE)
+    out = epilogue.convolution_relu(*arguments, tile=AFTER_TILE)
     assert out.is_contiguous(memory_format=layout)
-    # Convolutions add up in float32.
-    typical = 4.0 if dtype == torch.float32 else 1.5
-    assert_rounded(out, reference.convolution_relu(*in_float64(arguments)), typical)
+    assert_right(out, arguments)
 
 
+@formulations
 @residuals
-def test_triton_without_a_bias_and_with_the_tables_tile(normal, has_residual):
+def test_without_a_bias_and_with_the_tables_tile(normal, has_residual, compute):
     maps, weight, _, *rest = draw(normal, CASES["odd"], torch.float32, has_residual)
-    out = fused.convolution_relu(maps, weight, None, *rest)
-    assert_rounded(out, reference.convolution_relu(*in_float64([maps, weight, None, *rest])), typical=4.0)
+    assert_right(compute(maps, weight, None, *rest), [maps, weight, None, *rest])
 
 
-def test_triton_keeps_nan_and_infinity_visible():
+def test_one_kernel_reads_weights_of_either_layout(normal):
+    maps, weight, *rest = draw(normal, CASES["odd"], torch.float16, False)
+    weights = [weight.to(memory_format=layout) for layout in (torch.contiguous_format, torch.channels_last)]
+    first, second = (fused.convolution_relu(maps, one, *rest, tile=TILE) for one in weights)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@formulations
+def test_nan_and_infinity_of_a_residual_stay_visible(compute):
     added = torch.tensor([-1.0, 2.0, float("nan"), float("inf"), float("-inf")]).reshape(1, 5, 1, 1)
     nothing = torch.zeros(1, 1, 1, 1), torch.zeros(5, 1, 1, 1), torch.zeros(5), 1, 0
-    negative, positive, nan, infinite, minus = fused.convolution_relu(*nothing, added).flatten()
+    negative, positive, nan, infinite, minus = compute(*nothing, added).flatten()
     assert [negative, positive, infinite, minus] == [0, 2, float("inf"), 0]
     assert nan.isnan()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("case", ["odd", "strided", "pointwise, strided", "stem"])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")], ids=["nan", "inf"])
+def test_one_kernel_keeps_what_is_broken_where_a_window_sees_it_and_nowhere_else(normal, case, broken):
+    maps, weight, *rest = draw(normal, CASES[case], torch.float16, True)
+    # At the ends of rows, beyond which lies the next row.
+    maps[0, 0, 0, 0] = maps[0, -1, 0, -1] = maps[0, 1, 4, -1] = maps[0, -1, -1, -1] = broken
+    found = fused.convolution_relu(maps, weight, *rest, tile=TILE)
+    expected = reference.convolution_relu(*in_float64([maps, weight, *rest]))
+    assert not expected.isfinite().all()
+    assert found.isnan().equal(expected.isnan())
+    assert found.isinf().equal(expected.isinf())
+    assert_rounded(found[expected.isfinite()], expected[expected.isfinite()], typical=1.5)
+
+
+def without_a_tap(maps, weight, *rest):
+    left_out = weight.clone()
+    left_out[:, :, -1, 0] = 0
+    return reference.convolution_relu(maps, left_out, *rest)
+
+
+def residual_after_relu(maps, weight, bias, stride, padding, residual):
+    return reference.convolution_relu(maps, weight, bias, stride, padding) + residual
+
+
+def without_relu(maps, weight, bias, stride, padding, residual):
+    return functional.conv2d(maps, weight, bias, stride, padding) + residual
+
+
 FAULTS = {
-    "no bias": lambda y, bias, residual: (y + residual).clamp_min(0),
-    "bias twice": lambda y, bias, residual: (y + 2 * bias + residual).clamp_min(0),
-    "no residual": lambda y, bias, residual: (y + bias).clamp_min(0),
-    "residual after ReLU": lambda y, bias, residual: (y + bias).clamp_min(0) + residual,
-    "no ReLU": lambda y, bias, residual: y + bias + residual,
+    "no bias": lambda maps, weight, bias, *rest: reference.convolution_relu(maps, weight, None, *rest),
+    "bias twice": lambda maps, weight, bias, *rest: reference.convolution_relu(maps, weight, 2 * bias, *rest),
+    "no residual": lambda *arguments: reference.convolution_relu(*arguments[:-1]),
+    "residual after ReLU": residual_after_relu,
+    "no ReLU": without_relu,
+    "a tap left out": without_a_tap,
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_the_comparison_sees_a_planted_fault(normal, fault):
-    maps, weight, bias, stride, padding, residual = arguments = draw(normal, CASES["odd"], torch.float16, True)
-    wrong = fault(functional.conv2d(maps, weight, None, stride, padding), bias[:, None, None], residual)
+    arguments = draw(normal, CASES["odd"], torch.float16, True)
+    assert_right(reference.convolution_relu(*in_float64(arguments)).half(), arguments)
     with pytest.raises(AssertionError):
-        assert_rounded(wrong, reference.convolution_relu(*in_float64(arguments)), typical=1.5)
+        assert_right(fault(*in_float64(arguments)).half(), arguments)
+
+
+def test_one_kernel_takes_channels_last_maps_and_one_group(normal):
+    maps, weight, *_ = draw(normal, CASES["odd"], torch.float16, False)
+    assert fused.serves(maps, weight)
+    assert not fused.serves(maps.contiguous(), weight)
+    assert not fused.serves(maps, weight.float())
+    assert not fused.serves(maps, weight[:, :1])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_tiles_cover_every_result_and_are_smaller_where_there_are_few(batch):
+    table = tile_for("convolve_add_relu", (9, 0), torch.float16)
+    for one in of_the_network(REAL):
+        launch = plan(one, batch, torch.float16, (9, 0))
+        sides = launch.constants["BLOCK_C"], launch.constants["BLOCK_N"]
+        assert all(
+            n * side >= size for n, side, size in zip(launch.grid, sides, (one.channels, one.pixels), strict=False)
+        )
+        assert launch.grid[2] == batch
+        assert all(side <= most for side, most in zip(sides, (one.channels, table.blocks["BLOCK_N"]), strict=True))
+        programs = launch.grid[0] * launch.grid[1] * batch
+        assert programs >= fused.PROGRAMS or max(sides) == fused.LEAST_SIDE
 
 
 @residuals
@@ -221,20 +306,6 @@ def test_each_shape_is_tried_once_and_not_while_a_graph_is_captured(monkeypatch,
     assert cudnn.trials() == {"passed": 1, "NaN is lost": 1}
 
 
-@pytest.mark.parametrize("sound", [False, True])
-def test_the_operation_takes_cudnn_s_answer_where_it_is_sound_and_its_own_otherwise(
-    functions, monkeypatch, normal, sound
-):
-    functions(relu=lambda maps, weight, *rest: torch.full_like(maps[:, : len(weight)], 7))
-    monkeypatch.setattr(cudnn, "is_sound", lambda *arguments: sound)
-    arguments = draw(normal, (1, 4, 4, 8, 8, 3, 1, 1), torch.float16, False)
-    found = convolution_relu._backend_fns["cuda"](*arguments)
-    if sound:
-        assert (found == 7).all()
-    else:
-        assert_rounded(found, reference.convolution_relu(*in_float64(arguments)), typical=1.5)
-
-
 def test_float32_and_the_cpu_never_ask_cudnn(normal):
     half, *others = draw(normal, CASES["odd"], torch.float16, False)
     maps, *rest = draw(normal, CASES["odd"], torch.float32, False)
@@ -244,6 +315,8 @@ def test_float32_and_the_cpu_never_ask_cudnn(normal):
 
 def test_bytes_moved_are_counted():
     moved = traffic.bytes_moved(2, 30, 40, 100, True, 2)
+    assert (moved.read, moved.written) == ((2 * (30 + 40) + 100) * 2, 2 * 40 * 2)
+    moved = traffic.bytes_moved_after(2, 30, 40, 100, True, 2)
     assert (moved.read, moved.written) == ((2 * (30 + 80) + 100) * 2, 2 * 2 * 40 * 2)
     published = traffic.published_bytes_moved(2, 30, 40, 100, False, 2)
     assert (published.read, published.written) == ((2 * (30 + 80) + 100) * 2, 2 * 3 * 40 * 2)

@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 
 from prn_fast.errors import ConfigError
-from prn_fast.kernels import FUSED, OPTIMIZED, Ops, multi_scale_fusion
+from prn_fast.kernels import FUSED, OPERATIONS, OPTIMIZED, Ops, multi_scale_fusion
 from prn_fast.kernels.anomaly_score import fused as score
 from prn_fast.kernels.convolution_relu import fused as convolution
+from prn_fast.kernels.convolution_relu.operation import of_the_network, plan
+from prn_fast.kernels.launch import noted
 from prn_fast.kernels.logit_head import fused as logit_head
 from prn_fast.kernels.multi_scale_fusion import fused as fusion
 from prn_fast.kernels.multi_size_attention import fused as attention
+from prn_fast.kernels.operation import REAL
 from prn_fast.kernels.prototype_residual import fused as residual
 from prn_fast.kernels.tile_normalize import fused as normalize
+from prn_fast.kernels.uncomputed import Uncomputed
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import EngineGraph, fold_attention, fold_batch_norm, two_stages
 from prn_fast.model.prn import PRN
@@ -134,6 +138,16 @@ def test_the_whole_network_with_its_kernels_in_the_interpreter(model, images, ex
     mean_map, most_score = TOLERANCES[torch.float16]
     assert (maps - expected[1][:1]).abs().mean() <= mean_map
     assert (scores - expected[0][:1]).abs().max() <= most_score
+
+
+def test_the_networks_convolutions_are_those_that_are_compiled_and_tuned():
+    graph = EngineGraph(PRN(PRNConfig(), FUSED).eval(), FUSED, torch.float16, torch.channels_last)
+    with torch.inference_mode(), noted() as launches, Uncomputed(op for one in OPERATIONS for op in one.registered):
+        graph(torch.empty(1, 256, 256, 3, dtype=torch.uint8))
+    found = {tuple(one.constants.items()) for one in launches if one.kernel is convolution.convolve_add_relu_kernel}
+    listed = [tuple(plan(one, 1, torch.float16, (9, 0)).constants.items()) for one in of_the_network(REAL)]
+    assert found == set(listed)
+    assert len(listed) == len(found) == 24
 
 
 def test_weights_are_stored_as_they_are_used(model):

@@ -48,6 +48,8 @@ def test_a_kernel_has_trials_at_every_batch(kernel):
     shapes = [case.shape for case in trials]
     assert len(set(shapes)) == len(shapes)
     assert {shape.split(" x ")[0] for shape in shapes} == {"1", "2"}
+    # Not where another kernel of the operation runs in its place, or might.
+    assert {case.kernel for case in trials} in ({None}, {kernel})
 
 
 def blocks_of_stitch(result: torch.Tensor) -> torch.Tensor:
