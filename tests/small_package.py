@@ -14,7 +14,7 @@ from prn_fast.engine.base import Detections
 from prn_fast.kernels import OPTIMIZED
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen, screen_score
+from prn_fast.model.screen import Screen, mean_and_spread, screen_score
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.package import Package, ValidationSet
 from prn_fast.training.calibration import calibrate
@@ -68,6 +68,10 @@ def small_screen(model: PRN, seed: int = 0) -> Screen:
     largest = logits.flatten(1).max(1).values
     screen.out.weight.div_(largest.std())
     screen.out.bias.sub_(largest.mean()).div_(largest.std())
+    # Engines must carry it: no image gets less than -0.2, and some just that.
+    logits = screen.eval().logits_of_inputs(inputs)
+    mean, spread = (float(values.mean()) for values in mean_and_spread(logits))
+    screen.take_level(np.array([-0.3, 0.5, 0.3 * mean - 0.5 * spread, -0.2], np.float32))
     return screen.eval().requires_grad_(False)
 
 
@@ -77,7 +81,7 @@ def add_small_screen(package: Package, seed: int = 0) -> Screen:
     screen = small_screen(model, seed)
     images = torch.from_numpy(textured_images(32, package.config.image_channels, seed + 4, package.config.image_size))
     with torch.no_grad():
-        scores, _ = screen_score(screen(*model.frozen(images)), screen.level)
+        scores, _ = screen_score(screen(*model.frozen(images)), screen.level_weights)
     figures = {"exit_share": 0.5, "flagged": 12, "flagged_seen": 0, "lost": 0, "loss_bound": 0.221, "normals": 12}
     threshold = package.calibration("threshold")
     package.add_screen(screen, {"cut": float(scores.median()), "margin": 0.0, "threshold": threshold, **figures})

@@ -195,9 +195,14 @@ def pack_cache(folders: Iterable[Path], target: Path) -> None:
 def unpack_cache(source: Path, cache: Path) -> None:
     """Put a packed cache into a folder of its own."""
     with tarfile.open(source) as archive:
-        archive.extractall(cache, filter="data")
+        _extract(archive, cache)
     for group in cache.glob("*/__grp__*.json"):
         group.write_text(group.read_text().replace(CACHE_MARK, str(cache)))
+
+
+def _extract(archive: tarfile.TarFile, folder: Path) -> None:
+    # Python before 3.11.4, as Debian 12 has it, knows no filters.
+    archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
 
 
 def pack_weights(source: Path, target: Path) -> None:
@@ -292,7 +297,7 @@ def unpack(kit: Path, folder: Path) -> str:
         found["PRN_FAST_BACKBONE_WEIGHTS"] = (kit / "backbone.safetensors").resolve()
     if (kit / "data.tar").exists():
         with tarfile.open(kit / "data.tar") as archive:
-            archive.extractall(folder / told["data"], filter="data")
+            _extract(archive, folder / told["data"])
         found["KIT_DATA"] = folder / told["data"]
     return "\n".join(f"{name}={shlex.quote(str(path))}" for name, path in found.items())
 

@@ -29,8 +29,8 @@ DTYPES = (torch.float16, torch.bfloat16)
 # A later formulation has to save this share of the time.
 MIN_GAIN = 0.02
 WARM_UP_CALLS, ROUNDS, CALLS = 3, 5, 10
-# About two milliseconds, in which the host puts the calls of a round on the stream: the device runs them without gaps.
-HEAD_START_CYCLES = 4_000_000
+# About four milliseconds, in which the host puts the calls of a round on the stream: the device runs them without gaps.
+HEAD_START_CYCLES = 8_000_000
 
 # What was chosen and what failed, by device, dtype, shapes and strides.
 _chosen: dict[tuple[object, ...], tuple[str, tuple[str, ...]]] = {}
@@ -95,6 +95,8 @@ def trials() -> Counter[str]:
 
 def fastest(runs: Mapping[str, Callable[[], object]], device: torch.device) -> tuple[str, tuple[str, ...]]:
     """Time some formulations on the current stream of a device; ties go to the earlier.
+
+    It waits for the device, so that no other thread may be capturing a graph on it.
 
     Returns:
         Name of the fastest, and one line for each other that failed.

@@ -11,7 +11,7 @@ leaves the map, the convolution pads: nothing is read.
 
 Products are in the maps' dtype and their sum in float32, which bias and residual are added to; it is rounded once. Each
 map is read, and the result written, by this kernel alone. What it cannot do is split a sum over programs: of a deep map
-and one image there are few pixels and long sums, so that tiles are smaller there. Not timed on a GPU.
+and one image there are few pixels and long sums, so that tiles are smaller there.
 """
 
 import torch

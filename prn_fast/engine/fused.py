@@ -66,7 +66,7 @@ class FusedEngine(Engine):
         tune: time cuDNN's convolution algorithms and the project's for every size while the engine is opened
             (`torch.backends.cudnn.benchmark`) and keep the fastest. The choice may differ from one opening to the next,
             and with it the last bits of the result; without it cuDNN's rules of thumb and the project's order decide,
-            always alike, as the former do for convolutions that add and clamp by themselves.
+            always alike. cuDNN's rules of thumb also choose among its convolutions that add and clamp by themselves.
         sizes: numbers of images to record graphs for, by default the powers of two up to `batch`. Fewer of them open
             sooner; without 1 among them, a number of images that they do not add up to is an EngineError.
         early_exit, screen_only: as for `open_engine`; with a screen there are as many graphs of it as of the network.

@@ -81,11 +81,13 @@ class ScreenStage(nn.Module):
         weight = graph.model.decoder.out.weight
         folded = fold_batch_norm(screen).requires_grad_(False)
         self.screen: Screen = folded.to(device=weight.device, dtype=weight.dtype, memory_format=graph.memory_format)  # type: ignore[call-overload]
+        # As they are: in half precision, a level would be rounded by a share of the cut's margin.
+        self.screen.level_weights = screen.level_weights.to(weight.device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         features, residuals = self.model.frozen(images)
-        return (*screen_score(self.screen(features, residuals), self.screen.level), *features, *residuals)
+        return (*screen_score(self.screen(features, residuals), self.screen.level_weights), *features, *residuals)
 
 
 class ScreenGraph(ScreenStage):
@@ -98,7 +100,7 @@ class ScreenGraph(ScreenStage):
 
 def screen_images(model: PRN, screen: Screen, images: Tensor) -> tuple[Tensor, Tensor]:
     """The screen's scores (N,) and maps (N, S / 8, S / 8) of uint8 images (N, S, S, C)."""
-    return screen_score(screen(*model.frozen(images)), screen.level)
+    return screen_score(screen(*model.frozen(images)), screen.level_weights)
 
 
 class RestStage(nn.Module):

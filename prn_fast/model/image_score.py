@@ -18,7 +18,7 @@ from prn_fast.kernels.anomaly_score import STATISTICS
 from prn_fast.kernels.anomaly_score.reference import LOGIT_LIMIT, TOP_PIXELS, map_statistics
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.memory import PatchMemory
-from prn_fast.model.screen import Screen, largest_and_moments
+from prn_fast.model.screen import Screen, largest_logits, mean_and_spread
 
 SCREEN_STATISTICS = ("screen, largest", "screen, mean", "screen, spread")
 LOGIT_STATISTICS = (*STATISTICS, *SCREEN_STATISTICS)
@@ -113,5 +113,5 @@ class LearnedScore(nn.Module):
 
 def screen_statistics(logits: Tensor) -> Tensor:
     """(N, 3), in the order of `SCREEN_STATISTICS`, of a screen's logits (N, 1, h, w), cut as those of a map are."""
-    largest, moments = largest_and_moments(logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT))
-    return torch.cat([largest.mean(1, keepdim=True), moments], dim=1)
+    largest = largest_logits(logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)).mean(1)
+    return torch.stack([largest, *mean_and_spread(logits)], dim=1)

@@ -3,12 +3,13 @@
     x_s = [F_s, sqrt(R_s)]                  features and absolute residuals of the scales at strides 4, 8 and 16
     h = sum over s of conv1x1_s(x_s)        at stride 8: x_1 is pooled (F_1 by its mean, R_1 by its largest), x_3 raised
     logits = conv1x1(blocks(h))             depthwise 3x3 and 1x1 convolutions with a shortcut
-    map = sigmoid(logits)                   (N, S / 8, S / 8)
-    level = u_1 mean(logits) + u_2 spread(logits) + u_3
-    score = mean of the largest pixels of sigmoid(logits + level)
+    level = max(u_1 mean(logits) + u_2 spread(logits) + u_3, u_4)
+    map = sigmoid(logits + level)           (N, S / 8, S / 8)
+    score = mean of the largest pixels of the map
 
-The level of the whole map differs from one good image to the next, and hides what stands out of it. The three weights u
-are fitted when the cut is chosen (`prn_fast.training.exit_level`); where they are zero, the score is that of the map.
+How high and how uneven the whole map is also tells good images from defective ones: on some products a high map is
+usual and is subtracted, on others it speaks for a defect. The weights u are fitted when the cut is chosen
+(`prn_fast.training.exit_level`); where they are zero, the level is, too.
 
 An image whose score lies below a cut leaves here; the others go on to the whole network. The screen reads nothing that
 training a PRN changes, so that it can be trained afterwards, and the network is the same with and without it.
@@ -33,37 +34,42 @@ SCREEN_BLOCKS = 2
 SCREEN_TOP_PIXELS = round(TOP_PIXELS / SCREEN_STRIDE**2)
 
 
-def screen_score(logits: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+def screen_score(logits: Tensor, level_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Score images from the screen's logits; the one definition of the screen's score and map.
 
     Args:
         logits: (N, 1, h, w), floating point.
-        level: (3,), `Screen.level`.
+        level_weights: (4,), `Screen.level_weights`.
     Returns:
-        scores (N,): see `score_of`; and maps (N, h, w). Both in 0..1, float32 at least. A NaN among an image's logits
-        makes its score NaN, which lies below no cut.
+        scores (N,), the mean of the `SCREEN_TOP_PIXELS` largest pixels of each map; and maps (N, h, w). Both in 0..1,
+        float32 at least. A NaN among an image's logits makes its score NaN, which lies below no cut.
     """
     values = logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32))
-    return score_of(*largest_and_moments(values), level), torch.sigmoid(values)
+    level = map_level(*mean_and_spread(values), level_weights)
+    return score_of(largest_logits(values), level), torch.sigmoid(values + level[:, None, None])
 
 
-def largest_and_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """What a score is made of: the `SCREEN_TOP_PIXELS` largest of logits (N, ...), (N, k), and moments (N, 2).
+def largest_logits(logits: Tensor) -> Tensor:
+    """The `SCREEN_TOP_PIXELS` largest of logits (N, ...): (N, k). NaN counts as the largest."""
+    return torch.topk(logits.flatten(1), SCREEN_TOP_PIXELS, dim=1).values
 
-    The moments are the mean and the spread (standard deviation) of the logits, clamped to -10..10.
-    """
-    values = logits.flatten(1)
-    largest = torch.topk(values, SCREEN_TOP_PIXELS, dim=1).values
-    values = values.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+
+def mean_and_spread(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (N,) of logits (N, ...), clamped to -10..10."""
+    values = logits.flatten(1).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
     mean = values.mean(1)
-    return largest, torch.stack([mean, (values - mean[:, None]).square().mean(1).sqrt()], dim=1)
+    return mean, (values - mean[:, None]).square().mean(1).sqrt()
 
 
-def score_of(largest: Tensor, moments: Tensor, level: Tensor) -> Tensor:
-    """Scores (N,) in 0..1 of what `largest_and_moments` returns: mean of sigmoid(largest + level), see the module."""
-    weights = level.to(moments.dtype)
-    moved = largest + ((moments * weights[:2]).sum(1) + weights[2])[:, None]
-    return torch.sigmoid(moved).mean(dim=1)
+def map_level(mean: Tensor, spread: Tensor, weights: Tensor) -> Tensor:
+    """The level (N,) of maps whose logits have this mean and spread (N,), by `Screen.level_weights`."""
+    weights = weights.to(mean.dtype)
+    return torch.maximum(mean * weights[0] + spread * weights[1] + weights[2], weights[3])
+
+
+def score_of(largest: Tensor, level: Tensor) -> Tensor:
+    """Scores (N,) of maps with these largest logits (N, k) and this level (N,)."""
+    return torch.sigmoid(largest + level[:, None]).mean(dim=1)
 
 
 class ScreenBlock(nn.Module):
@@ -88,10 +94,10 @@ class Screen(nn.Module):
         width: W, channels inside.
         blocks: depthwise and 1x1 convolutions in a row.
     Attributes:
-        level: (3,), u_1 to u_3 of the score; zero until they are fitted.
+        level_weights: (4,), u_1 to u_4; zero until they are fitted.
     """
 
-    level: Tensor
+    level_weights: Tensor
 
     def __init__(self, config: PRNConfig, width: int = SCREEN_WIDTH, blocks: int = SCREEN_BLOCKS) -> None:
         super().__init__()
@@ -101,11 +107,11 @@ class Screen(nn.Module):
         self.project = nn.ModuleList(nn.Conv2d(2 * channels, width, 1) for channels in config.channels)
         self.blocks = nn.ModuleList(ScreenBlock(width) for _ in range(blocks))
         self.out = nn.Conv2d(width, 1, 1)
-        self.register_buffer("level", torch.zeros(3))
+        self.register_buffer("level_weights", torch.zeros(4))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # A screen of an earlier version has none.
-        state_dict.setdefault(f"{prefix}level", torch.zeros(3))
+        state_dict.setdefault(f"{prefix}level_weights", torch.zeros(4))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def inputs(self, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
@@ -148,6 +154,6 @@ class Screen(nn.Module):
         return self
 
     @torch.no_grad()
-    def take_level(self, level: NDArray[np.float32]) -> None:
-        """Set the level of the score, (3,)."""
-        self.level.copy_(torch.from_numpy(level))
+    def take_level(self, weights: NDArray[np.float32]) -> None:
+        """Set the weights of the level, (4,)."""
+        self.level_weights.copy_(torch.from_numpy(weights))

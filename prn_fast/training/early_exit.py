@@ -4,9 +4,9 @@
 
 Of n such anomalies none leaves. An anomaly of the same kind leaves with a probability that is below 1 - 0.05^(1 / n) in
 95 of 100 drawings of these n (Clopper and Pearson, 1934; the cut being their minimum, also Wilks' tolerance limit,
-1941): 299 bound it at 1 %. They are made from the held-out normal images, as many as the wanted bound needs, and the
-real anomalies that training has seen are among them. Others are made first, to fit the level of the score
-(`exit_level`); they can only lower the cut, and do not count for the bound.
+1941): 299 bound it at 1 %. They are made from the held-out normal images, as many as the wanted bound needs. Others are
+made before them: the level of the screen's map is fitted to these and to the real anomalies that training has seen
+(`exit_level`). They can only lower the cut, and do not count for the bound.
 """
 
 import math
@@ -23,7 +23,7 @@ from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.engine.early_exit import logit
 from prn_fast.model.engine_graph import EngineGraph, two_stages
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen, largest_and_moments, score_of
+from prn_fast.model.screen import Screen, largest_logits, map_level, mean_and_spread, score_of
 from prn_fast.training.exit_level import MIN_IMAGES, fit_level
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import SEEN_TO_LEARN, WANTED_LOSS, require_loss
@@ -53,12 +53,14 @@ class StageScores:
     """What the screen and the whole network say of n images, float32.
 
     Attributes:
-        largest, moments: of the screen's logits, (n, k) and (n, 2), as `largest_and_moments` gives them.
+        largest: (n, k), the largest of the screen's logits.
+        mean, spread: (n,), of all of them, as `mean_and_spread`.
         whole: scores (n,) of the whole network.
     """
 
     largest: NDArray[np.float32]
-    moments: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
     whole: NDArray[np.float32]
 
     @classmethod
@@ -69,24 +71,24 @@ class StageScores:
     def flagged(self, threshold: float) -> "StageScores":
         """Those of the images that the whole network flags at a threshold."""
         kept = self.whole >= threshold
-        return StageScores(self.largest[kept], self.moments[kept], self.whole[kept])
+        return StageScores(*(getattr(self, one.name)[kept] for one in fields(self)))
 
     @property
     def statistics(self) -> NDArray[np.float32]:
         """(n, 3), as for `fit_level`."""
-        return np.column_stack([self.largest.mean(1), self.moments])
+        return np.column_stack([self.largest.mean(1), self.mean, self.spread])
 
-    def screen(self, level: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (n,) of the screen, with a level (3,)."""
-        parts = (torch.from_numpy(values) for values in (self.largest, self.moments, level))
-        return score_of(*parts).numpy()
+    def screen(self, level_weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (n,) of the screen, with weights of the level (4,)."""
+        level = map_level(*map(torch.from_numpy, (self.mean, self.spread, level_weights)))
+        return score_of(torch.from_numpy(self.largest), level).numpy()
 
 
 class ExitRule(NamedTuple):
-    """When images may leave: a description for the package's manifest, and the level (3,) for `Screen.level`."""
+    """When images may leave: a description for the package's manifest, and (4,) for `Screen.level_weights`."""
 
     description: dict[str, Any]
-    level: NDArray[np.float32]
+    level_weights: NDArray[np.float32]
 
 
 class TwoStages:
@@ -104,7 +106,8 @@ class TwoStages:
         parts = []
         for start in range(0, len(images), _BATCH):
             frozen = self.first.model.frozen(torch.from_numpy(images[start : start + _BATCH]).to(self.device))
-            found = *largest_and_moments(self.first.screen(*frozen)), self.second(*frozen[0], *frozen[1])[0]
+            logits = self.first.screen(*frozen)
+            found = largest_logits(logits), *mean_and_spread(logits), self.second(*frozen[0], *frozen[1])[0]
             parts.append(StageScores(*(values.cpu().numpy() for values in found)))
         return StageScores.joined(parts)
 
@@ -165,19 +168,19 @@ def choose_cut(
         normals: screen scores of held-out normal images.
         flagged: screen scores of anomalies that the whole network calls defective.
         wanted_loss: upper 95 % bound of the share of such anomalies that leave.
-        fitted: how many of the flagged the scores were fitted to; these do not count for the bound.
+        fitted: how many of the flagged the scores were fitted to; these lower the cut, and are not counted.
     Returns:
         For the package's manifest: "cut" (None where all images run whole, and "why_whole" then), "margin",
         "wanted_loss", "normals", "exit_share", "flagged", "fitted", "lost" and "loss_bound".
     """
-    margin = margin_of(normals)
+    margin, counted = margin_of(normals), len(flagged) - fitted
     known = {"margin": margin, "wanted_loss": wanted_loss, "normals": len(normals)}
-    known |= {"flagged": len(flagged), "fitted": fitted}
+    known |= {"flagged": counted, "fitted": fitted}
     if not len(flagged):
         return {"cut": None, "why_whole": "the network flagged none of the validation anomalies", **known}
     cut = cut_below(flagged, margin)
     exit_share, lost = float(np.mean(normals < cut)), int(np.sum(flagged < cut))
-    bound = loss_bound(lost, len(flagged) - fitted)
+    bound = loss_bound(lost, counted)
     known |= {"exit_share": exit_share, "lost": lost, "loss_bound": bound}
     # More anomalies lower a cut and never raise it.
     if exit_share < MIN_EXIT_SHARE:
@@ -187,7 +190,7 @@ def choose_cut(
         )
     elif bound > wanted_loss + 1e-9:
         reason = (
-            f"{len(flagged) - fitted} flagged anomalies bound the loss at {bound:.1%}, and {wanted_loss:.1%} is wanted "
+            f"{counted} flagged anomalies bound the loss at {bound:.1%}, and {wanted_loss:.1%} is wanted "
             f"(it takes {flagged_needed(wanted_loss)}; or a higher --lost)"
         )
     else:
@@ -219,12 +222,12 @@ def calibrate_exit(
         deadline: where it passes, no more anomalies are made.
         smallest: pixels that a generated anomaly must cover to count, see `smallest_that_counts`.
     Returns:
-        The level, and the description: as `choose_cut`, with "threshold", "smallest", "anomalies" made and
-        "flagged_seen", the real ones among the flagged. The seen anomalies and the first that are made are those that
-        the level is fitted to.
+        Weights of the level, and the description: as `choose_cut`, with "threshold", "smallest", "anomalies" made and
+        "flagged_seen", the real ones among all flagged. The level is fitted to the seen anomalies and to the first that
+        are made; with fewer than ten normal images, to none.
     """
     require_loss(wanted_loss)
-    level = np.zeros(3, np.float32)
+    level = np.zeros(4, np.float32)
     off = {"cut": None, "threshold": threshold, "wanted_loss": wanted_loss}
     if not wanted_loss:
         return ExitRule({**off, "why_whole": "switched off by --lost 0"}, level)
@@ -235,12 +238,14 @@ def calibrate_exit(
     good = stages.scores(normals)
     flagged = [stages.scores(seen).flagged(threshold)] if len(seen) else []
     flagged_seen = sum(len(one.whole) for one in flagged)
-    needed, to_fit = flagged_needed(wanted_loss), flagged_to_fit(wanted_loss)
-    fitted, made, stopped = 0, 0, ""
-    while (count := sum(len(one.whole) for one in flagged)) - fitted < needed or not fitted:
-        if not fitted and count - flagged_seen >= to_fit:
-            level, fitted = fit_level(good.statistics, StageScores.joined(flagged).statistics), count
-        if fitted and _let_too_few_go(good.screen(level), StageScores.joined(flagged).screen(level)):
+    needed = flagged_needed(wanted_loss)
+    to_fit = flagged_to_fit(wanted_loss) if len(normals) >= MIN_IMAGES else 0
+    settled, fitted, made, stopped = not to_fit, 0, 0, ""
+    while (count := sum(len(one.whole) for one in flagged)) - fitted < needed or not settled:
+        if not settled and count - flagged_seen >= to_fit:
+            level = fit_level(good.statistics, StageScores.joined(flagged).statistics)
+            settled, fitted = True, count
+        if settled and count and _let_too_few_go(good.screen(level), StageScores.joined(flagged).screen(level)):
             break  # whatever else is made
         if made >= MAX_TRIES * (needed + to_fit):
             stopped = f"the network flags too few of the {made} anomalies that were made"

@@ -1,11 +1,12 @@
-"""The level of a screen's score: what the mean and the spread of a map say of a normal image, fitted to a product.
+"""The level of a screen's map: what the mean and the spread of its logits say of an image, fitted to a product.
 
-    z = w_1 largest + w_2 mean + w_3 spread            of the logits of a map
-    loss = mean of log(1 + exp(-y z)) + penalty |w|^2  y: -1 normal, +1 anomalous, both classes weigh the same
-    level = (w_2 / w_1, w_3 / w_1, u)                  u: the mean normal image has the level 0
+    z = b + w_1 largest + w_2 mean + w_3 spread        of the logits of a map
+    loss = mean of log(1 + exp(-y z)) + penalty / 2 |w|^2        y: -1 normal, +1 anomalous; both classes weigh the same
+    level = max(u_1 mean + u_2 spread + u_3, u_4),  u_1 = w_2 / w_1, u_2 = w_3 / w_1
 
-Logistic regression, with each statistic in units of its own spread. Weights are bounded so that an image whose whole
-map rises never gets a lower score, however much the level of normal images varies.
+with u_3 so that the mean normal image has the level 0, and u_4 the lowest level of a normal image: what is unlike all
+of them is given no more allowance than they are. This is logistic regression with each statistic in units of its own
+spread. Its weights are bounded: where a whole map rises, its score does, too.
 """
 
 import numpy as np
@@ -13,34 +14,35 @@ from numpy.typing import NDArray
 
 # Of each logit by which a whole map rises, at least this share stays in the score.
 MIN_SHARE = 0.2
-# A mean or a spread counts at most this often as much as the largest logits: beyond it, these would not matter.
+# A mean or a spread counts at most this many times as much as the largest logits: beyond it, these would not matter.
 MAX_WEIGHT = 4.0
 PENALTY = 0.01
-# Fewer normal images or anomalies do not tell two weights.
+# Fewer normal images or anomalies cannot determine two weights.
 MIN_IMAGES = 10
 
 
 def fit_level(normals: NDArray[np.floating], anomalies: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The level's weights.
+    """The weights of the level.
 
     Args:
         normals: (N, 3), mean of the largest logits, mean and spread of each normal image's map.
         anomalies: (M, 3), the same of anomalies.
     Returns:
-        float32 (3,), for `Screen.level`; zeros where there are fewer than ten of either, or where the largest logits
-        tell nothing.
+        float32 (4,), for `Screen.level_weights`; zeros where there are fewer than ten of either, or where the largest
+        logits tell nothing.
     """
     if min(len(normals), len(anomalies)) < MIN_IMAGES:
-        return np.zeros(3, np.float32)
+        return np.zeros(4, np.float32)
     # In these coordinates the bound is a sign: largest - (1 - share) mean, mean, spread.
-    kept = 1.0 - MIN_SHARE
+    taken = 1.0 - MIN_SHARE
     turned = np.concatenate([normals, anomalies]).astype(np.float64)
-    turned[:, 0] -= kept * turned[:, 1]
+    turned[:, 0] -= taken * turned[:, 1]
     slopes = _fit(turned, np.repeat([-1.0, 1.0], [len(normals), len(anomalies)]))
-    if slopes[0] <= 0:
-        return np.zeros(3, np.float32)
-    weights = np.minimum(slopes[1:] / slopes[0] - [kept, 0.0], MAX_WEIGHT)
-    return np.append(weights, -float(normals[:, 1:].mean(0) @ weights)).astype(np.float32)
+    if not slopes[0] > 0:
+        return np.zeros(4, np.float32)
+    weights = np.minimum(slopes[1:] / slopes[0] - [taken, 0.0], MAX_WEIGHT)
+    levels = normals[:, 1:].astype(np.float64) @ weights
+    return np.array([*weights, -levels.mean(), levels.min() - levels.mean()], np.float32)
 
 
 def _fit(features: NDArray[np.float64], labels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -208,7 +208,7 @@ def test_the_first_stage_screens_as_the_screen_does(model, screen, images, dtype
     first, _ = two_stages(EngineGraph(model, FUSED, dtype, torch.channels_last), screen)
     with torch.no_grad():
         features = model.backbone.scales(model.normalize(images))
-        expected_scores, expected_maps = screen_score(screen(features, model.residuals(features)), screen.level)
+        expected_scores, expected_maps = screen_score(screen(features, model.residuals(features)), screen.level_weights)
         scores, maps, *scales = first(images)
     assert maps.shape == (2, 8, 8)
     assert {tensor.dtype for tensor in scales} == {dtype}

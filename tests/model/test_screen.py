@@ -14,7 +14,7 @@ from prn_fast.model.prn import PRN
 from prn_fast.model.screen import SCREEN_TOP_PIXELS, Screen, screen_score
 from tests.small_package import small_config, small_model, small_screen, textured_images
 
-NO_LEVEL = torch.zeros(3)
+NO_LEVEL = torch.zeros(4)
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +61,32 @@ def test_a_screen_score_stands_for_as_many_pixels_as_an_image_score():
 def test_a_map_with_nan_has_a_score_that_lies_below_no_cut():
     logits = torch.full((2, 1, 8, 8), -9.0)
     logits[1, 0, 3, 3] = torch.nan
-    for level in (NO_LEVEL, torch.tensor([-0.8, 2.0, 1.0])):
+    for level in (NO_LEVEL, torch.tensor([-0.8, 2.0, 1.0, -3.0])):
         scores, _ = screen_score(logits, level)
         assert (scores < 1.0).tolist() == [True, False]
 
 
 def test_the_level_of_a_map_counts_by_its_weights():
     logits = torch.randn(5, 1, 9, 7, dtype=torch.float64) * 4 - 3
-    level = torch.tensor([-0.5, 1.5, 0.25], dtype=torch.float64)
-    scores, maps = screen_score(logits, level)
+    lowest = 7.5  # some of the levels lie below it
+    scores, maps = screen_score(logits, torch.tensor([-0.5, 1.5, 0.25, lowest], dtype=torch.float64))
+    levels = []
     for one, score, shown in zip(logits[:, 0], scores, maps, strict=True):
         clamped = one.clamp(-10, 10)
-        moved = one + (-0.5 * clamped.mean() + 1.5 * clamped.std(correction=0) + 0.25)
-        expected = torch.sigmoid(moved).flatten().sort().values[-SCREEN_TOP_PIXELS:].mean()
-        torch.testing.assert_close(score, expected)
-        torch.testing.assert_close(shown, torch.sigmoid(one))
+        levels.append(float(-0.5 * clamped.mean() + 1.5 * clamped.std(correction=0) + 0.25))
+        expected = torch.sigmoid(one + max(levels[-1], lowest))
+        torch.testing.assert_close(shown, expected)
+        torch.testing.assert_close(score, expected.flatten().sort().values[-SCREEN_TOP_PIXELS:].mean())
+    assert min(levels) < lowest < max(levels)
 
 
 def test_a_screen_of_an_earlier_version_has_no_level(model):
     state = small_screen(model).state_dict()
-    del state["level"]
+    del state["level_weights"]
     screen = Screen(model.config, width=8)
-    screen.level.fill_(1.0)
+    screen.level_weights.fill_(1.0)
     screen.load_state_dict(state)
-    assert screen.level.tolist() == [0.0, 0.0, 0.0]
+    assert screen.level_weights.tolist() == [0.0, 0.0, 0.0, 0.0]
 
 
 def test_scores_are_told_apart_in_half_precision():

@@ -31,7 +31,7 @@ from tests.small_package import small_config, small_model, small_screen, texture
 
 NORMALS = np.linspace(0.01, 0.3, 100).astype(np.float32)
 FLAGGED = np.linspace(0.4, 0.99, 299).astype(np.float32)
-NO_LEVEL = np.zeros(3, np.float32)
+NO_LEVEL = np.zeros(4, np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_as_many_anomalies_are_needed_as_bound_the_loss(share):
 def test_anomalies_that_the_level_is_fitted_to_do_not_count_for_the_bound():
     chosen = choose_cut(NORMALS, FLAGGED, 0.02, fitted=100)
     assert chosen["loss_bound"] == loss_bound(0, 199)
-    assert (chosen["flagged"], chosen["fitted"]) == (299, 100)
+    assert (chosen["flagged"], chosen["fitted"]) == (199, 100)
     assert "199 flagged anomalies bound the loss" in choose_cut(NORMALS, FLAGGED, 0.01, fitted=100)["why_whole"]
 
 
@@ -125,7 +125,7 @@ def test_both_stages_score_every_image_by_itself(stages):
     images = textured_images(19, 1, 7)
     scores = stages.scores(images)
     alone = [stages.scores(images[number : number + 1]) for number in (0, 17)]
-    for level in (NO_LEVEL, np.array([-0.5, 1.0, 0.1], np.float32)):
+    for level in (NO_LEVEL, np.array([-0.5, 1.0, 0.1, -0.3], np.float32)):
         found = [one.screen(level)[0] for one in alone]
         np.testing.assert_allclose(scores.screen(level)[[0, 17]], found, atol=1e-5)
     np.testing.assert_allclose(scores.whole[[0, 17]], [one.whole[0] for one in alone], atol=1e-4)
@@ -134,13 +134,14 @@ def test_both_stages_score_every_image_by_itself(stages):
 @pytest.mark.parametrize("count", [1, 16, 19])
 def test_what_stays_is_computed_as_the_whole_network_does_and_what_leaves_is_not(model, stages, count):
     images = textured_images(count, 1, 7)
-    cut = float(np.median(stages.scores(images).screen(NO_LEVEL))) + 1e-6
+    weights = stages.first.screen.level_weights.numpy()
+    cut = float(np.median(stages.scores(images).screen(weights))) + 1e-6
     exited, scores, maps = stages.infer(images, cut)
     with torch.no_grad():
         expected_scores, expected = EngineGraph(model, OPTIMIZED)(torch.from_numpy(images))
     assert exited.any()
     assert count == 1 or not exited.all()
-    np.testing.assert_array_equal(exited, stages.scores(images).screen(NO_LEVEL) < cut)
+    np.testing.assert_array_equal(exited, stages.scores(images).screen(weights) < cut)
     np.testing.assert_allclose(maps[~exited], expected.numpy()[~exited], atol=1e-4)
     np.testing.assert_allclose(scores[~exited], expected_scores.numpy()[~exited], atol=1e-4)
     assert not maps[exited].any()
@@ -160,9 +161,8 @@ class Marks:
 
 def told(screen, flagged) -> StageScores:
     """As both stages give it, of even maps with these scores."""
-    largest = np.log(screen / (1 - screen)).astype("f4")[:, None]
-    moments = np.concatenate([largest, np.zeros_like(largest)], 1)
-    return StageScores(largest, moments, flagged.astype("f4"))
+    logits = np.log(screen / (1 - screen)).astype("f4")
+    return StageScores(logits[:, None], logits, np.zeros_like(logits), flagged.astype("f4"))
 
 
 class Unlike:
@@ -176,7 +176,7 @@ class Unlike:
         return told(np.where(normal, 0.1, self.screen_score), ~normal)
 
 
-BLACK = np.zeros((4, 8, 8, 1), np.uint8)
+BLACK = np.zeros((12, 8, 8, 1), np.uint8)
 
 
 def test_anomalies_are_made_until_enough_are_flagged():
@@ -187,10 +187,18 @@ def test_anomalies_are_made_until_enough_are_flagged():
     assert found["flagged_seen"] == 2
     # Ten of those that are made and the two seen ones are fitted to; all that came with the tenth, at once.
     assert found["fitted"] == 2 + 16
-    assert found["flagged"] - found["fitted"] >= flagged_needed(0.1) == 29
+    assert found["flagged"] >= flagged_needed(0.1) == 29
     assert found["anomalies"] == generator.made == 48
     assert found["lost"] == 0
     assert 0.1 < found["cut"] < 0.9
+
+
+def test_few_normal_images_determine_no_level_and_every_anomaly_counts():
+    generator = Marks()
+    rule = calibrate_exit(Unlike(0.9), BLACK[:4], generator, BLACK[:0], threshold=0.5, wanted_loss=0.1)
+    assert not rule.level_weights.any()
+    assert rule.description["fitted"] == 0
+    assert generator.made == rule.description["flagged"] == 32
 
 
 def test_a_network_that_flags_nothing_ends_the_search(stages):
@@ -273,7 +281,7 @@ def test_flecks_smaller_than_the_products_defects_do_not_count(smallest, leave):
     assert (found["cut"] is not None) == leave
     assert found["smallest"] == smallest
     if leave:
-        assert found["flagged"] == found["anomalies"] / 2
-        assert found["flagged"] - found["fitted"] >= flagged_needed(0.1)
+        assert found["flagged"] + found["fitted"] == found["anomalies"] / 2
+        assert found["flagged"] >= flagged_needed(0.1)
     if smallest > 9:
-        assert found["flagged"] == 0
+        assert found["flagged"] == found["fitted"] == 0

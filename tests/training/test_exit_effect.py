@@ -51,9 +51,14 @@ def whole(package: Package, samples: tuple[Sample, ...]) -> Evaluation:
         return evaluate(engine, samples, threshold=threshold, pixel_threshold=0.5)
 
 
+def scores_of(stages: TwoStages, images: np.ndarray) -> np.ndarray:
+    """The screen's."""
+    return stages.scores(images).screen(stages.first.screen.level_weights.numpy())
+
+
 @pytest.fixture(scope="module")
 def screened(stages: TwoStages, samples: tuple[Sample, ...]) -> np.ndarray:
-    return stages.scores(load_samples(samples, SIDE, 1)[0]).screen
+    return scores_of(stages, load_samples(samples, SIDE, 1)[0])
 
 
 def test_where_nothing_leaves_nothing_changes(stages, samples, whole):
@@ -116,7 +121,7 @@ def test_each_tile_leaves_by_itself(package, stages, samples, whole):
     )
     whole = dataclasses.replace(whole, images=judged)
     tiles = [cut_image(load_sample(sample, 1)[0], SIDE, overlap) for sample in samples]
-    screened = [stages.scores(images).screen for images in tiles]
+    screened = [scores_of(stages, images) for images in tiles]
     assert len(tiles[0]) > 1
     cut = float(np.median([scores.max() for scores in screened])) + 1e-6
     gone = np.array([scores.max() < cut for scores in screened])
