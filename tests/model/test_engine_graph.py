@@ -222,3 +222,12 @@ def test_building_the_stages_leaves_the_screen_alone(model, screen):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in first.modules())
     for name, value in screen.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_level_keeps_its_precision(model, screen, dtype):
+    first, _ = two_stages(EngineGraph(model, OPTIMIZED, dtype), screen)
+    assert first.screen.out.weight.dtype == dtype
+    assert first.screen.level_weights.dtype == torch.float32
+    assert screen.level_weights.any()
+    torch.testing.assert_close(first.screen.level_weights, screen.level_weights, rtol=0, atol=0)
