@@ -188,6 +188,8 @@ def test_a_terminal_that_is_closed_ends_the_inspection_and_its_files(built_packa
     arguments = [str(built_package_path), "--source", f"{WEB}&line_rate=2000", "--overlap", "16", "--jsonl", str(found)]
     child, terminal = pty.fork()
     if child == 0:
+        # Whoever runs the tests may have it ignored, as nohup does, and the inspection keeps to that.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.execv(sys.executable, [sys.executable, "-c", script, *arguments])
     deadline = time.monotonic() + 60
     while not found.exists() or not found.read_text():
