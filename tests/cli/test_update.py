@@ -123,8 +123,10 @@ def test_the_screen_stays_and_its_cut_is_that_of_the_new_network(
         patch.setattr(update, "WANTED_LOSS", 0.5)
         assert main([str(package.path), "--good", str(good)]) == 0
     after = Package.open(package.path)
+    kept = after.screen().state_dict()
     for name, value in before.items():
-        assert torch.equal(value, after.screen().state_dict()[name])
+        # The level is fitted anew: to none, with so few normal images.
+        assert torch.equal(torch.zeros(4) if name == "level_weights" else value, kept[name])
     entry = after.manifest["screen"]
     assert entry["wanted_loss"] == 0.5
     assert entry["threshold"] == after.calibration("threshold")
