@@ -201,8 +201,10 @@ def unpack_cache(source: Path, cache: Path) -> None:
 
 
 def _extract(archive: tarfile.TarFile, folder: Path) -> None:
-    # Python before 3.11.4, as Debian 12 has it, knows no filters.
-    archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(folder, filter="data")
+    else:  # Python before 3.11.4, as Debian 12 has it
+        archive.extractall(folder)
 
 
 def pack_weights(source: Path, target: Path) -> None:
