@@ -15,8 +15,9 @@ from prn_fast.cli.outputs import try_outputs
 from prn_fast.errors import ConfigError
 
 MATERIALS = ("woven_fabric", "brushed_metal")
-# So few minutes leave no time for the 299 anomalies of the usual bound; this one takes 59, and 20 for the level.
-LOST = 0.05
+# So few minutes leave no time for the 299 anomalies of the usual bound. This one takes 29, and 10 for the level; a slow
+# processor does not get that far, and runs all images whole.
+LOST = 0.1
 
 
 @command

@@ -303,7 +303,7 @@ def seconds_for_cut(
     stages.scores(images[:1])  # what is set up once
     start = time.monotonic()
     stages.scores(images)
-    return (time.monotonic() - start) / len(images) * anomalies_needed(wanted_loss)
+    return (time.monotonic() - start) / len(images) * (len(normals) + anomalies_needed(wanted_loss))
 
 
 def anomalies_needed(wanted_loss: float) -> int:
