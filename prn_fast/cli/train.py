@@ -10,11 +10,11 @@ from prn_fast.cli.common import PARTS_HELP, Parser, command
 from prn_fast.cli.outputs import try_outputs
 from prn_fast.data.layouts import AUTO, LAYOUTS
 from prn_fast.extras import require_extra
-from prn_fast.model.config import PRESETS, ProjectionKind, ResidualKind, ScoreKind
+from prn_fast.model.config import PRESETS, MapKind, ProjectionKind, ResidualKind, ScoreKind
 from prn_fast.paths import shown_path
 from prn_fast.training.conformal import FALSE_ALARM_RATE
 from prn_fast.training.recipe import QUICK_PRESETS, RECIPES, Recipe, recipe_of
-from prn_fast.training.settings import DEFAULT_SEEN, SEEN_TO_LEARN, SIZES, Precision, TrainingSettings
+from prn_fast.training.settings import DEFAULT_SEEN, MEMORY, SEEN_TO_LEARN, SIZES, Precision, TrainingSettings
 
 DESCRIPTION = """Train a PRN on images of one product and write a model package.
 
@@ -106,19 +106,24 @@ def make_parser() -> Parser:
         help="residual between feature and prototype: square as published (default), or absolute",
     )
     parser.add_argument(
+        "--map",
+        choices=get_args(MapKind),
+        help="anomaly map: published (the decoder's), or learned: weighed with distances to normal patches and the "
+        f"screen's map, by held-out images and seen defects (default: learned for {', '.join(QUICK_PRESETS)} and whole "
+        "images, else published)",
+    )
+    parser.add_argument(
         "--score",
         choices=get_args(ScoreKind),
         help="score of an image: published (mean of the 100 largest pixels), or learned: weights of statistics of the "
-        "map and of the screen's, fitted to held-out images and seen defects (default: learned for "
-        f"{', '.join(QUICK_PRESETS)} with a screen, {SEEN_TO_LEARN} seen defects or more, and whole images; "
-        "else published)",
+        f"map, fitted as those of the map (default: learned with a learned map and {SEEN_TO_LEARN} seen defects or "
+        "more, else published)",
     )
     parser.add_argument(
         "--memory",
         type=int,
-        default=TrainingSettings.memory,
         metavar="N",
-        help="patches of normal images that a learned score also measures distances to, such as 1000 (default: none)",
+        help=f"patches of normal images that a learned map measures distances to (default: {MEMORY}; 0: none)",
     )
     parser.add_argument(
         "--seed", type=int, default=TrainingSettings.seed, help="seed of every random choice (default: %(default)s)"
@@ -233,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         projection=arguments.projection,
         residual=arguments.residual,
         score=arguments.score,
+        map=arguments.map,
         memory=arguments.memory,
         minutes=arguments.minutes,
         seen=arguments.seen,

@@ -9,6 +9,7 @@ from prn_fast.errors import ConfigError
 BackboneName = Literal["resnet18", "wide_resnet50_2", "efficientnet_lite0"]
 ProjectionKind = Literal["elementwise", "pointwise"]
 ResidualKind = Literal["square", "absolute"]
+MapKind = Literal["published", "learned"]
 ScoreKind = Literal["published", "learned"]
 
 # The deepest backbone stage has stride 32, and attention needs an even map at stride 16.
@@ -53,9 +54,10 @@ class PRNConfig:
         projection: "elementwise" (published: a scale and a bias for each value of a token, scores divided by D) or
             "pointwise" (1x1 convolutions shared by all patch sizes, scores divided by sqrt(D)).
         residual: "square" (published: of the difference between feature and prototype) or "absolute".
+        map: of anomalies: "published" (the decoder's) or "learned" (weighed with a memory and a screen).
         score: of an image: "published" (mean of the 100 largest pixels) or "learned" (a weighted sum of statistics).
-        memory: patches of normal images that the learned score measures distances to; 0: none.
-        screen_width: channels of the screen whose map the learned score reads; 0: it reads none.
+        memory: patches of normal images that the learned map measures distances to; 0: none.
+        screen_width: channels of the screen that the learned map reads; 0: it reads none.
     """
 
     backbone: BackboneName = "resnet18"
@@ -66,6 +68,7 @@ class PRNConfig:
     patch_divisors: tuple[int, ...] = (1, 2, 4, 8)
     projection: ProjectionKind = "elementwise"
     residual: ResidualKind = "square"
+    map: MapKind = "published"
     score: ScoreKind = "published"
     memory: int = 0
     screen_width: int = 0
@@ -89,13 +92,14 @@ class PRNConfig:
             raise ConfigError(f"unknown residual {self.residual!r}; choose square or absolute")
         if self.score not in ("published", "learned"):
             raise ConfigError(f"unknown score {self.score!r}; choose published or learned")
-        if self.memory < 0 or (self.memory and self.score != "learned"):
+        if self.map not in ("published", "learned"):
+            raise ConfigError(f"unknown map {self.map!r}; choose published or learned")
+        beside = f"a memory of {self.memory} patches and a screen of {self.screen_width} channels"
+        if min(self.memory, self.screen_width) < 0:
+            raise ConfigError(f"{beside}: both must be 0 or more")
+        if (self.map == "learned") != (self.memory + self.screen_width > 0):
             raise ConfigError(
-                f"a memory of {self.memory} patches: it must be 0 or more, and belongs to a learned score"
-            )
-        if self.screen_width < 0 or (self.screen_width and self.score != "learned"):
-            raise ConfigError(
-                f"a screen of {self.screen_width} channels: it must have 0 or more, and is read by a learned score"
+                f"a {self.map} map with {beside}: a learned map weighs one of them or both, and a published map none"
             )
 
     @property
@@ -135,15 +139,19 @@ class PRNConfig:
     def from_dict(cls, values: dict[str, Any]) -> "PRNConfig":
         """Inverse of `to_dict`; unknown or missing fields are a ConfigError.
 
-        Packages from before there was a choice of residuals or scores do not name it.
+        Packages from before there was a choice of residuals, maps or scores do not name it.
         """
         names, later = (
             {field.name for field in dataclasses.fields(cls)},
-            {"residual", "score", "memory", "screen_width"},
+            {"residual", "map", "score", "memory", "screen_width"},
         )
         if not isinstance(values, dict) or set(values) | later != names:
             difference = sorted((names - later).symmetric_difference(values))
             raise ConfigError(f"model configuration has missing or unknown fields: {', '.join(difference)}")
+        if "map" not in values and (values.get("memory") or values.get("screen_width")):
+            raise ConfigError(
+                "the network has an image score of a development version of 0.2.0, which is gone; train it again"
+            )
         try:
             arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
             return cls(**arguments)

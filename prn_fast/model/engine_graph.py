@@ -54,10 +54,11 @@ class EngineGraph(nn.Module):
         if ops is FUSED:
             self.model.run_scales = beside_each_other
         self.memory_format = memory_format
-        # As it is: a handful of weights, and distances, which are small differences of large values.
-        score, self.model.score = self.model.score, None
+        # As they are: a handful of weights, and distances, which are small differences of large values.
+        learned = self.model.learned_map, self.model.learned_score
+        self.model.learned_map = self.model.learned_score = None
         self.to(dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
-        self.model.score = score
+        self.model.learned_map, self.model.learned_score = learned
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""

@@ -82,6 +82,15 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
+def remember_more(
+    patches: Tensor, backbone: nn.Module, batches: Iterable[Tensor], images: int, seed: int = 0
+) -> Tensor:
+    """As many patches (M, D) as before, of those that are there and of more normal images; arguments as `remember`."""
+    pool = torch.cat([patches, remember(backbone, batches, images, len(patches), seed)])
+    return _spread_out(pool, len(patches), torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
 def remember(backbone: nn.Module, batches: Iterable[Tensor], images: int, count: int, seed: int = 0) -> Tensor:
     """Patches (M, D) that cover those of normal images, M = count or all that there are; the same for the same seed.
 
@@ -99,6 +108,10 @@ def remember(backbone: nn.Module, batches: Iterable[Tensor], images: int, count:
         for patches in patches_of(fine, coarse).flatten(1, 2):
             drawn = torch.randperm(len(patches), generator=generator)[:each]
             candidates.append(patches[drawn.to(patches.device)].float())
-    pool = torch.cat(candidates)
+    return _spread_out(torch.cat(candidates), count, generator)
+
+
+def _spread_out(pool: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Patches of a pool (N, D) that cover it."""
     projection = torch.randn(pool.shape[1], PROJECTED, generator=generator).to(pool.device)
     return pool[farthest_points(pool @ projection, count)]

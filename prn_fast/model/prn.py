@@ -16,6 +16,7 @@ from prn_fast.model.config import PRNConfig
 from prn_fast.model.decoder import Decoder
 from prn_fast.model.fusion import MultiScaleFusion
 from prn_fast.model.image_score import LearnedScore
+from prn_fast.model.learned_map import LearnedMap
 from prn_fast.model.prototypes import Prototypes
 from prn_fast.model.streams import one_by_one
 
@@ -62,7 +63,8 @@ class PRN(nn.Module):
         )
         self.fusion2 = MultiScaleFusion(doubled, ops)
         self.decoder = Decoder(config.spec.channels, ops)
-        self.score = LearnedScore(config) if config.score == "learned" else None
+        self.learned_map = LearnedMap(config) if config.map == "learned" else None
+        self.learned_score = LearnedScore() if config.score == "learned" else None
 
     def logits(self, images: Tensor) -> Tensor:
         """Logit maps of normalised images.
@@ -141,8 +143,14 @@ class PRN(nn.Module):
 
     def scored(self, logits: Tensor, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Scores (N,) and maps (N, S, S), in 0..1, of logit maps, and features and residuals at strides 4, 8 and 16."""
+        if self.learned_map is not None:
+            logits = self.learned_map(logits, features, residuals)
+        return self.scored_logits(logits)
+
+    def scored_logits(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """As `scored`, of the logits (N, 1, S, S) of the anomaly map itself."""
         scores, maps = self.ops.anomaly_score(logits)
-        return (scores if self.score is None else self.score(logits, features, residuals, self.ops)), maps
+        return (scores if self.learned_score is None else self.learned_score(logits, self.ops)), maps
 
     def set_prototypes(self, prototypes: list[Tensor]) -> Self:
         """Take over the prototypes of the three scales, each (K_s, C_s, h_s, h_s) as the configuration says."""

@@ -28,9 +28,10 @@ from prn_fast.engine.base import Detections
 from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import ConfigError, one_line
 from prn_fast.kernels import FUSED, OPTIMIZED
-from prn_fast.model.config import TILE_OVERLAP, PRNConfig, preset
+from prn_fast.kernels.anomaly_score.reference import STATISTICS, map_statistics
+from prn_fast.model.config import SCREEN_STRIDE, TILE_OVERLAP, PRNConfig, preset
 from prn_fast.model.engine_graph import fold_batch_norm
-from prn_fast.model.image_score import LOGIT_STATISTICS, SCREEN_STATISTICS
+from prn_fast.model.learned_map import SCREEN
 from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN, full_precision
 from prn_fast.model.prototypes import cluster_prototypes, prototype_count
@@ -45,6 +46,7 @@ from prn_fast.training.checkpoint import STATE, Checkpoint
 from prn_fast.training.conformal import FALSE_ALARM_RATE, default_rate, lowest_rate, needed_normals, too_few
 from prn_fast.training.early_exit import anomalies_needed
 from prn_fast.training.image_score import fit_score
+from prn_fast.training.learned_map import Views, fit_map
 from prn_fast.training.losses import hardest, prn_losses, score_losses
 from prn_fast.training.processes import Clock, is_first, launch, sum_over_processes, take_from_first
 from prn_fast.training.recipe import Recipe, learning_rate_factor, recipe_of
@@ -147,9 +149,10 @@ def prepare_run(
         image_channels=channels,
         projection=settings.projection,
         residual=settings.residual,
+        map=settings.chosen_map,
         score=settings.chosen_score,
-        memory=settings.memory,
-        screen_width=SCREEN_WIDTH if settings.chosen_score == "learned" and recipe.screen else 0,
+        memory=settings.chosen_memory,
+        screen_width=SCREEN_WIDTH if settings.chosen_map == "learned" and recipe.screen else 0,
     )
     fabric = launch(settings.precision or training_precision())
     console = (console or Console()) if fabric.is_global_zero else Console(quiet=True)
@@ -256,14 +259,14 @@ def prepare_model(
                 model.backbone, batches, count, settings.seed, progress=lambda line: console.print(line, style="dim")
             )
             model.set_prototypes([centre.to(fabric.device) for centre in centres])
-            if model.score is not None and model.score.memory is not None:
+            if model.learned_map is not None and model.learned_map.memory is not None:
                 batches = (model.normalize(part.to(fabric.device)) for part in slices(split.normals, EXTRACTION_BATCH))
                 patches = remember(model.backbone, batches, len(split.normals), memory, settings.seed)
-                model.score.memory.patches.copy_(patches)
+                model.learned_map.memory.patches.copy_(patches)
         for prototypes in model.prototypes():
             take_from_first(fabric, prototypes)
-        if model.score is not None and model.score.memory is not None:
-            take_from_first(fabric, model.score.memory.patches)
+        if model.learned_map is not None and model.learned_map.memory is not None:
+            take_from_first(fabric, model.learned_map.memory.patches)
     return model, missing
 
 
@@ -468,9 +471,9 @@ class Run:
         """Seconds that scoring the validation split will take, from its first batch, once it has been run before."""
         images = self.split.validation.images
         sample = images[:EXTRACTION_BATCH]
-        self.look(self.kept, sample)
+        self.tell(self.kept, self.look(self.kept, sample))
         start = self.clock.tick()
-        self.look(self.kept, sample)
+        self.tell(self.kept, self.look(self.kept, sample))
         return (self.clock.tick() - start) * len(images) / len(sample)
 
     def bound_validation(self, minutes: float) -> None:
@@ -611,50 +614,64 @@ class Run:
     def judge_validation(self, model: PRN, screened: bool = False) -> Detections:
         """Scores and maps of the validation images by a network.
 
-        A learned score is fitted to them first, and each image is scored by weights that were fitted without it: what
-        is said of these scores, the threshold above all, then holds for images that no fit knows.
+        A learned map and a learned score are fitted to them first. Each image is scored by weights of the score that
+        were fitted without it: what is said of these scores, the threshold above all, then holds for images that no fit
+        knows. The map's few weights are fitted to hundreds of thousands of pixels.
 
         Args:
             model: on the device of the run.
-            screened: whether the score's screen is trained; until then it weighs nothing.
+            screened: whether the map's screen is trained; until then it weighs nothing.
         """
-        validation, score = self.split.validation, model.score
-        scores, maps, statistics = self.look(model, validation.images)
-        if score is not None:
-            assert statistics is not None
-            seen = self.look(model, self.split.seen_images)[2]
-            assert seen is not None
-            weighed = [screened or name not in SCREEN_STATISTICS for name in score.names]
-            in_logits = sum(weigh for weigh, name in zip(weighed, score.names, strict=True) if name in LOGIT_STATISTICS)
-            fitted = fit_score(
-                statistics[:, weighed], validation.labels, seen[:, weighed], in_logits, self.settings.seed
-            )
+        validation, learned_map = self.split.validation, model.learned_map
+        views = self.look(model, validation.images)
+        seen_views = self.look(model, self.split.seen_images)
+        if learned_map is not None:
+            weighed = np.array([screened or name != SCREEN for name in learned_map.names])
+            some, seen_some = (Views(one.logits, one.others[:, weighed[1:]]) for one in (views, seen_views))
             weights = np.zeros(len(weighed) + 1, np.float32)
-            weights[[*weighed, True]] = fitted.weights
-            score.set_weights(torch.from_numpy(weights))
+            weights[[*weighed, True]] = fit_map(
+                some, validation.labels, validation.masks, seen_some, self.split.seen_masks
+            )
+            learned_map.set_weights(torch.from_numpy(weights))
+        scores, maps, statistics = self.tell(model, views)
+        if model.learned_score is not None:
+            seen = self.tell(model, seen_views)[2]
+            fitted = fit_score(statistics, validation.labels, seen, len(STATISTICS), self.settings.seed)
+            model.learned_score.set_weights(torch.from_numpy(fitted.weights))
             scores = fitted.held_out
         return Detections.of(scores, maps)
 
     @torch.inference_mode()
-    def look(
-        self, model: PRN, images: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Scores (N,) and maps (N, S, S) of images by a network, in float32, and a learned score's statistics.
-
-        The statistics are (N, J), in the order of `LearnedScore.names`; None without a learned score.
-        """
+    def look(self, model: PRN, images: NDArray[np.uint8]) -> Views:
+        """What a network's map is made of, in float32."""
         model.eval()
-        side = model.config.image_size
-        scores, maps = np.empty(len(images), np.float32), np.empty((len(images), side, side), np.float32)
-        statistics = None if model.score is None else np.empty((len(images), len(model.score.names)), np.float32)
+        side, learned_map = model.config.image_size, model.learned_map
+        others = 0 if learned_map is None else len(learned_map.names) - 1
+        coarse = side // SCREEN_STRIDE
+        found = Views(
+            np.empty((len(images), side, side), np.float32), np.empty((len(images), others, coarse, coarse), np.float32)
+        )
         for start in range(0, len(images), EXTRACTION_BATCH):
             part = slice(start, start + EXTRACTION_BATCH)
             pixels = torch.from_numpy(images[part]).to(self.fabric.device)
-            examined = model.examine(model.normalize(pixels))
-            scores[part], maps[part] = (one.cpu().numpy() for one in model.scored(*examined))
-            if statistics is not None:
-                assert model.score is not None
-                statistics[part] = model.score.statistics(*examined).cpu().numpy()
+            logits, features, residuals = model.examine(model.normalize(pixels))
+            found.logits[part] = logits[:, 0].cpu().numpy()
+            if learned_map is not None:
+                found.others[part] = learned_map.views(features, residuals).cpu().numpy()
+        return found
+
+    @torch.inference_mode()
+    def tell(self, model: PRN, views: Views) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Scores (N,), maps (N, S, S) and the statistics (N, J) of a learned score, by the model's weights."""
+        scores, maps = np.empty(len(views.logits), np.float32), np.empty(views.logits.shape, np.float32)
+        statistics = np.empty((len(scores), len(STATISTICS)), np.float32)
+        for start in range(0, len(scores), EXTRACTION_BATCH):
+            part = slice(start, start + EXTRACTION_BATCH)
+            logits = torch.from_numpy(views.logits[part, None]).to(self.fabric.device)
+            if model.learned_map is not None:
+                logits = model.learned_map.weigh(logits, torch.from_numpy(views.others[part]).to(self.fabric.device))
+            scores[part], maps[part] = (one.cpu().numpy() for one in model.scored_logits(logits))
+            statistics[part] = map_statistics(logits).cpu().numpy()
         return scores, maps, statistics
 
     # -- result -------------------------------------------------------------------------------------------------
@@ -662,9 +679,9 @@ class Run:
     def finish(self, missing: list[str]) -> Package:
         """Write the package, give it a screen, and forget the run: one that is cut short in between can be resumed."""
         self.model.load_state_dict(self.best["state"])
-        bound, refit = self.settings.minutes, 0.0 if self.model.score is None else self.validation_seconds
+        bound, refit = self.settings.minutes, 0.0 if self.model.learned_map is None else self.validation_seconds
         deadline = Deadline.after(None if bound is None else max(60.0 * bound - self.clock.now - refit, 0.0))
-        trained = self.train_score_screen(deadline)
+        trained = self.train_map_screen(deadline)
         package = self.write_package(missing)
         if self.recipe.screen:
             give_screen(
@@ -681,20 +698,20 @@ class Run:
         self.checkpoint.remove()
         return package
 
-    def train_score_screen(self, deadline: Deadline) -> TrainedScreen | None:
-        """Train the screen that the score of the best weights reads, and fit the score again with it.
+    def train_map_screen(self, deadline: Deadline) -> TrainedScreen | None:
+        """Train the screen that the map of the best weights reads, and fit map and score again with it.
 
-        None where the score reads no screen, or no time is left: the score then stays as it is.
+        None where the map reads no screen, or no time is left: both then stay as they are.
         """
-        score, validation = self.model.score, self.split.validation
-        if score is None or score.screen is None or deadline.passed():
+        learned_map, validation = self.model.learned_map, self.split.validation
+        if learned_map is None or learned_map.screen is None or deadline.passed():
             return None
         normals = validation.images[validation.labels == 0]
         training = time_to_train(self.model, normals, self.split.all_kinds, self.settings.lost, deadline)
         trained = train_screen(
             self.model, self.split.normals, self.split.generator, self.recipe, self.settings.seed, training
         )
-        score.screen.load_state_dict(trained.screen.state_dict())
+        learned_map.screen.load_state_dict(trained.screen.state_dict())
         detections = self.judge_validation(self.model, screened=True)
         self.best["metrics"] = validation_metrics(detections, validation)
         self.best["calibration"] = calibrate(detections, validation, self.settings.false_alarm_rate)

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from prn_fast.data.layouts import AUTO
 from prn_fast.errors import ConfigError
-from prn_fast.model.config import ProjectionKind, ResidualKind, ScoreKind
+from prn_fast.model.config import MapKind, ProjectionKind, ResidualKind, ScoreKind
 from prn_fast.training.conformal import require_rate
 from prn_fast.training.recipe import QUICK_PRESETS, Recipe, recipe_of
 
 Precision = Literal["bf16-mixed", "32-true"]
 # Seen defects that a learned score needs: with fewer, its weights have not been validated.
 SEEN_TO_LEARN = 10
+# Patches in the memory of a learned map: 0.3 GFLOP an image at 256 px, where lite0 takes 5.
+MEMORY = 1000
 # Sides to choose from where none is given.
 SIZES = (256, 320, 384, 512)
 # Anomalies that training sees, of as many or more.
@@ -55,8 +57,9 @@ class TrainingSettings:
         tiles: cut images into overlapping tiles instead of resizing them.
         image_channels: 1 or 3; None takes 3 if any image of the set holds colour, else 1.
         projection, residual: fields of `PRNConfig`.
+        map: of anomalies, a field of `PRNConfig`; None chooses, see `chosen_map`.
         score: of an image, a field of `PRNConfig`; None chooses, see `chosen_score`.
-        memory: patches of normal images that a learned score measures distances to; 0: none.
+        memory: patches of normal images that a learned map measures distances to; 0: none, None: `MEMORY`.
         minutes: bound of the whole run, the final validation included; None trains all epochs.
         seen: anomalous images that training may see; they are drawn by the seed and never scored. None: `DEFAULT_SEEN`,
             or fewer where there are not so many, see `settle`.
@@ -86,8 +89,9 @@ class TrainingSettings:
     image_channels: int | None = None
     projection: ProjectionKind = "elementwise"
     residual: ResidualKind = "square"
+    map: MapKind | None = None
     score: ScoreKind | None = None
-    memory: int = 0
+    memory: int | None = None
     minutes: float | None = None
     seen: int | None = None
     normals: int | None = None
@@ -116,14 +120,17 @@ class TrainingSettings:
             )
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers must be 0 or more, not {self.workers}")
-        if self.memory < 0:
+        if self.memory is not None and self.memory < 0:
             raise ConfigError(f"--memory must be 0 or more, not {self.memory}")
-        if self.memory and self.chosen_score != "learned":
-            raise ConfigError(
-                "--memory is for a learned score, and the published one is trained here: add --score learned"
-            )
-        if self.tiles and self.score == "learned":
-            raise ConfigError("--score learned is for whole images; leave out --tiles, or take --score published")
+        if self.memory and self.chosen_map != "learned":
+            raise ConfigError("--memory is for a learned map, and the published one is trained here: add --map learned")
+        if self.map == "learned" and not (self.chosen_memory or self.chosen_recipe.screen):
+            raise ConfigError("--map learned weighs a memory or a screen; leave out --memory 0, or --no-screen")
+        for name, kind in (("map", self.map), ("score", self.score)):
+            if self.tiles and kind == "learned":
+                raise ConfigError(
+                    f"--{name} learned is for whole images; leave out --tiles, or take --{name} published"
+                )
         if self.false_alarm_rate is not None:
             require_rate(self.false_alarm_rate)
         require_loss(self.lost)
@@ -131,18 +138,40 @@ class TrainingSettings:
             raise ConfigError("--warm-start includes the backbone's weights; leave out --backbone-weights")
 
     @property
+    def chosen_recipe(self) -> Recipe:
+        """The recipe, by default that of the preset."""
+        return self.recipe or recipe_of(self.preset)
+
+    @property
+    def chosen_map(self) -> MapKind:
+        """The anomaly map to train.
+
+        If none is asked for, it is learned where that was validated: for the presets of the quick recipe and whole
+        images. Elsewhere, and where there is neither memory nor screen, it is the published one.
+        """
+        if self.map is not None:
+            return self.map
+        validated = self.preset in QUICK_PRESETS and not self.tiles
+        return "learned" if validated and (self.memory != 0 or self.chosen_recipe.screen) else "published"
+
+    @property
+    def chosen_memory(self) -> int:
+        """Patches of the learned map's memory; 0 for a published map."""
+        if self.chosen_map == "published":
+            return 0
+        return MEMORY if self.memory is None else self.memory
+
+    @property
     def chosen_score(self) -> ScoreKind:
         """The image score to train.
 
-        If none is asked for, it is learned where that was validated: for the presets of the quick recipe, with a screen
-        for it to read, `SEEN_TO_LEARN` seen defects to fit it to, and whole images. Elsewhere it is the published one.
+        If none is asked for, it is learned where that was validated: for a learned map, and `SEEN_TO_LEARN` seen
+        defects to fit it to. Elsewhere it is the published one.
         """
         if self.score is not None:
             return self.score
-        recipe = self.recipe or recipe_of(self.preset)
         seen = DEFAULT_SEEN if self.seen is None else self.seen
-        validated = self.preset in QUICK_PRESETS and seen >= SEEN_TO_LEARN and recipe.screen
-        return "learned" if validated and not self.tiles else "published"
+        return "learned" if self.chosen_map == "learned" and seen >= SEEN_TO_LEARN else "published"
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be continued.
@@ -152,7 +181,7 @@ class TrainingSettings:
         """
         free = ("minutes", "workers", "optimized", "resume", "output", "lost")
         values = {name: value for name, value in dataclasses.asdict(self).items() if name not in free}
-        values["score"] = self.chosen_score
+        values["map"], values["score"], values["memory"] = self.chosen_map, self.chosen_score, self.chosen_memory
         return {
             name: str(os.path.realpath(value) if isinstance(value, Path) else value) for name, value in values.items()
         }

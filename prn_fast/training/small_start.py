@@ -34,8 +34,9 @@ def small_start(settings: TrainingSettings) -> TrainingSettings | None:
         image_size=SIZES[0],
         minutes=None if settings.minutes is None else START_SHARE * settings.minutes,
         recipe=dataclasses.replace(recipe, epochs=max(1, round(START_SHARE * recipe.epochs)), screen=False),
+        map="published",
         score="published",
-        memory=0,
+        memory=None,
         resume=settings.resume and Checkpoint(start_path(settings.output), {}).exists,
     )
 

@@ -27,7 +27,7 @@ def flip_averaged(
 class FlipAveragedEngine(Engine):
     """The mean of the maps of an image and its three mirror images, each mirrored back, and the score of that mean.
 
-    A learned score reads more than the map: there it is the mean of the four scores. Four times the work. Scores differ
+    A learned score reads logits: there it is the mean of the four scores. Four times the work. Scores differ
     from the engine's own: thresholds have to be recalibrated.
 
     Args:

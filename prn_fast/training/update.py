@@ -1,7 +1,7 @@
-"""Learning new normal parts without training: they join the prototypes, and the thresholds are calibrated again."""
+"""Learning new normal parts without training: they join the prototypes and the memory, and thresholds are set again."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from prn_fast.engine.base import Detections, Engine
 from prn_fast.errors import DataError, PackageError
 from prn_fast.files import place_folder, reporting, settle, staging_folder
 from prn_fast.kernels import OPTIMIZED
+from prn_fast.model.memory import remember_more
 from prn_fast.model.prn import PRN
 from prn_fast.model.prototypes import extend_prototypes
 from prn_fast.package import MAX_CALIBRATION_IMAGES, Package, ValidationSet, check_writable, now
@@ -65,9 +66,9 @@ def update_package(
     rebuild: Callable[[Package], None] = lambda made: None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Update:
-    """Add new normal images to the prototypes of a package, and calibrate its thresholds with others of them.
+    """Add new normal images to a package's prototypes and memory, and calibrate its thresholds with others of them.
 
-    A screen keeps its weights, and gets a new cut.
+    A learned map and score keep their weights. So does a screen, which gets a new cut.
 
     Args:
         package: trained.
@@ -102,11 +103,11 @@ def update_package(
 
     training = package.manifest["training"]
     behind = int(training.get("normals") or len(package.calibration_images()))
-    batches = (
-        model.normalize(torch.from_numpy(pixels[start : start + _BATCH])) for start in range(0, len(pixels), _BATCH)
-    )
     old = [one.clone() for one in model.prototypes()]
-    model.set_prototypes(extend_prototypes(model.backbone, old, behind, batches, seed, progress))
+    model.set_prototypes(extend_prototypes(model.backbone, old, behind, _normalized(model, pixels), seed, progress))
+    if model.learned_map is not None and model.learned_map.memory is not None:
+        patches = model.learned_map.memory.patches
+        patches.copy_(remember_more(patches, model.backbone, _normalized(model, pixels), len(pixels), seed))
     progress("scoring the same images with the new prototypes")
     scored, detections, after = _figures(package, model, validation, paths)
     _require_no_fall(package, before, after)
@@ -145,6 +146,11 @@ def update_package(
                 settle(made.path)
                 place_folder(made.path, Path(os.path.realpath(target)))
     return Update(Package.open(target, check_signature=False), len(joining), len(held_out), before, after)
+
+
+def _normalized(model: PRN, pixels: NDArray[np.uint8]) -> Iterator[torch.Tensor]:
+    for start in range(0, len(pixels), _BATCH):
+        yield model.normalize(torch.from_numpy(pixels[start : start + _BATCH]))
 
 
 class ModelEngine(Engine):

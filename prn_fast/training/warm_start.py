@@ -11,17 +11,17 @@ from prn_fast.model.prn import PRN
 from prn_fast.package import Package
 
 # What may differ for a new data set or image size; everything else must agree.
-_OWN = ("image_size", "image_channels", "prototypes", "score", "memory", "screen_width")
+_OWN = ("image_size", "image_channels", "prototypes", "map", "score", "memory", "screen_width")
 
 
 def warm_start(model: PRN, package: Package) -> None:
-    """Give a network the weights of a package; its prototypes and its score stay as they are.
+    """Give a network the weights of a package; its prototypes and what is learned beside it stay as they are.
 
     Convolutions fit images of any size. The attention's scales and biases, one for each value of a patch, are
     interpolated (bilinear, corners not aligned) where the patch has another size.
 
     Raises:
-        ConfigError: the package's network differs in more than image size, channels, prototypes and score.
+        ConfigError: the package's network differs in more than image size, channels, prototypes, map and score.
     """
     theirs, ours = (dataclasses.asdict(config) for config in (package.config, model.config))
     different = [name for name in ours if name not in _OWN and ours[name] != theirs[name]]
@@ -34,7 +34,7 @@ def warm_start(model: PRN, package: Package) -> None:
     trained = {
         name: value
         for name, value in package.model().state_dict().items()
-        if not name.startswith(("prototypes.", "score."))
+        if not name.startswith(("prototypes.", "learned_map.", "learned_score."))
     }
     state = {name: resized(value, own[name]) for name, value in trained.items()}
     model.load_state_dict({**own, **state})

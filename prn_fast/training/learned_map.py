@@ -1,0 +1,87 @@
+"""The weights of a learned anomaly map, fitted on what training has held out.
+
+Logistic regression tells pixels of defects from all others (`prn_fast.training.logistic`). Each class weighs one half;
+the pixels of seen anomalies, which are real, weigh as much as those of all generated ones. The sum is then scaled and
+shifted to the mean and the spread that the network's own logits have over the held-out normal images: an engine's
+rounding errors do not grow, and map values lie where they did.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prn_fast.model.learned_map import enlarged
+from prn_fast.training.logistic import fit_slopes
+
+# Neighbouring pixels tell the same: of this many along each axis, one is fitted to.
+STEP = 4
+PENALTY = 1e-3
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a learned map weighs, of N images.
+
+    Attributes:
+        logits: float32 (N, S, S), the network's.
+        others: float32 (N, J - 1, S / 8, S / 8), as `LearnedMap.views` gives them.
+    """
+
+    logits: NDArray[np.float32]
+    others: NDArray[np.float32]
+
+    def pixels(self) -> NDArray[np.float32]:
+        """(N, S / 4, S / 4, J): one pixel in `STEP` along each axis, the others enlarged."""
+        taken = slice(STEP // 2, None, STEP)
+        count, side, _ = self.logits.shape
+        found = np.empty((count, side // STEP, side // STEP, 1 + self.others.shape[1]), np.float32)
+        for index, (own, others) in enumerate(zip(self.logits, self.others, strict=True)):
+            found[index, ..., 0] = own[taken, taken]
+            found[index, ..., 1:] = enlarged(torch.from_numpy(others)[None])[0, :, taken, taken].permute(1, 2, 0)
+        return found
+
+
+def fit_map(
+    validation: Views,
+    labels: NDArray[np.integer],
+    masks: NDArray[np.bool_],
+    seen: Views,
+    seen_masks: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """The weights.
+
+    Args:
+        validation: of the validation images.
+        labels, masks: (N,) and (N, S, S) of these, 0 normal and 1 anomalous; both occur.
+        seen: of the seen anomalies, none or more.
+        seen_masks: (M, S, S).
+    Returns:
+        (J + 1,) for `LearnedMap.set_weights`. They leave the network's map as it is where no defect has a pixel among
+        those that are fitted to, or where nothing tells defects apart.
+    """
+    unchanged = np.zeros(2 + validation.others.shape[1], np.float32)
+    unchanged[0] = 1.0
+    taken = slice(STEP // 2, None, STEP)
+    pixels = np.concatenate([validation.pixels(), seen.pixels()])
+    defect = np.concatenate([masks, seen_masks])[:, taken, taken]
+    kind = np.concatenate([labels, np.full(len(seen_masks), 2)])
+    generated, real = ((kind == one)[:, None, None] & defect for one in (1, 2))
+    share = 0.5 if real.any() and generated.any() else 1.0
+    weights = np.zeros(defect.shape)
+    for mine in (generated, real):
+        weights[mine] = share / max(int(mine.sum()), 1)
+    for one, weight in ((0, 1.0), (1, share), (2, share)):
+        mine = (kind == one)[:, None, None] & ~defect
+        weights[mine] = weight / max(int(mine.sum()), 1)
+    if not defect.any():
+        return unchanged
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    slopes = fit_slopes(flat, defect.ravel(), PENALTY, weights.ravel())
+    normal = pixels[kind == 0].reshape(len(pixels[kind == 0]), -1, pixels.shape[-1]).astype(np.float64)
+    before, after = normal[..., 0], normal @ slopes
+    if not after.std() > 0 or not before.std() > 0:
+        return unchanged
+    scale = before.std() / after.std()
+    return np.append(scale * slopes, before.mean() - scale * after.mean()).astype(np.float32)
