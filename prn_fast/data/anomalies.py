@@ -1,5 +1,6 @@
 """Anomalous images for training, made from normal ones."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,10 +48,17 @@ class AnomalyGenerator:
         if len(channels) > 1:
             raise ConfigError(f"textures and seen images must have the same channels, not {sorted(channels)}")
         self._textures = list(textures)
+        self._augment = augment
         self._seen = SeenRegions(seen, augment)
         self._sources = tuple(sources)
         self._foreground = foreground
         self._extended_share = extended_share if self._seen else 0.0
+
+    def with_seen(self, seen: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> "AnomalyGenerator":
+        """The same generator with other seen anomalies, one or more."""
+        other = copy.copy(self)
+        other._seen = SeenRegions(seen, self._augment)
+        return other
 
     def generate(
         self, image: NDArray[np.uint8], rng: np.random.Generator

@@ -1,7 +1,7 @@
 """The weights of a learned image score, fitted on what training has held out.
 
 Logistic regression of the label on the statistics of `LearnedScore`, each in units of its own spread, with a quadratic
-penalty: five to seven weights from a few dozen images. Normal and anomalous images weigh the same, and among these the
+penalty: five weights from a few dozen images. Normal and anomalous images weigh the same, and among these the
 seen anomalies as much as all that are generated: they are few and real.
 """
 
@@ -38,7 +38,6 @@ def fit_score(
     statistics: NDArray[np.floating],
     labels: NDArray[np.integer],
     seen: NDArray[np.floating],
-    map_statistics: int,
     seed: int = 0,
     told_by: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
 ) -> FittedScore:
@@ -49,7 +48,6 @@ def fit_score(
         labels: (N,), 0 normal and 1 anomalous; both occur.
         seen: (S, J) of the seen anomalies, S of 0 or more. Training has pasted pieces of them, so they look easier than
             other defects will; they still show which statistics rise with a real defect.
-        map_statistics: how many of the J, from the first, are in logits.
         seed: of the folds.
         told_by: other statistics of both kinds of image, by which those that a fit leaves out are scored; by default
             the same as are fitted to.
@@ -60,9 +58,9 @@ def fit_score(
     weights = _balanced(labels, len(seen))
     decisions = np.empty(len(targets))
     for fitted, left_out in _folds(np.concatenate([labels, np.full(len(seen), 2)]), seed):
-        model = _fit(features[fitted], targets[fitted], weights[fitted], map_statistics)
+        model = _fit(features[fitted], targets[fitted], weights[fitted])
         decisions[left_out] = told[left_out] @ model[:-1] + model[-1]
-    final = _fit(features, targets, weights, map_statistics)
+    final = _fit(features, targets, weights)
     held_out, held_out_seen = np.split((1 / (1 + np.exp(-decisions))).astype(np.float32), [len(labels)])
     return FittedScore(final.astype(np.float32), held_out, held_out_seen)
 
@@ -97,7 +95,7 @@ def _folds(kinds: NDArray[np.integer], seed: int) -> Iterator[tuple[NDArray[np.i
 
 
 def _fit(
-    features: NDArray[np.float64], targets: NDArray[np.integer], weights: NDArray[np.float64], map_statistics: int
+    features: NDArray[np.float64], targets: NDArray[np.integer], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(J + 1,) weights and intercept for features in their own units."""
     from sklearn.linear_model import LogisticRegression
@@ -109,4 +107,4 @@ def _fit(
     slopes = fitted.coef_[0] / spread
     intercept = float(fitted.intercept_[0]) - float(slopes @ mean)
     decision = np.append(slopes, intercept)
-    return decision * min(1.0, STEEPEST / max(float(np.abs(slopes[:map_statistics]).sum()), 1e-12))
+    return decision * min(1.0, STEEPEST / max(float(np.abs(slopes).sum()), 1e-12))

@@ -1,7 +1,8 @@
 """The weights of a learned anomaly map, fitted on what training has held out.
 
 Logistic regression tells pixels of defects from all others (`prn_fast.training.logistic`). Each class weighs one half;
-the pixels of seen anomalies, which are real, weigh as much as those of all generated ones. The sum is then scaled and
+the pixels of seen anomalies, which are real, weigh as much as those of all generated ones, and a screen's view of them
+is that of screens that do not know them (`prn_fast.training.cross_fit`). The sum is then scaled and
 shifted to the mean and the spread that the network's own logits have over the held-out normal images: an engine's
 rounding errors do not grow, and map values lie where they did.
 """
@@ -32,6 +33,10 @@ class Views:
     logits: NDArray[np.float32]
     others: NDArray[np.float32]
 
+    def screened(self, logits: NDArray[np.float32]) -> "Views":
+        """The same with other logits (N, S / 8, S / 8) of a screen, the last of the others."""
+        return Views(self.logits, np.concatenate([self.others[:, :-1], logits[:, None]], axis=1))
+
     def pixels(self) -> NDArray[np.float32]:
         """(N, S / 4, S / 4, J): one pixel in `STEP` along each axis, the others enlarged."""
         taken = slice(STEP // 2, None, STEP)
@@ -39,7 +44,8 @@ class Views:
         found = np.empty((count, side // STEP, side // STEP, 1 + self.others.shape[1]), np.float32)
         for index, (own, others) in enumerate(zip(self.logits, self.others, strict=True)):
             found[index, ..., 0] = own[taken, taken]
-            found[index, ..., 1:] = enlarged(torch.from_numpy(others)[None])[0, :, taken, taken].permute(1, 2, 0)
+            if len(others):
+                found[index, ..., 1:] = enlarged(torch.from_numpy(others)[None])[0, :, taken, taken].permute(1, 2, 0)
         return found
 
 

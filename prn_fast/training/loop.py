@@ -44,6 +44,7 @@ from prn_fast.training.batch_norm import join_batch_norms
 from prn_fast.training.calibration import calibrate, validation_metrics
 from prn_fast.training.checkpoint import STATE, Checkpoint
 from prn_fast.training.conformal import FALSE_ALARM_RATE, default_rate, lowest_rate, needed_normals, too_few
+from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.early_exit import anomalies_needed
 from prn_fast.training.image_score import fit_score
 from prn_fast.training.learned_map import Views, fit_map
@@ -611,7 +612,7 @@ class Run:
                 "state": state,
             }
 
-    def judge_validation(self, model: PRN, screened: bool = False) -> Detections:
+    def judge_validation(self, model: PRN, screened: bool = False, folds: FoldScreens | None = None) -> Detections:
         """Scores and maps of the validation images by a network.
 
         A learned map and a learned score are fitted to them first. Each image is scored by weights of the score that
@@ -620,23 +621,34 @@ class Run:
 
         Args:
             model: on the device of the run.
-            screened: whether the map's screen is trained; until then it weighs nothing.
+            screened: whether the learned map's screen is trained; until then it weighs nothing.
+            folds: screens in its place to fit with, as it knows the seen defects; without them, those are left out.
         """
         validation, learned_map = self.split.validation, model.learned_map
-        views = self.look(model, validation.images)
-        seen_views = self.look(model, self.split.seen_images)
+        seen_images, seen_masks = self.split.seen_images, self.split.seen_masks
+        if screened and folds is None:
+            seen_images, seen_masks = seen_images[:0], seen_masks[:0]
+        views, seen = self.look(model, validation.images), self.look(model, seen_images)
+        fitted_to = views
         if learned_map is not None:
+            if folds is not None:
+                blind, blind_seen = folds.blind(model, validation.images, seen_images)
+                fitted_to, seen = views.screened(blind), seen.screened(blind_seen)
             weighed = np.array([screened or name != SCREEN for name in learned_map.names])
-            some, seen_some = (Views(one.logits, one.others[:, weighed[1:]]) for one in (views, seen_views))
+            some, some_seen = (Views(one.logits, one.others[:, weighed[1:]]) for one in (fitted_to, seen))
             weights = np.zeros(len(weighed) + 1, np.float32)
-            weights[[*weighed, True]] = fit_map(
-                some, validation.labels, validation.masks, seen_some, self.split.seen_masks
-            )
+            weights[[*weighed, True]] = fit_map(some, validation.labels, validation.masks, some_seen, seen_masks)
             learned_map.set_weights(torch.from_numpy(weights))
         scores, maps, statistics = self.tell(model, views)
         if model.learned_score is not None:
-            seen = self.tell(model, seen_views)[2]
-            fitted = fit_score(statistics, validation.labels, seen, len(STATISTICS), self.settings.seed)
+            seen_statistics = self.tell(model, seen)[2]
+            fitted = fit_score(
+                statistics if folds is None else self.tell(model, fitted_to)[2],
+                validation.labels,
+                seen_statistics,
+                self.settings.seed,
+                told_by=(statistics, seen_statistics),
+            )
             model.learned_score.set_weights(torch.from_numpy(fitted.weights))
             scores = fitted.held_out
         return Detections.of(scores, maps)
@@ -701,18 +713,30 @@ class Run:
     def train_map_screen(self, deadline: Deadline) -> TrainedScreen | None:
         """Train the screen that the map of the best weights reads, and fit map and score again with it.
 
-        None where the map reads no screen, or no time is left: both then stay as they are.
+        None where the map reads no screen, or no time is left: both then stay as they are, as they do where no time is
+        left for the screens to fit with. Where fewer than two defects are seen, no screen can tell them without knowing
+        them; the fit is then to generated ones alone.
         """
-        learned_map, validation = self.model.learned_map, self.split.validation
+        learned_map, validation, split = self.model.learned_map, self.split.validation, self.split
         if learned_map is None or learned_map.screen is None or deadline.passed():
             return None
         normals = validation.images[validation.labels == 0]
-        training = time_to_train(self.model, normals, self.split.all_kinds, self.settings.lost, deadline)
+        training = time_to_train(self.model, normals, split.all_kinds, self.settings.lost, deadline)
+        parts = 2 if len(split.seen) > 1 else 1
         trained = train_screen(
-            self.model, self.split.normals, self.split.generator, self.recipe, self.settings.seed, training
+            self.model, split.normals, split.generator, self.recipe, self.settings.seed, training.part(1, parts)
         )
         learned_map.screen.load_state_dict(trained.screen.state_dict())
-        detections = self.judge_validation(self.model, screened=True)
+        if training.passed():
+            return trained
+        folds = None
+        if parts > 1:
+            seen, count = list(zip(split.seen_images, split.seen_masks, strict=True)), fold_count(len(split.seen))
+            generators = [split.generator.with_seen(seen[fold::count]) for fold in range(count)]
+            folds = train_fold_screens(
+                self.model, split.normals, generators, len(seen), self.recipe, self.settings.seed, training.rest()
+            )
+        detections = self.judge_validation(self.model, screened=True, folds=folds)
         self.best["metrics"] = validation_metrics(detections, validation)
         self.best["calibration"] = calibrate(detections, validation, self.settings.false_alarm_rate)
         return trained

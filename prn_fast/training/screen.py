@@ -54,6 +54,26 @@ class Deadline:
         """Whether this share of the time is over."""
         return self.seconds is not None and time.monotonic() - self.start > share * self.seconds
 
+    def part(self, done: int, parts: int) -> "Deadline":
+        """The moment by which so many of equal parts should be done."""
+        return self if self.seconds is None else Deadline(self.start, self.seconds * done / parts)
+
+    def rest(self) -> "Deadline":
+        """The same moment, counted from now."""
+        if self.seconds is None:
+            return self
+        now = time.monotonic()
+        return Deadline(now, max(self.start + self.seconds - now, 0.0))
+
+    def for_steps(self, parts: int) -> "Deadline":
+        """The end of the first of equal parts of the time that is left, as if a screen's inputs were there already."""
+        if self.seconds is None:
+            return self
+        now = time.monotonic()
+        steps = max(self.start + self.seconds - now, 0.0) / parts
+        whole = steps / (1.0 - INPUTS_SHARE)
+        return Deadline(now - INPUTS_SHARE * whole, whole)
+
 
 @dataclass(frozen=True)
 class ScreenInputs:

@@ -78,7 +78,7 @@ def test_a_cut_set_too_high_loses_every_detected_defect_and_says_so(stages, samp
 
 def test_a_learned_score_is_held_against_itself(samples):
     model = small_model(small_config(score="learned"))
-    model.score.set_weights(torch.tensor([-0.2, 0.1, -0.3, 0.5, 0.1, 0.2]))
+    model.learned_score.set_weights(torch.tensor([-0.2, 0.1, -0.3, 0.5, 0.1, 0.2]))
     images, _ = load_samples(samples, SIDE, 1)
     with ModelEngine(model) as engine:
         found = engine.infer(images)

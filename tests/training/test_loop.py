@@ -13,13 +13,15 @@ from prn_fast.data.samples import draw_seen, load_samples
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError, PackageError
 from prn_fast.kernels import FUSED, OPTIMIZED
+from prn_fast.kernels.anomaly_score.reference import map_statistics
 from prn_fast.package import Package
 from prn_fast.training import image_size, loop, settle, small_start
 from prn_fast.training.checkpoint import STATE
 from prn_fast.training.image_score import fit_score
+from prn_fast.training.learned_map import Views, fit_map
 from prn_fast.training.loop import FromBytes, is_kept, prepare_run, train
 from prn_fast.training.recipe import QUICK
-from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.settings import MEMORY, TrainingSettings
 from tests.small_package import SIDE, small_config, small_model
 
 RECIPE = dataclasses.replace(QUICK, epochs=4, batch=8, ema=0.9, screen=False)
@@ -289,45 +291,51 @@ def test_a_target_that_is_no_package_is_refused_before_training(data, tmp_path):
 
 
 @pytest.mark.long
-def test_a_network_learns_its_image_score_where_asked_for(data, tmp_path):
-    trained = train(settings(data, tmp_path / "learned.prn", score="learned", memory=1000, lost=0))
-    config, score = trained.config, trained.model().score
-    assert (config.score, config.memory) == ("learned", 1000)
-    assert score.memory.patches.shape == (1000, 152)
-    assert score.memory.patches.square().sum(1).min() > 0
-    weights = torch.cat([score.map_weights, score.memory_weights])
-    assert (weights != 0).all()
+def test_a_network_learns_its_map_and_its_image_score(data, tmp_path):
+    trained = train(settings(data, tmp_path / "learned.prn", score="learned", lost=0))
+    config, model = trained.config, trained.model(OPTIMIZED)
+    assert (config.map, config.score, config.memory) == ("learned", "learned", MEMORY)
+    assert model.learned_map.memory.patches.shape == (MEMORY, 152)
+    assert model.learned_map.memory.patches.square().sum(1).min() > 0
     validation, calibration = trained.validation(), trained.manifest["calibration"]
-    model, inspection = trained.model(OPTIMIZED), load_mvtec(data)
-    seen = load_samples(draw_seen(inspection.test, 3, 5)[0], config.image_size, config.image_channels)[0]
+    seen = draw_seen(load_mvtec(data).test, 3, 5)[0]
+    seen_images, seen_masks = load_samples(seen, config.image_size, config.image_channels)
+
+    @torch.no_grad()
+    def views(images):
+        logits, features, residuals = model.examine(model.normalize(torch.from_numpy(images)))
+        return Views(logits[:, 0].numpy(), model.learned_map.views(features, residuals).numpy())
 
     @torch.no_grad()
     def statistics(images):
-        features = model.features(model.normalize(torch.from_numpy(images)))
-        residuals = model.residuals(features[:3])
-        return model.score.statistics(model.logits_of_features(features), features[:3], residuals).numpy()
+        return map_statistics(model.learned_map(*model.examine(model.normalize(torch.from_numpy(images))))).numpy()
 
-    fitted = fit_score(statistics(validation.images), validation.labels, statistics(seen), len(score.map_weights), 5)
-    torch.testing.assert_close(torch.from_numpy(fitted.weights[:-1]), weights, rtol=1e-3, atol=1e-3)
+    found = views(validation.images), validation.labels, validation.masks, views(seen_images), seen_masks
+    weights = torch.cat([model.learned_map.weights, model.learned_map.intercept])
+    assert (weights != torch.tensor([1.0, 0.0, 0.0])).any()
+    torch.testing.assert_close(torch.from_numpy(fit_map(*found)), weights, rtol=1e-2, atol=1e-3)
+    fitted = fit_score(statistics(validation.images), validation.labels, statistics(seen_images), 5)
+    torch.testing.assert_close(torch.from_numpy(fitted.weights[:-1]), model.learned_score.weights, rtol=1e-2, atol=1e-3)
     # A threshold is set by scores of images that the weights were fitted without, so that it holds for others.
     normals = fitted.held_out[validation.labels == 0]
     assert calibration["highest_scores"][0] == pytest.approx(normals.max(), abs=1e-3)
     with torch.no_grad():
         scores, maps = model.detect(torch.from_numpy(validation.images))
-    assert scores[validation.labels == 0].max() < normals.max() - 2e-3
     assert not torch.allclose(scores, maps.flatten(1).topk(100).values.mean(1), atol=1e-2)
 
 
 @pytest.mark.long
-def test_a_learned_score_reads_the_screen_that_is_trained_behind_the_network(data, tmp_path):
+def test_a_learned_map_reads_the_screen_that_is_trained_behind_the_network(data, tmp_path):
     recipe = dataclasses.replace(RECIPE, screen=True, screen_steps=10)
-    trained = train(settings(data, tmp_path / "screen.prn", score="learned", recipe=recipe, lost=0))
+    trained = train(settings(data, tmp_path / "screen.prn", score="learned", memory=0, recipe=recipe, lost=0))
     model = trained.model(OPTIMIZED)
-    assert trained.config.screen_width == model.score.screen.width > 0
-    assert (model.score.screen_weights != 0).all()
+    assert trained.config.screen_width == model.learned_map.screen.width > 0
+    assert model.learned_map.names == ("network", "screen")
+    assert model.learned_map.weights[1] != 0
     # It is the one that images leave by.
     leaving = trained.screen().state_dict()
-    assert all(torch.equal(value, leaving[name]) for name, value in model.score.screen.state_dict().items())
+    own = model.learned_map.screen.state_dict()
+    assert all(torch.equal(value, leaving[name]) for name, value in own.items() if name != "level_weights")
     validation, calibration = trained.validation(), trained.manifest["calibration"]
     with torch.no_grad():
         scores, _ = model.detect(torch.from_numpy(validation.images))
@@ -337,21 +345,20 @@ def test_a_learned_score_reads_the_screen_that_is_trained_behind_the_network(dat
     hurried = train(
         settings(data, tmp_path / "hurried.prn", score="learned", recipe=recipe, lost=0, minutes=0.02, resume=False)
     )
-    assert not hurried.model().score.screen_weights.any()
+    assert not hurried.model().learned_map.weights[-1]
 
 
-def test_with_few_seen_defects_a_score_is_learned_only_where_asked_for(data, tmp_path):
-    def score(**changes):
+def test_with_few_seen_defects_the_map_is_learned_and_the_score_where_asked_for(data, tmp_path):
+    def kinds(**changes):
         run, _ = prepare_run(settings(data, tmp_path / "other.prn", **changes), Console(quiet=True))
-        assert (run.model.score is None) == (run.model.config.score == "published")
-        return run.model.config.score
+        model = run.model
+        assert (model.learned_score is None) == (model.config.score == "published")
+        assert (model.learned_map is None) == (model.config.map == "published")
+        return model.config.map, model.config.score
 
-    assert score() == score(tiles=True) == "published"
-    assert score(score="learned") == "learned"
-    with pytest.raises(ConfigError, match="--score learned is for whole images"):
-        settings(data, tmp_path / "other.prn", tiles=True, score="learned")
-    with pytest.raises(ConfigError, match="--memory must be 0 or more"):
-        settings(data, tmp_path / "other.prn", memory=-1)
+    assert kinds() == ("learned", "published")
+    assert kinds(tiles=True) == ("published", "published")
+    assert kinds(map="published", score="learned") == ("published", "learned")
 
 
 SMALLEST = 64

@@ -7,7 +7,7 @@ import pytest
 
 from prn_fast.errors import ConfigError
 from prn_fast.training.recipe import QUICK
-from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.settings import MEMORY, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -43,19 +43,44 @@ def test_a_checkpoint_does_not_depend_on_how_paths_are_named(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("change", "score"),
+    ("change", "maps", "score", "memory"),
     [
-        ({}, "learned"),
-        ({"seen": 9}, "published"),
-        ({"tiles": True}, "published"),
-        ({"preset": "r18"}, "published"),
-        ({"preset": "r18", "recipe": QUICK}, "published"),
-        ({"recipe": replace(QUICK, screen=False)}, "published"),
-        ({"score": "published"}, "published"),
-        ({"score": "learned", "preset": "r18", "seen": 0}, "learned"),
+        ({}, "learned", "learned", MEMORY),
+        ({"memory": 20}, "learned", "learned", 20),
+        ({"memory": 0}, "learned", "learned", 0),
+        ({"seen": 9}, "learned", "published", MEMORY),
+        ({"tiles": True}, "published", "published", 0),
+        ({"preset": "r18"}, "published", "published", 0),
+        ({"preset": "r18", "recipe": QUICK}, "published", "published", 0),
+        ({"recipe": replace(QUICK, screen=False)}, "learned", "learned", MEMORY),
+        ({"recipe": replace(QUICK, screen=False), "memory": 0}, "published", "published", 0),
+        ({"map": "published"}, "published", "published", 0),
+        ({"score": "published"}, "learned", "published", MEMORY),
+        ({"map": "published", "score": "learned"}, "published", "learned", 0),
+        ({"map": "learned", "score": "learned", "preset": "r18", "seen": 0}, "learned", "learned", MEMORY),
     ],
     ids=str,
 )
-def test_a_score_is_learned_where_that_was_validated(change: dict, score: str) -> None:
+def test_map_and_score_are_learned_where_that_was_validated(change: dict, maps: str, score: str, memory: int) -> None:
     settings = TrainingSettings(Path("data"), Path("a.prn"), **change)
-    assert settings.chosen_score == settings.identity()["score"] == score
+    identity = settings.identity()
+    assert settings.chosen_map == identity["map"] == maps
+    assert settings.chosen_score == identity["score"] == score
+    assert str(settings.chosen_memory) == identity["memory"] == str(memory)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"memory": -1}, "--memory must be 0 or more, not -1"),
+        ({"memory": 20, "map": "published"}, "add --map learned"),
+        ({"memory": 20, "tiles": True}, "add --map learned"),
+        ({"memory": 0, "map": "learned", "recipe": replace(QUICK, screen=False)}, "leave out --memory 0, or"),
+        ({"map": "learned", "tiles": True}, "--map learned is for whole images"),
+        ({"score": "learned", "tiles": True}, "--score learned is for whole images"),
+    ],
+    ids=str,
+)
+def test_maps_and_scores_that_cannot_be_learned_are_refused(change: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        TrainingSettings(Path("data"), Path("a.prn"), **change)

@@ -17,7 +17,7 @@ def test_a_third_of_the_time_is_at_the_smallest_side() -> None:
     assert start is not None
     assert (start.image_size, start.minutes, start.output) == (256, 20.0, Path("a.start.prn"))
     assert start.recipe == replace(QUICK, epochs=20, screen=False)
-    assert (start.chosen_score, start.memory) == ("published", 0)
+    assert (start.chosen_map, start.chosen_score, start.chosen_memory) == ("published", "published", 0)
     assert (start.seed, start.seen, start.data) == (LARGE.seed, LARGE.seen, LARGE.data)
 
 
