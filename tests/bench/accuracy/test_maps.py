@@ -140,7 +140,7 @@ def test_seen_defects_are_told_by_screens_that_have_not_seen_them() -> None:
 
 
 def made_images(rng: np.random.Generator, kinds: np.ndarray, column: int | None = None) -> maps.Images:
-    """Images whose views are noise, but for one that tells where the defects are."""
+    """Images whose views are noise, but for one that tells where the defects are, and the other says the opposite."""
     masks = np.zeros((len(kinds), SIDE, SIDE), bool)
     for index in np.flatnonzero(kinds != maps.NORMAL):
         top, left = 8 * rng.integers(0, COARSE - 2, 2)
@@ -151,6 +151,7 @@ def made_images(rng: np.random.Generator, kinds: np.ndarray, column: int | None 
     )
     if column is not None:
         views.others[:, column] += 6 * masks[:, 4::8, 4::8]
+        views.others[:, 1 - column] -= 6 * masks[:, 4::8, 4::8]
     return maps.Images(views, kinds, masks)
 
 
@@ -218,14 +219,26 @@ def test_each_image_is_told_by_weights_that_were_fitted_without_it(
         assert {index + 10 for index in left_out if index < 10} == {index for index in left_out if 10 <= index < 20}
 
 
-def test_scores_are_fitted_to_images_and_held_out_of_them(learned_map: LearnedMap) -> None:
+def test_scores_are_of_weights_that_were_fitted_without_the_image() -> None:
     logits = torch.from_numpy(made_images(np.random.default_rng(0), KINDS).views.logits[:, None])
-    noise = maps._fit_score(logits, KINDS, 0)[1]
-    assert 0.2 < np.mean(noise[KINDS == maps.SEEN][:, None] > noise[KINDS == maps.NORMAL]) < 0.8
+    weights, noise = maps._fit_score(logits, KINDS, 0)
+    statistics = maps.map_statistics(logits).numpy()
+    in_sample = statistics @ weights[:-1] + weights[-1]
+    labels = (KINDS != maps.NORMAL).astype(int)
+    assert maps.image_metrics(noise, labels).auroc < 0.5 < maps.image_metrics(in_sample, labels).auroc
     logits[KINDS == maps.SEEN] += 3
-    weights, scores = maps._fit_score(logits, KINDS, 0)
-    assert weights.shape == (6,)
+    scores = maps._fit_score(logits, KINDS, 0)[1]
     assert scores[KINDS == maps.SEEN].min() > scores[KINDS == maps.NORMAL].max()
+
+
+def test_figures_are_of_one_kind_of_anomaly_beside_normal_images() -> None:
+    images = made_images(np.random.default_rng(0), KINDS)
+    found_seen = np.where(KINDS == maps.SEEN, 0.9, 0.1)
+    found = found_seen[:, None, None] * images.masks
+    draws = [found_seen, np.full(30, 0.5)]
+    # By the second draw at chance.
+    assert maps._figures(draws, found, images, maps.SEEN) == {"image": 0.75, "pixel": 1, "pro": 1, "ap": 1}
+    assert maps._figures(draws, found * (KINDS == maps.SEEN)[:, None, None], images, maps.ANOMALOUS)["image"] == 0.5
 
 
 def test_what_cannot_be_validated_is_named(taken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
