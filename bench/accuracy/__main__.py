@@ -15,7 +15,7 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Arguments: list, run, screens, nearest-patch, scores, plot, failures."""
+    """Arguments: list, run, screens, nearest-patch, maps, plot, failures."""
     parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.accuracy", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     # Their arguments are their own, see `main`.
     commands.add_parser("nearest-patch", help="measure a memory of normal patches, the yardstick", add_help=False)
-    commands.add_parser("scores", help="what image scores find on the maps of trained packages", add_help=False)
+    commands.add_parser("maps", help="what learned maps and image scores find on trained packages", add_help=False)
 
     screens = commands.add_parser(
         "screens", help="add the figures of screens alone to a record, from the packages kept beside it"
@@ -78,10 +78,10 @@ def main(argv: list[str] | None = None) -> int:
         from prn_fast.bench.accuracy import nearest_patch
 
         return nearest_patch.main(argv[1:])
-    if argv[:1] == ["scores"]:
-        from prn_fast.bench.accuracy import scores
+    if argv[:1] == ["maps"]:
+        from prn_fast.bench.accuracy import maps
 
-        return scores.main(argv[1:])
+        return maps.main(argv[1:])
     own, options = _split(argv)
     parser = make_parser()
     arguments = parser.parse_args(own)

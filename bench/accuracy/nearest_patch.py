@@ -1,6 +1,6 @@
 """The yardstick of every study: a memory of normal patches, which needs no training.
 
-The memory is the one that a learned score may have (`prn_fast.model.memory`), here a larger one and on its own.
+The memory is the one that a learned map may have (`prn_fast.model.memory`), here a larger one and on its own.
 An image's score is the largest value of its map or the mean, whichever separates the validation split better. Backbone,
 image size, split and test images are those of a PRN.
 """

@@ -14,7 +14,7 @@ from prn_fast.json_text import json_text
 
 SCHEMA, SCHEMA_VERSION = "prn-accuracy", 1
 SCHEMA_PATH = Path(__file__).with_name("record_schema.json")
-SCORES_FILE = "scores.json"  # of `scores.py`; it lies among the records and is none
+MAPS_FILE = "maps.json"  # of `maps.py`; it lies among the records and is none
 
 Record = dict[str, Any]
 Run = dict[str, Any]
@@ -41,7 +41,7 @@ def read_record(path: Path) -> Record:
 
 def read_records(folder: Path, study: str) -> dict[str, Record]:
     """All records of one study in a folder, by file name. Errors: as for `read_record`, for any of them."""
-    records = {path.name: read_record(path) for path in sorted(folder.glob("*.json")) if path.name != SCORES_FILE}
+    records = {path.name: read_record(path) for path in sorted(folder.glob("*.json")) if path.name != MAPS_FILE}
     return {name: record for name, record in records.items() if record["study"] == study}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from prn_fast.bench.accuracy.maps import maps_table, predictors_table
 from prn_fast.bench.accuracy.record import Record, Run, figure, find_run, read_records
-from prn_fast.bench.accuracy.scores import predictors_table, scores_table
 from prn_fast.bench.accuracy.studies import STUDIES, Variant
 from prn_fast.bench.report.formatting import ABSENT
 from prn_fast.bench.report.markdown import table
@@ -368,7 +368,7 @@ FIGURES: dict[str, Callable[[Path], str]] = {
     "accuracy-exit": exit_figures,
     "accuracy-products": product_figures,
     "accuracy-nearest-patch": yardstick_figures,
-    "accuracy-scores": scores_table,
+    "accuracy-maps": maps_table,
     "accuracy-predictors": predictors_table,
     "accuracy-seen": seen_figures,
     "accuracy-presets": preset_figures,

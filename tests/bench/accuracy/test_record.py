@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 
 from prn_fast.bench.accuracy.record import (
+    MAPS_FILE,
     SCHEMA_PATH,
-    SCORES_FILE,
     Record,
     find_run,
     put_run,
@@ -79,13 +79,13 @@ def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
         read_records(tmp_path, "seen")
 
 
-def test_image_scores_lie_among_the_records_and_are_none(record: Record, tmp_path: Path) -> None:
+def test_figures_of_maps_lie_among_the_records_and_are_none(record: Record, tmp_path: Path) -> None:
     write_record(record, tmp_path / "tiles-seen.json")
-    (tmp_path / SCORES_FILE).write_text('{"schema": "prn-scores", "packages": []}')
+    (tmp_path / MAPS_FILE).write_text('{"schema": "prn-maps", "packages": []}')
     assert read_records(tmp_path, "seen") == {"tiles-seen.json": record}
     # Under any other name they are refused.
-    (tmp_path / SCORES_FILE).rename(tmp_path / "tiles-scores.json")
-    with pytest.raises(DataError, match=r"tiles-scores\.json"):
+    (tmp_path / MAPS_FILE).rename(tmp_path / "tiles-maps.json")
+    with pytest.raises(DataError, match=r"tiles-maps\.json"):
         read_records(tmp_path, "seen")
 
 

@@ -1,0 +1,389 @@
+"""What learned maps and image scores find on trained packages, and which of them a package should have.
+
+    python -m prn_fast.bench.accuracy maps PACKAGE... --output maps.json
+
+No network is trained, so that any number of products can be asked. Each package brings a screen (`prn-train
+--add-screen`), and a memory of normal patches is made of its calibration images. A learned map that it may have is left
+aside. `CANDIDATES` are the maps of `MAPS`, each with the published image score and with the learned one.
+
+Validation asks how the seen defects stand out beside held-out normal images. Each of these images is told by weights of
+the map that were fitted without it, and by weights of the score that were. The screen of a package knows the seen
+defects. So each of them is told by a screen that has not seen it, and every other validation image by the mean of these
+screens (`prn_fast.training.cross_fit`). The network alone has known all of them: its training has pasted pieces of the
+seen defects, and has chosen its epoch by the validation split. Test images are told by the package's own screen, and by
+weights that are fitted as training fits them.
+
+The rule, of validation figures alone: image AUROC, pixel AUROC and PRO are averaged, then the packages of a product,
+then products. Candidates stand in the order of what they cost, and the first one within `MARGIN` of the best is chosen.
+
+Figures are written after each package; those that are there are not taken again.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prn_fast.bench.accuracy.record import MAPS_FILE
+from prn_fast.bench.machine.environment import require_clean
+from prn_fast.bench.machine.measurement import add_allow_dirty
+from prn_fast.bench.report.formatting import ABSENT
+from prn_fast.bench.report.markdown import table
+from prn_fast.data.anomalies import AnomalyGenerator
+from prn_fast.data.layouts import load_inspection_set
+from prn_fast.data.samples import load_samples
+from prn_fast.data.textures import load_textures
+from prn_fast.environment import commit, cpu_name
+from prn_fast.errors import DataError, PackageError, PRNError
+from prn_fast.files import replace_file
+from prn_fast.kernels import OPTIMIZED
+from prn_fast.kernels.anomaly_score.reference import STATISTICS, anomaly_score, map_statistics
+from prn_fast.model.learned_map import LearnedMap
+from prn_fast.model.memory import memory_size, remember
+from prn_fast.model.prn import PRN
+from prn_fast.model.screen import Screen
+from prn_fast.package import Package
+from prn_fast.training.add_screen import recorded_recipe, recorded_textures
+from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
+from prn_fast.training.image_score import fit_score
+from prn_fast.training.learned_map import Views, fit_map
+from prn_fast.training.metrics import image_metrics, pixel_metrics
+from prn_fast.training.settings import MEMORY
+from prn_fast.training.unseen import part_test_images
+
+BATCH = 8
+# Draws of what is left out of the fit of a score, over which its validation figures are averaged.
+DRAWS = 3
+# Less than this between two means over a handful of products is noise.
+MARGIN = 0.01
+# What a map weighs beside the network's logits, as columns of `Views.others`, cheapest first.
+MAPS = {"network": (), "network, memory": (0,), "network, screen": (1,), "network, memory, screen": (0, 1)}
+CANDIDATES = tuple(f"{name}: {score}" for name in MAPS for score in ("published", "learned"))
+NORMAL, ANOMALOUS, SEEN = 0, 1, 2
+FIGURES = {"image": "image AUROC", "pixel": "pixel AUROC", "pro": "PRO", "ap": "pixel AP"}
+JUDGED = ("image", "pixel", "pro")  # what the rule averages
+VALIDATED = {"generated": "generated", "validation": "seen, cross-fit"}
+Figures = dict[str, float]
+Taken = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What maps are made of and judged by, of N images: views, kinds (N,) of `NORMAL` to `SEEN`, masks (N, S, S)."""
+
+    views: Views
+    kinds: NDArray[np.integer]
+    masks: NDArray[np.bool_]
+
+    def chosen(self, which: NDArray[np.bool_]) -> "Images":
+        """Some of them, by (N,)."""
+        return Images(Views(self.views.logits[which], self.views.others[which]), self.kinds[which], self.masks[which])
+
+
+def examine(path: Path) -> Taken:
+    """Figures of all candidates on validation, generated anomalies and test.
+
+    Errors: PRNError for a package or data that is not there, or a package that has seen no defect or has no screen.
+    """
+    package = Package.open(path)
+    training, config, validation = package.manifest["training"], package.config, package.validation()
+    images = part_test_images(load_inspection_set(Path(training["data"]), training["layout"]), training, None)
+    if not images.seen:
+        raise PackageError(f"{path}: has seen no defect, so that its maps cannot be validated; train with --seen")
+    model = with_learned_map(package)
+    assert model.learned_map is not None
+    seen, seen_masks = load_samples(images.seen, config.image_size, config.image_channels)
+    scored, masks = load_samples(images.scored, config.image_size, config.image_channels)
+    folds = _fold_screens(package, model, list(zip(seen, seen_masks, strict=True)))
+    kinds = np.concatenate([validation.labels, np.full(len(seen), SEEN)])
+    views = look(model, np.concatenate([validation.images, seen]), folds.screens)
+    known = Images(Views(views.logits, views.others[:, :2]), kinds, np.concatenate([validation.masks, seen_masks]))
+    blind = dataclasses.replace(known, views=unknowing(views, kinds, folds.left_out))
+    test = Images(look(model, scored), np.array([sample.label for sample in images.scored]), masks)
+    return {
+        "package": path.name,
+        "data": Path(training["data"]).name,
+        "epochs": training["epochs"],
+        "seed": training["seed"],
+        "commit": commit(),
+        "device": cpu_name(),
+        "held_out_normals": int((kinds == NORMAL).sum()),
+        "seen": len(seen),
+        "test_images": len(scored),
+        "candidates": judge(model.learned_map, known, blind, test),
+    }
+
+
+def with_learned_map(package: Package) -> PRN:
+    """The network of a package with a learned map of its own screen and a memory of its calibration images."""
+    normals, screen = package.calibration_images(), package.screen()
+    count = memory_size(MEMORY, len(normals), package.config)
+    config = dataclasses.replace(
+        package.config, map="learned", score="published", memory=count, screen_width=screen.width
+    )
+    model = PRN(config, OPTIMIZED)
+    own = ("learned_map.", "learned_score.")
+    trained = {name: value for name, value in package.model().state_dict().items() if not name.startswith(own)}
+    model.load_state_dict({**model.state_dict(), **trained})
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.prototypes.to(memory_format=torch.contiguous_format)
+    assert model.learned_map is not None
+    assert model.learned_map.memory is not None
+    model.learned_map.screen = screen
+    batches = (model.normalize(part) for part in _batches(normals))
+    model.learned_map.memory.patches = remember(model.backbone, batches, len(normals), count)
+    return model
+
+
+def _fold_screens(
+    package: Package, model: PRN, seen: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+) -> FoldScreens:
+    """Screens for a package's network that have not seen some of its seen defects, (image, mask) each."""
+    training = package.manifest["training"]
+    recipe, seed, count = recorded_recipe(training), training["seed"], fold_count(len(seen))
+    textures = load_textures(recorded_textures(training), package.config.image_channels, seed=seed)
+    generators = [
+        AnomalyGenerator(
+            textures,
+            seen[fold::count],
+            extended_share=recipe.extended_share,
+            augment=recipe.augment,
+            sources=recipe.simulated_sources,
+            foreground=recipe.foreground,
+        )
+        for fold in range(count)
+    ]
+    return train_fold_screens(model, package.calibration_images(), generators, len(seen), recipe, seed)
+
+
+@torch.inference_mode()
+def look(model: PRN, images: NDArray[np.uint8], screens: Sequence[Screen] = ()) -> Views:
+    """What maps of images are made of: logits; memory, the model's screen and F other screens, (N, 2 + F, h, w)."""
+    assert model.learned_map is not None
+    found = []
+    for part in _batches(images):
+        normalized = model.normalize(part).contiguous(memory_format=torch.channels_last)
+        logits, *frozen = model.examine(normalized)
+        others = [model.learned_map.views(*frozen), *(screen(*frozen) for screen in screens)]
+        found.append((logits[:, 0], torch.cat(others, dim=1)))
+    return Views(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
+
+
+def _batches(images: NDArray[np.uint8]) -> Iterator[torch.Tensor]:
+    for start in range(0, len(images), BATCH):
+        yield torch.from_numpy(images[start : start + BATCH])
+
+
+def unknowing(views: Views, kinds: NDArray[np.integer], left_out: NDArray[np.integer]) -> Views:
+    """Views with what other screens tell for the screen: of each seen defect the one in `left_out`, else their mean."""
+    told, seen = views.others[:, 2:], np.flatnonzero(kinds == SEEN)
+    screen = told.mean(1)
+    screen[seen] = told[seen, left_out]
+    return Views(views.logits, np.stack([views.others[:, 0], screen], axis=1))
+
+
+@torch.inference_mode()
+def judge(learned_map: LearnedMap, known: Images, blind: Images, test: Images) -> dict[str, dict[str, Figures]]:
+    """Figures of each candidate by kind.
+
+    Args:
+        learned_map: with memory and screen; its weights are changed.
+        known: validation images and seen defects, by the package's screen; what is tested is fitted to them.
+        blind: the same by screens that have not seen the seen defects; all that is validated is fitted to them.
+        test: by the package's screen.
+    """
+    found = {}
+    for name, columns in MAPS.items():
+        held_out = held_out_logits(learned_map, blind, columns)
+        weights = fit_weights(known, columns)
+        fitted, tested = (_weighed(learned_map, images.views, weights) for images in (known, test))
+        score = torch.from_numpy(_fit_score(fitted, known.kinds, 0)[0])
+        (published, maps), (test_published, test_maps) = anomaly_score(held_out), anomaly_score(tested)
+        draws = [_fit_score(held_out, blind.kinds, draw)[1] for draw in range(DRAWS)]
+        learned = (map_statistics(tested) @ score[:-1] + score[-1]).numpy()
+        for kind, validated, scores in (
+            ("published", [published.numpy()], test_published.numpy()),
+            ("learned", draws, learned),
+        ):
+            found[f"{name}: {kind}"] = {
+                "generated": _figures(validated, maps.numpy(), blind, ANOMALOUS),
+                "validation": _figures(validated, maps.numpy(), blind, SEEN),
+                "test": _figures([scores], test_maps.numpy(), test, ANOMALOUS),
+            }
+    return found
+
+
+def fit_weights(images: Images, columns: Sequence[int]) -> NDArray[np.float32]:
+    """Weights for `LearnedMap.set_weights`, fitted to images; 0 for what is not in `columns`."""
+    weights = np.array([1, 0, 0, 0], np.float32)
+    if columns:
+        some = dataclasses.replace(images, views=Views(images.views.logits, images.views.others[:, columns]))
+        rest, seen = some.chosen(some.kinds != SEEN), some.chosen(some.kinds == SEEN)
+        fitted = fit_map(rest.views, rest.kinds, rest.masks, seen.views, seen.masks)
+        weights[[0, *(1 + column for column in columns), -1]] = fitted
+    return weights
+
+
+def held_out_logits(learned_map: LearnedMap, images: Images, columns: Sequence[int]) -> torch.Tensor:
+    """Logits (N, 1, S, S) of learned maps, each image's by weights that were fitted without it."""
+    fold = np.empty(len(images.kinds), int)
+    # Kind by kind, so that a normal image and the anomaly that was made of it are left out together.
+    for kind in (NORMAL, ANOMALOUS, SEEN):
+        fold[images.kinds == kind] = np.arange((images.kinds == kind).sum())
+    fold %= fold_count(int((images.kinds == SEEN).sum()))
+    logits = torch.empty(len(fold), 1, *images.views.logits.shape[1:])
+    for number in np.unique(fold):
+        weights = fit_weights(images.chosen(fold != number), columns)
+        logits[fold == number] = _weighed(learned_map, images.chosen(fold == number).views, weights)
+    return logits
+
+
+def _weighed(learned_map: LearnedMap, views: Views, weights: NDArray[np.float32]) -> torch.Tensor:
+    """Logits (N, 1, S, S) of learned maps by weights."""
+    learned_map.set_weights(torch.from_numpy(weights))
+    return learned_map.weigh(torch.from_numpy(views.logits[:, None]), torch.from_numpy(views.others))
+
+
+def _fit_score(
+    logits: torch.Tensor, kinds: NDArray[np.integer], draw: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights of a learned score, and scores (N,) of the images, each by weights that were fitted without it."""
+    statistics, seen = map_statistics(logits).numpy(), kinds == SEEN
+    fitted = fit_score(statistics[~seen], kinds[~seen], statistics[seen], len(STATISTICS), draw)
+    scores = np.empty(len(kinds), np.float32)
+    scores[~seen], scores[seen] = fitted.held_out, fitted.held_out_seen
+    return fitted.weights, scores
+
+
+def _figures(
+    draws: Sequence[NDArray[np.float32]], maps: NDArray[np.float32], images: Images, anomalous: int
+) -> Figures:
+    """Of one kind of anomaly beside normal images, by maps (N, S, S) and one or more draws of scores (N,)."""
+    which = np.isin(images.kinds, (NORMAL, anomalous))
+    labels = (images.kinds[which] != NORMAL).astype(int)
+    image = float(np.mean([image_metrics(scores[which], labels).auroc for scores in draws]))
+    pixel = pixel_metrics(maps[which], images.masks[which])
+    return {"image": image, "pixel": pixel.auroc, "pro": pixel.pro, "ap": pixel.average_precision}
+
+
+def mean_figures(packages: Sequence[Taken], name: str, kind: str) -> Figures:
+    """Figures of a candidate, averaged over the packages of each product, then over products."""
+    products: dict[str, list[Figures]] = {}
+    for one in packages:
+        products.setdefault(one["data"], []).append(one["candidates"][name][kind])
+    return {
+        figure: float(np.mean([np.mean([one[figure] for one in group]) for group in products.values()]))
+        for figure in FIGURES
+    }
+
+
+def validated_by(packages: Sequence[Taken], name: str) -> float:
+    """What the module's rule compares."""
+    means = mean_figures(packages, name, "validation")
+    return float(np.mean([means[figure] for figure in JUDGED]))
+
+
+def choose(packages: Sequence[Taken]) -> str:
+    """The candidate that the module's rule chooses."""
+    means = {name: validated_by(packages, name) for name in CANDIDATES}
+    return next(name for name, mean in means.items() if mean >= max(means.values()) - MARGIN)
+
+
+def maps_table(folder: Path) -> str:
+    """Two tables of one row a candidate: means of products, of validation and test; and the test by package."""
+    packages = _read(folder / MAPS_FILE)
+    if not packages:
+        return ""
+    chosen, means, tests = choose(packages), [], []
+    for name in CANDIDATES:
+        title = f"**{name}**" if name == chosen else name
+        validation, test = (mean_figures(packages, name, kind) for kind in ("validation", "test"))
+        values = [*(validation[figure] for figure in JUDGED), validated_by(packages, name), *test.values()]
+        means.append([title, *(f"{value:.3f}" for value in values)])
+        found = [*(one["candidates"][name]["test"] for one in packages), test]
+        tests.append([title, *(" / ".join(f"{one[figure]:.3f}" for figure in JUDGED) for one in found)])
+    judged = [FIGURES[figure] for figure in JUDGED]
+    heads = [*(f"validation {title}" for title in judged), "their mean", *(f"test {one}" for one in FIGURES.values())]
+    found_of = f"test {' / '.join(judged)}"
+    products = [f"{one['data']}, seed {one['seed']}, {one['epochs']} epochs" for one in packages]
+    commits, devices = (" and ".join(sorted({one[key] for one in packages})) for key in ("commit", "device"))
+    counts = ", ".join(f"{one['data']} {one['seen']} and {one['held_out_normals']}" for one in packages)
+    return (
+        f"{table(('means of products', *heads), means)}\n\n"
+        f"{table((found_of, *products, 'mean of products'), tests)}\n\n"
+        f"Seen defects and held-out normal images: {counts}. "
+        f"`python -m prn_fast.bench.accuracy maps PACKAGE... --output {MAPS_FILE}`, commit {commits}, on {devices}."
+    )
+
+
+def predictors_table(folder: Path) -> str:
+    """One row for each kind of validation anomaly and figure: its rank correlation with the test, over candidates.
+
+    For each package, and for the means over all packages; and what the test says of the candidate that is best by it.
+    """
+    from scipy.stats import spearmanr
+
+    packages, rows = _read(folder / MAPS_FILE), []
+    if not packages:
+        return ""
+    for figure in ("image", "pixel"):
+        for kind, anomalies in VALIDATED.items():
+            found = [[one["candidates"][name] for name in CANDIDATES] for one in packages]
+            values = np.array([[[one[part][figure] for part in (kind, "test")] for one in row] for row in found])
+            whole = np.concatenate([values, values.mean(0, keepdims=True)])
+            # Where all are equal there is no rank.
+            cells = [f"{spearmanr(*one.T).statistic:.2f}" if np.ptp(one, axis=0).all() else ABSENT for one in whole]
+            best = int(whole[-1][:, 0].argmax())
+            rows.append([f"{FIGURES[figure]}, {anomalies}", *cells, f"{CANDIDATES[best]}: {whole[-1][best, 1]:.3f}"])
+    heads = [*(f"{one['data']}, seed {one['seed']}" for one in packages), "mean figures"]
+    made = table(("rank correlation with the test", *heads, "best by the mean: its test figure"), rows)
+    return f"{made}\n\n{len(CANDIDATES)} candidates, from the run above; both scores of a map share its pixel AUROC."
+
+
+def _read(path: Path) -> list[Taken]:
+    """The packages of a record; none where there is no file."""
+    if not path.exists():
+        return []
+    try:
+        packages = json.loads(path.read_text(encoding="utf-8"))["packages"]
+        for one in packages:
+            for found in (one["candidates"][name] for name in CANDIDATES):
+                [float(found[kind][figure]) for kind in (*VALIDATED, "test") for figure in FIGURES]
+        return packages
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: holds no figures of maps; take them again or remove it") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Take the figures of packages; 2 on an error."""
+    parser = argparse.ArgumentParser(prog="python -m prn_fast.bench.accuracy maps")
+    parser.add_argument("packages", type=Path, nargs="+", metavar="PACKAGE", help="whose training data is still there")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    add_allow_dirty(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        require_clean(commit(), arguments.allow_dirty)
+        done = _read(arguments.output)
+        for path in arguments.packages:
+            if any(one["package"] == path.name for one in done):
+                print(f"{path.name}: recorded", flush=True)
+                continue
+            done.append(examine(path))
+            text = json.dumps({"schema": "prn-maps", "packages": done}, indent=1, allow_nan=False) + "\n"
+            replace_file(arguments.output, text.encode())
+            print(f"{path.name}: taken", flush=True)
+        for name in CANDIDATES:
+            print(f"{name}: {validated_by(done, name):.3f}", flush=True)
+        print(f"chosen, by seen defects beside held-out normal images: {choose(done)}", flush=True)
+    except PRNError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
