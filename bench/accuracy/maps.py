@@ -45,7 +45,7 @@ from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import DataError, PackageError, PRNError
 from prn_fast.files import replace_file
 from prn_fast.kernels import OPTIMIZED
-from prn_fast.kernels.anomaly_score.reference import STATISTICS, anomaly_score, map_statistics
+from prn_fast.kernels.anomaly_score.reference import anomaly_score, map_statistics
 from prn_fast.model.learned_map import LearnedMap
 from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN
@@ -105,8 +105,7 @@ def examine(path: Path) -> Taken:
     folds = _fold_screens(package, model, list(zip(seen, seen_masks, strict=True)))
     kinds = np.concatenate([validation.labels, np.full(len(seen), SEEN)])
     views = look(model, np.concatenate([validation.images, seen]), folds.screens)
-    known = Images(Views(views.logits, views.others[:, :2]), kinds, np.concatenate([validation.masks, seen_masks]))
-    blind = dataclasses.replace(known, views=unknowing(views, kinds, folds.left_out))
+    blind = Images(unknowing(views, kinds, folds.left_out), kinds, np.concatenate([validation.masks, seen_masks]))
     test = Images(look(model, scored), np.array([sample.label for sample in images.scored]), masks)
     return {
         "package": path.name,
@@ -118,7 +117,7 @@ def examine(path: Path) -> Taken:
         "held_out_normals": int((kinds == NORMAL).sum()),
         "seen": len(seen),
         "test_images": len(scored),
-        "candidates": judge(model.learned_map, known, blind, test),
+        "candidates": judge(model.learned_map, blind, test),
     }
 
 
@@ -150,17 +149,14 @@ def _fold_screens(
     training = package.manifest["training"]
     recipe, seed, count = recorded_recipe(training), training["seed"], fold_count(len(seen))
     textures = load_textures(recorded_textures(training), package.config.image_channels, seed=seed)
-    generators = [
-        AnomalyGenerator(
-            textures,
-            seen[fold::count],
-            extended_share=recipe.extended_share,
-            augment=recipe.augment,
-            sources=recipe.simulated_sources,
-            foreground=recipe.foreground,
-        )
-        for fold in range(count)
-    ]
+    generator = AnomalyGenerator(
+        textures,
+        extended_share=recipe.extended_share,
+        augment=recipe.augment,
+        sources=recipe.simulated_sources,
+        foreground=recipe.foreground,
+    )
+    generators = [generator.with_seen(seen[fold::count]) for fold in range(count)]
     return train_fold_screens(model, package.calibration_images(), generators, len(seen), recipe, seed)
 
 
@@ -191,21 +187,20 @@ def unknowing(views: Views, kinds: NDArray[np.integer], left_out: NDArray[np.int
 
 
 @torch.inference_mode()
-def judge(learned_map: LearnedMap, known: Images, blind: Images, test: Images) -> dict[str, dict[str, Figures]]:
+def judge(learned_map: LearnedMap, blind: Images, test: Images) -> dict[str, dict[str, Figures]]:
     """Figures of each candidate by kind.
 
     Args:
         learned_map: with memory and screen; its weights are changed.
-        known: validation images and seen defects, by the package's screen; what is tested is fitted to them.
-        blind: the same by screens that have not seen the seen defects; all that is validated is fitted to them.
+        blind: validation images and seen defects, by screens that have not seen these.
         test: by the package's screen.
     """
     found = {}
     for name, columns in MAPS.items():
         held_out = held_out_logits(learned_map, blind, columns)
-        weights = fit_weights(known, columns)
-        fitted, tested = (_weighed(learned_map, images.views, weights) for images in (known, test))
-        score = torch.from_numpy(_fit_score(fitted, known.kinds, 0)[0])
+        weights = fit_weights(blind, columns)
+        fitted, tested = (_weighed(learned_map, images.views, weights) for images in (blind, test))
+        score = torch.from_numpy(_fit_score(fitted, blind.kinds, 0)[0])
         (published, maps), (test_published, test_maps) = anomaly_score(held_out), anomaly_score(tested)
         draws = [_fit_score(held_out, blind.kinds, draw)[1] for draw in range(DRAWS)]
         learned = (map_statistics(tested) @ score[:-1] + score[-1]).numpy()
@@ -257,7 +252,7 @@ def _fit_score(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights of a learned score, and scores (N,) of the images, each by weights that were fitted without it."""
     statistics, seen = map_statistics(logits).numpy(), kinds == SEEN
-    fitted = fit_score(statistics[~seen], kinds[~seen], statistics[seen], len(STATISTICS), draw)
+    fitted = fit_score(statistics[~seen], kinds[~seen], statistics[seen], draw)
     scores = np.empty(len(kinds), np.float32)
     scores[~seen], scores[seen] = fitted.held_out, fitted.held_out_seen
     return fitted.weights, scores

@@ -12,7 +12,7 @@ from prn_fast.errors import ConfigError
 Options = Mapping[str, str | None]
 
 # The screen changes nothing of the network: only the study of early exit trains one.
-BASE: Options = {"--preset": "lite0", "--seen": "10", "--no-screen": None}
+BASE: Options = {"--preset": "lite0", "--seen": "10", "--no-screen": None, "--map": "published"}
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Variant:
     def train_options(self) -> dict[str, str | None]:
         """All options of prn-train, or of the yardstick, that the study sets, except data, seed and time.
 
-        A yardstick has no screen that it could leave out.
+        A yardstick has no screen that it could leave out, and no map to choose.
         """
         options = {**BASE, **self.train}
         if self.yardstick or "--screen" in self.train:
-            del options["--no-screen"]
+            del options["--no-screen"], options["--map"]
         return options
 
 

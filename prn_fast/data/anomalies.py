@@ -52,10 +52,10 @@ class AnomalyGenerator:
         self._seen = SeenRegions(seen, augment)
         self._sources = tuple(sources)
         self._foreground = foreground
-        self._extended_share = extended_share if self._seen else 0.0
+        self._extended_share = extended_share
 
     def with_seen(self, seen: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> "AnomalyGenerator":
-        """The same generator with other seen anomalies, one or more."""
+        """The same generator with other seen anomalies."""
         other = copy.copy(self)
         other._seen = SeenRegions(seen, self._augment)
         return other
@@ -73,7 +73,7 @@ class AnomalyGenerator:
         """
         image = np.ascontiguousarray(image)
         foreground = foreground_mask(image) if self._foreground else np.ones(image.shape[:2], bool)
-        if rng.random() < self._extended_share:
+        if rng.random() < (self._extended_share if self._seen else 0.0):
             pasted = self._seen.paste(image, foreground, rng)
             if pasted is not None:
                 return pasted

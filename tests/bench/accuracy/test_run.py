@@ -54,8 +54,8 @@ def settings(trained: StudySettings, tmp_path: Path) -> StudySettings:
 
 def test_a_run_holds_all_that_a_figure_must_come_with(recorded: Record, trained: StudySettings) -> None:
     (run,) = recorded["runs"]
-    slug = "wood-preset-lite0-seen-1-no-screen-seed-0-image-size-64-epochs-1-batch-4"
-    options = "--preset lite0 --seen 1 --no-screen --seed 0 --image-size 64 --epochs 1 --batch 4"
+    slug = "wood-preset-lite0-seen-1-no-screen-map-published-seed-0-image-size-64-epochs-1-batch-4"
+    options = "--preset lite0 --seen 1 --no-screen --map published --seed 0 --image-size 64 --epochs 1 --batch 4"
     assert run["commands"] == {
         "train": f"prn-train --data wood --output {slug}.prn {options}",
         "evaluate": f"prn-eval {slug}.prn --data wood --engine optimized --output {slug}-eval",

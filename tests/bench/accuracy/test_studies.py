@@ -42,4 +42,5 @@ def test_only_the_study_of_early_exit_trains_a_screen() -> None:
             options = variant.train_options()
             assert ("--screen" in options) == (name == "exit")
             # A yardstick trains nothing, and does not know the option.
-            assert ("--no-screen" in options) == (name != "exit" and not variant.yardstick)
+            published = name != "exit" and not variant.yardstick
+            assert ("--no-screen" in options) == ("--map" in options) == published
