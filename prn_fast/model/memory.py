@@ -43,7 +43,10 @@ class PatchMemory(nn.Module):
         found = patches_of(fine.to(dtype), coarse.to(dtype))
         memory = self.patches.to(dtype)
         centre = memory.mean(0)
-        nearest = squared_distances(found.flatten(1, 2) - centre, memory - centre).amin(2)
+        points, memory = found.flatten(1, 2) - centre, memory - centre
+        # ||p - m||^2 without ||p||^2, which is the same for every m: one product, and the least of its values.
+        least = (points @ (-2 * memory.T) + memory.square().sum(1)).amin(2)
+        nearest = (least + points.square().sum(2)).clamp_min(0)
         return nearest.sqrt().unflatten(1, found.shape[1:3])
 
 
