@@ -13,6 +13,7 @@ from prn_fast.bench.engines import seeded
 from prn_fast.engine.base import Detections
 from prn_fast.kernels import OPTIMIZED
 from prn_fast.model.config import PRNConfig
+from prn_fast.model.memory import remember
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen, mean_and_spread, screen_score
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
@@ -95,23 +96,43 @@ def write_package(
     training: Mapping[str, object] | None = None,
     *,
     screen: bool = False,
+    learned: bool = False,
 ) -> Package:
     """A package of a small model; the validation images are those that it scores lowest (good) and highest (bad).
 
     Args:
         training: for the manifest, over what is there.
         screen: it brings one of `small_screen`, whose cut lets about half of `textured_images` go.
+        learned: its map and its score are, see `learned_model`.
     """
-    told = json.dumps([channels, seed, dict(training or {}), screen], sort_keys=True)
+    told = json.dumps([channels, seed, dict(training or {}), screen, learned], sort_keys=True)
     name = f"written/{hashlib.sha256(told.encode()).hexdigest()[:16]}.prn"
-    made = built_once(name, lambda path: _write_package(path, channels, seed, training or {}, screen))
+    made = built_once(name, lambda path: _write_package(path, channels, seed, training or {}, screen, learned))
     # A package may stand there, as when it is written anew.
     shutil.rmtree(path, ignore_errors=True)
     return Package.open(shutil.copytree(made, path))
 
 
-def _write_package(path: Path, channels: int, seed: int, training: Mapping[str, object], screen: bool) -> None:
-    model = small_model(small_config(channels), seed)
+@torch.no_grad()
+def learned_model(channels: int = 1, seed: int = 0) -> PRN:
+    """A small model whose map weighs a memory of other images and a screen, and whose score is learned, too."""
+    made = small_model(small_config(channels, map="learned", score="learned", memory=40, screen_width=8), seed)
+    assert made.learned_map is not None
+    assert made.learned_map.memory is not None
+    assert made.learned_map.screen is not None
+    assert made.learned_score is not None
+    images = made.normalize(torch.from_numpy(textured_images(6, channels, seed + 9)))
+    made.learned_map.memory.patches.copy_(remember(made.backbone, [images], 6, 40))
+    made.learned_map.screen.load_state_dict(small_screen(made, seed).state_dict())
+    made.learned_map.set_weights(torch.tensor([0.4, 0.3, 0.5, -1.2]))
+    made.learned_score.set_weights(torch.tensor([0.1, -0.2, 0.3, -0.2, 0.1, -0.6]))
+    return made
+
+
+def _write_package(
+    path: Path, channels: int, seed: int, training: Mapping[str, object], screen: bool, learned: bool
+) -> None:
+    model = learned_model(channels, seed) if learned else small_model(small_config(channels), seed)
     images = textured_images(96, channels, seed + 1)
     with torch.no_grad():
         scores, maps = (values.numpy() for values in model.detect(torch.from_numpy(images)))

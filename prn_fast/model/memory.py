@@ -40,22 +40,27 @@ class PatchMemory(nn.Module):
         Distances stay the same if one vector is taken from all patches: with the memory's mean off, little cancels.
         """
         dtype = torch.promote_types(fine.dtype, torch.float32)
-        found = patches_of(fine.to(dtype), coarse.to(dtype))
         memory = self.patches.to(dtype)
         centre = memory.mean(0)
-        points, memory = found.flatten(1, 2) - centre, memory - centre
-        # ||p - m||^2 without ||p||^2, which is the same for every m: one product, and the least of its values.
-        least = (points @ (-2 * memory.T) + memory.square().sum(1)).amin(2)
-        nearest = (least + points.square().sum(2)).clamp_min(0)
-        return nearest.sqrt().unflatten(1, found.shape[1:3])
+        memory = memory - centre
+        points = _patch_maps(fine.to(dtype), coarse.to(dtype)) - centre[:, None, None]
+        # ||f - m||^2 without ||f||^2, which is the same for every m: one convolution, and the least of its values. Some
+        # devices of TensorRT-RTX have no matrix product in float32.
+        least = functional.conv2d(points, -2 * memory[:, :, None, None], memory.square().sum(1)).amin(1)
+        return (least + points.square().sum(1)).clamp_min(0).sqrt()
 
 
 def patches_of(fine: Tensor, coarse: Tensor) -> Tensor:
     """Patches (B, h, w, D) of maps at strides 8 and 16."""
+    return _patch_maps(fine, coarse).permute(0, 2, 3, 1)
+
+
+def _patch_maps(fine: Tensor, coarse: Tensor) -> Tensor:
+    """The same as maps (B, D, h, w)."""
     pooled = [functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False) for maps in (fine, coarse)]
     size = (fine.shape[2], fine.shape[3])
     coarse = functional.interpolate(pooled[1], size, mode="bilinear", align_corners=True)
-    return torch.cat([pooled[0], coarse], dim=1).permute(0, 2, 3, 1)
+    return torch.cat([pooled[0], coarse], dim=1)
 
 
 def squared_distances(points: Tensor, others: Tensor) -> Tensor:

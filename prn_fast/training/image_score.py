@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # scikit-learn's C: how much errors weigh against large weights.
-PENALTY = 3.0
+PENALTY = 10.0
 FOLDS = 10
 # The most that a decision may change when a map changes by one logit: rounding in an engine then changes a learned
 # score no more than a published one.

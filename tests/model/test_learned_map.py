@@ -14,29 +14,14 @@ from prn_fast.kernels.anomaly_score.reference import map_statistics
 from prn_fast.model.config import PRNConfig
 from prn_fast.model.engine_graph import EngineGraph, two_stages
 from prn_fast.model.learned_map import LearnedMap
-from prn_fast.model.memory import remember
 from prn_fast.model.prn import PRN
 from tests import needs
-from tests.small_package import small_config, small_model, small_screen, textured_images
-
-WEIGHTS = torch.tensor([0.4, 0.3, 0.5, -1.2])
-SCORE_WEIGHTS = torch.tensor([0.1, -0.2, 0.3, -0.2, 0.1, -0.6])
+from tests.small_package import learned_model, small_config, small_model, small_screen, textured_images
 
 
 @pytest.fixture(scope="module")
 def model() -> PRN:
-    """With a memory of 40 patches of other images, and a screen."""
-    made = small_model(small_config(map="learned", score="learned", memory=40, screen_width=8))
-    images = made.normalize(torch.from_numpy(textured_images(6, 1, 9)))
-    assert made.learned_map is not None
-    assert made.learned_map.memory is not None
-    assert made.learned_map.screen is not None
-    assert made.learned_score is not None
-    made.learned_map.memory.patches.copy_(remember(made.backbone, [images], 6, 40))
-    made.learned_map.screen.load_state_dict(small_screen(made).state_dict())
-    made.learned_map.set_weights(WEIGHTS)
-    made.learned_score.set_weights(SCORE_WEIGHTS)
-    return made
+    return learned_model()
 
 
 def test_the_map_is_the_weighted_sum_that_it_says(model: PRN) -> None:
@@ -55,9 +40,11 @@ def test_the_map_is_the_weighted_sum_that_it_says(model: PRN) -> None:
     torch.testing.assert_close(views[:, 0, 4, 3], distances[:, 3:6, 2:5].mean((1, 2)))
     torch.testing.assert_close(views[:, 0, 0, 0], distances[:, :2, :2].mean((1, 2)))
     raised = functional.interpolate(views, scale_factor=8, mode="bilinear")
+    assert learned_map.weights.tolist() == pytest.approx([0.4, 0.3, 0.5])
     expected = 0.4 * logits[:, 0] + 0.3 * raised[:, 0] + 0.5 * raised[:, 1] - 1.2
     torch.testing.assert_close(maps, torch.sigmoid(expected), rtol=1e-4, atol=1e-5)
-    decision = map_statistics(expected[:, None]) @ SCORE_WEIGHTS[:-1] + SCORE_WEIGHTS[-1]
+    assert model.learned_score is not None
+    decision = map_statistics(expected[:, None]) @ model.learned_score.weights + model.learned_score.intercept
     torch.testing.assert_close(scores, torch.sigmoid(decision), rtol=1e-4, atol=1e-5)
 
 
