@@ -14,9 +14,9 @@ seen defects, and has chosen its epoch by the validation split. Test images are 
 weights that are fitted as training fits them.
 
 The rule, of validation figures alone, averaged over the packages of a product, then over products: maps are judged by
-the mean of pixel AUROC and PRO. They stand in the order of what they cost, and the first one within `MARGIN` of the best
-is chosen. Of its two scores, the learned one is, unless its image AUROC is lower by more than `MARGIN`: a few seen
-defects tell scores apart only roughly, and the published score has a size of defects built in.
+the mean of pixel AUROC and PRO. They stand in the order of what they cost, and the first one within `MARGIN` of the
+best is chosen. Of its two scores, the learned one is, unless its image AUROC is lower by more than `MARGIN`: a few
+seen defects tell scores apart only roughly, and the published score has a size of defects built in.
 
 Figures are written after each package; those that are there are not taken again.
 """
