@@ -113,6 +113,20 @@ def test_without_seen_anomalies_all_are_simulated():
         np.testing.assert_array_equal(first[0], second[0])
 
 
+def test_a_generator_with_other_seen_anomalies_is_as_if_it_were_made_with_them():
+    textures, image = generate_textures(3, 1, seed=0), normal("brushed_metal", 1)
+    seen = [(normal("brushed_metal", 1, seed=seed), np.pad(np.ones((20, 20), bool), 118)) for seed in range(3)]
+    chosen = AnomalyGenerator(textures, seen, 1.0).with_seen(seen[1:2])
+    for found, expected in (
+        (chosen, AnomalyGenerator(textures, seen[1:2], 1.0)),
+        (chosen.with_seen([]), AnomalyGenerator(textures)),
+    ):
+        for one, other in zip(
+            *(made.generate(image, np.random.default_rng(5)) for made in (found, expected)), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("level", [60, 200], ids=["darker-target", "brighter-target"])
 def test_pasted_defect_takes_the_brightness_of_its_new_place(level):
     seen = np.full((128, 128, 1), 130, np.uint8)

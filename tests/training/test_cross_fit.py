@@ -9,9 +9,10 @@ import torch
 from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.data.textures import load_textures
 from prn_fast.training import cross_fit
-from prn_fast.training.cross_fit import FOLDS, fold_count, train_fold_screens
+from prn_fast.training.cross_fit import FOLDS, FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.recipe import QUICK
-from tests.small_package import SIDE, small_config, small_model, textured_images
+from prn_fast.training.screen import Deadline, _progress
+from tests.small_package import SIDE, small_config, small_model, small_screen, textured_images
 
 RECIPE = dataclasses.replace(QUICK, screen_steps=2)
 
@@ -53,3 +54,39 @@ def test_each_screen_learns_from_the_images_of_all_other_folds(monkeypatch: pyte
     again = train_fold_screens(model, normals, generators, len(seen), RECIPE, seed=0)
     for name, value in again.screens[0].state_dict().items():
         torch.testing.assert_close(value, first[name])
+
+
+def test_seen_defects_are_told_by_the_screen_that_does_not_know_them_and_others_by_the_mean() -> None:
+    model = small_model(small_config())
+    screens = tuple(small_screen(model, seed) for seed in (1, 2))
+    folds = FoldScreens(screens, np.array([1, 0, 1]))
+    images, seen = textured_images(20, 1, seed=3), textured_images(3, 1, seed=4)
+    mean, blind = folds.blind(model, images, seen)
+    with torch.no_grad():
+        expected = [
+            [screen(*model.frozen(torch.from_numpy(one)))[:, 0] for one in (images, seen)] for screen in screens
+        ]
+    assert (mean.shape, blind.shape) == ((20, 8, 8), (3, 8, 8))
+    torch.testing.assert_close(torch.from_numpy(mean), (expected[0][0] + expected[1][0]) / 2, rtol=1e-4, atol=1e-4)
+    for index, fold in enumerate((1, 0, 1)):
+        torch.testing.assert_close(torch.from_numpy(blind[index]), expected[fold][1][index], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected[0][1], expected[1][1], atol=1e-2)
+
+
+def test_screens_of_folds_share_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("prn_fast.training.screen.time.monotonic", lambda: now)
+    whole = Deadline.after(100.0)
+    assert [whole.part(done, 4).seconds for done in (1, 4)] == [25.0, 100.0]
+    now = 40.0
+    assert whole.rest() == Deadline(40.0, 60.0)
+    # A third of the 60 seconds, from a moment at which the inputs' share has just passed.
+    first = whole.for_steps(3)
+    assert first.passed(0.0)
+    assert _progress(first) == pytest.approx(0.0, abs=1e-9)
+    now = 50.0
+    assert _progress(first) == pytest.approx(0.5)
+    now = 61.0
+    assert first.passed()
+    unbounded = Deadline.after(None)
+    assert unbounded.part(1, 2).seconds is unbounded.rest().seconds is unbounded.for_steps(2).seconds is None
