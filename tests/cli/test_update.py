@@ -14,7 +14,7 @@ from prn_fast.engine.parity import TOLERANCES, compare, faults
 from prn_fast.model.prototypes import cluster_prototypes, extend_prototypes
 from prn_fast.package import Package
 from prn_fast.training import update
-from tests.small_package import add_small_screen, textured_images
+from tests.small_package import add_small_screen, textured_images, write_package
 
 NEW = 40
 
@@ -55,6 +55,19 @@ def test_new_parts_join_the_prototypes_and_others_calibrate(
     assert np.abs(np.array(calibration["highest_scores"])[:, None] - scores).min(axis=1).max() < 1e-4
     assert "20 new images joined the prototypes, 20 calibrated" in capsys.readouterr().out
     assert [path.name for path in package.path.parent.iterdir()] == ["fresh.prn"]
+
+
+def test_new_parts_join_the_memory_of_a_learned_map(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(update, "TOLERATED_FALL", 1.0)
+    package = write_package(tmp_path / "learned.prn", learned=True)
+    before = package.model().state_dict()
+    assert main([str(package.path), "--good", str(good)]) == 0
+    after = Package.open(package.path).model().state_dict()
+    own = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "learned_map.memory.patches" in own
+    assert all(name.startswith("prototypes.") for name in own - {"learned_map.memory.patches"})
 
 
 def test_a_package_that_would_get_worse_stays_as_it_is(package: Package, good: Path, capsys, monkeypatch) -> None:
