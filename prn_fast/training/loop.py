@@ -691,7 +691,8 @@ class Run:
     def finish(self, missing: list[str]) -> Package:
         """Write the package, give it a screen, and forget the run: one that is cut short in between can be resumed."""
         self.model.load_state_dict(self.best["state"])
-        bound, refit = self.settings.minutes, 0.0 if self.model.learned_map is None else self.validation_seconds
+        # With a trained screen, the validation split is looked at once more, and once by the screens of the folds.
+        bound, refit = self.settings.minutes, 0.0 if self.model.learned_map is None else 2.0 * self.validation_seconds
         deadline = Deadline.after(None if bound is None else max(60.0 * bound - self.clock.now - refit, 0.0))
         trained = self.train_map_screen(deadline)
         package = self.write_package(missing)
