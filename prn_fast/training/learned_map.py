@@ -2,9 +2,9 @@
 
 Logistic regression tells pixels of defects from all others (`prn_fast.training.logistic`). Each class weighs one half;
 the pixels of seen anomalies, which are real, weigh as much as those of all generated ones, and a screen's view of them
-is that of screens that do not know them (`prn_fast.training.cross_fit`). The sum is then scaled and
-shifted to the mean and the spread that the network's own logits have over the held-out normal images: an engine's
-rounding errors do not grow, and map values lie where they did.
+is that of screens that do not know them (`prn_fast.training.cross_fit`). The sum is then scaled and shifted to the mean
+and the spread that the network's own logits have over the held-out normal images, so that map values lie where they
+did. A view may get no weight, the network's, too, where it was hardly trained.
 """
 
 from dataclasses import dataclass
