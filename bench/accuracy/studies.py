@@ -11,7 +11,7 @@ from prn_fast.errors import ConfigError
 # Options of a command: several values stand with a space between them, None is a switch without a value.
 Options = Mapping[str, str | None]
 
-# The screen changes nothing of the network: only the study of early exit trains one.
+# Studies of the network have its own map, and no screen, which changes nothing of the network.
 BASE: Options = {"--preset": "lite0", "--seen": "10", "--no-screen": None, "--map": "published"}
 
 
@@ -40,7 +40,8 @@ class Variant:
     def train_options(self) -> dict[str, str | None]:
         """All options of prn-train, or of the yardstick, that the study sets, except data, seed and time.
 
-        A yardstick has no screen that it could leave out, and no map to choose.
+        A yardstick has no screen that it could leave out, and no map to choose. A variant with a screen has the map
+        that prn-train chooses.
         """
         options = {**BASE, **self.train}
         if self.yardstick or "--screen" in self.train:
@@ -84,15 +85,21 @@ def _with(options: Options, *variants: Variant) -> tuple[Variant, ...]:
 
 _AS_PUBLISHED = Variant("base", "as published, with the preset's recipe")
 _ABSOLUTE_RESIDUAL = Variant("absolute residual", "|F - P| instead of its square", {"--residual": "absolute"})
+# The screen, the map and the score that prn-train gives a package by default.
+_DEFAULTS: Options = {"--screen": None}
 
 STUDIES: dict[str, Study] = {
+    "products": Study(
+        "What does prn-train find by default, product by product?",
+        _with(_DEFAULTS, _seen(10), _seen(0)),
+    ),
     "seen": Study(
         "How many defects must training have seen?",
         (_seen(10), _seen(5), _seen(1), _seen(0)),
     ),
     "normals": Study(
         "How many normal images does a line need to start?",
-        (Variant("all", "all normal images of the training side"), *map(_normals, (32, 16, 8))),
+        _with(_DEFAULTS, Variant("all", "all normal images of the training side"), *map(_normals, (32, 16, 8))),
     ),
     "nearest-patch": Study(
         "What does a memory of normal patches find, without any training?",
@@ -166,8 +173,8 @@ STUDIES: dict[str, Study] = {
     "exit": Study(
         "How many good images leave early, and is a detected defect lost?",
         (
-            Variant("lost 0.01", "299 flagged anomalies bound the loss at 1 %", {"--screen": None}),
-            Variant("lost 0.03", "99 bound it at 3 %", {"--screen": None, "--lost": "0.03"}),
+            Variant("lost 0.01", "299 flagged anomalies bound the loss at 1 %", _DEFAULTS),
+            Variant("lost 0.03", "99 bound it at 3 %", {**_DEFAULTS, "--lost": "0.03"}),
         ),
     ),
     "presets": Study(

@@ -32,15 +32,23 @@ def test_variants_of_a_study_differ(name: str) -> None:
 
 
 def test_an_unknown_study_is_named() -> None:
-    with pytest.raises(ConfigError, match="no study is called 'speed'; choose one of seen, "):
+    with pytest.raises(ConfigError, match="no study is called 'speed'; choose one of products, "):
         study_named("speed")
 
 
-def test_only_the_study_of_early_exit_trains_a_screen() -> None:
+def test_only_some_studies_train_a_screen_and_have_the_default_map() -> None:
     for name, study in STUDIES.items():
+        whole = name in ("products", "normals", "exit")
         for variant in study.variants:
             options = variant.train_options()
-            assert ("--screen" in options) == (name == "exit")
-            # A yardstick trains nothing, and does not know the option.
-            published = name != "exit" and not variant.yardstick
+            assert ("--screen" in options) == whole
+            # A yardstick trains nothing, and does not know the options.
+            published = not whole and not variant.yardstick
             assert ("--no-screen" in options) == ("--map" in options) == published
+
+
+def test_trainings_that_are_alike_share_a_package() -> None:
+    packages = {
+        plan_run(STUDIES[study].variants[0], 1, "tiles", None).package for study in ("products", "normals", "exit")
+    }
+    assert len(packages) == 1
