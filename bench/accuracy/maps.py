@@ -25,7 +25,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,17 +51,17 @@ from prn_fast.kernels.anomaly_score.reference import anomaly_score, map_statisti
 from prn_fast.model.learned_map import LearnedMap
 from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen
 from prn_fast.package import Package
 from prn_fast.training.add_screen import recorded_recipe, recorded_textures
 from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.image_score import fit_score
-from prn_fast.training.learned_map import Views, fit_map
+from prn_fast.training.learned_map import Views, fit_map, view_images
+from prn_fast.training.loop import slices
 from prn_fast.training.metrics import image_metrics, pixel_metrics
+from prn_fast.training.screen import EXTRACTION_BATCH
 from prn_fast.training.settings import MEMORY
 from prn_fast.training.unseen import part_test_images
 
-BATCH = 8
 # Draws of what is left out of the fit of a score, over which its validation figures are averaged.
 DRAWS = 3
 # Less than this between two means over a handful of products is noise.
@@ -108,9 +108,10 @@ def examine(path: Path) -> Taken:
     scored, masks = load_samples(images.scored, config.image_size, config.image_channels)
     folds = _fold_screens(package, model, list(zip(seen, seen_masks, strict=True)))
     kinds = np.concatenate([validation.labels, np.full(len(seen), SEEN)])
-    views = look(model, np.concatenate([validation.images, seen]), folds.screens)
-    blind = Images(unknowing(views, kinds, folds.left_out), kinds, np.concatenate([validation.masks, seen_masks]))
-    test = Images(look(model, scored), np.array([sample.label for sample in images.scored]), masks)
+    views = view_images(model, np.concatenate([validation.images, seen]))
+    told = np.concatenate(folds.blind(model, validation.images, seen))
+    blind = Images(views.screened(told), kinds, np.concatenate([validation.masks, seen_masks]))
+    test = Images(view_images(model, scored), np.array([sample.label for sample in images.scored]), masks)
     return {
         "package": path.name,
         "data": Path(training["data"]).name,
@@ -141,7 +142,7 @@ def with_learned_map(package: Package) -> PRN:
     assert model.learned_map is not None
     assert model.learned_map.memory is not None
     model.learned_map.screen = screen
-    batches = (model.normalize(part) for part in _batches(normals))
+    batches = (model.normalize(part) for part in slices(normals, EXTRACTION_BATCH))
     model.learned_map.memory.patches = remember(model.backbone, batches, len(normals), count)
     return model
 
@@ -162,32 +163,6 @@ def _fold_screens(
     )
     generators = [generator.with_seen(seen[fold::count]) for fold in range(count)]
     return train_fold_screens(model, package.calibration_images(), generators, len(seen), recipe, seed)
-
-
-@torch.inference_mode()
-def look(model: PRN, images: NDArray[np.uint8], screens: Sequence[Screen] = ()) -> Views:
-    """What maps of images are made of: logits; memory, the model's screen and F other screens, (N, 2 + F, h, w)."""
-    assert model.learned_map is not None
-    found = []
-    for part in _batches(images):
-        normalized = model.normalize(part).contiguous(memory_format=torch.channels_last)
-        logits, *frozen = model.examine(normalized)
-        others = [model.learned_map.views(*frozen), *(screen(*frozen) for screen in screens)]
-        found.append((logits[:, 0], torch.cat(others, dim=1)))
-    return Views(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
-
-
-def _batches(images: NDArray[np.uint8]) -> Iterator[torch.Tensor]:
-    for start in range(0, len(images), BATCH):
-        yield torch.from_numpy(images[start : start + BATCH])
-
-
-def unknowing(views: Views, kinds: NDArray[np.integer], left_out: NDArray[np.integer]) -> Views:
-    """Views with what other screens tell for the screen: of each seen defect the one in `left_out`, else their mean."""
-    told, seen = views.others[:, 2:], np.flatnonzero(kinds == SEEN)
-    screen = told.mean(1)
-    screen[seen] = told[seen, left_out]
-    return Views(views.logits, np.stack([views.others[:, 0], screen], axis=1))
 
 
 @torch.inference_mode()

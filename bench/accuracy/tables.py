@@ -122,9 +122,14 @@ def _exit_cells(screen: dict[str, Any], effect: dict[str, Any] | None) -> list[s
 
 
 def product_figures(folder: Path) -> str:
-    """What PRN and the yardstick find of each product, and on average."""
-    records = read_records(folder, "seen")
-    return products_table(records, read_records(folder, YARDSTICK))
+    """What PRN and the yardstick find of each product, and on average; then each product's trainings."""
+    records, yardsticks = read_records(folder, "products"), read_records(folder, YARDSTICK)
+    groups = {"": records, "network alone, ": read_records(folder, "seen"), "nearest patch, ": yardsticks}
+    return "\n\n".join(
+        filter(
+            None, [products_table(groups), *_product_blocks(records, yardsticks, _tables(test_table, training_table))]
+        )
+    )
 
 
 def yardstick_figures(folder: Path) -> str:
@@ -132,16 +137,19 @@ def yardstick_figures(folder: Path) -> str:
     return _blocks(folder, YARDSTICK, _tables(test_table, training_table))
 
 
-def products_table(records: Mapping[str, Record], yardsticks: Mapping[str, Record]) -> str:
+def products_table(groups: Mapping[str, Mapping[str, Record]]) -> str:
     """One row for each variant: image AUROC / pixel AUROC / PRO of each product, and their means over all products.
 
     Each is the mean over seeds. A variant that misses a product has no mean.
+
+    Args:
+        groups: records, by what stands before the names of their variants.
     """
-    columns = sorted({record["data"] for record in (*records.values(), *yardsticks.values())})
+    columns = sorted({record["data"] for group in groups.values() for record in group.values()})
     if not columns:
         return ""
     rows = []
-    for prefix, group in (("", records), ("nearest patch, ", yardsticks)):
+    for prefix, group in groups.items():
         found: dict[str, dict[str, list[float]]] = defaultdict(dict)
         for record in group.values():
             for variant, runs in _variants(record):
@@ -324,15 +332,21 @@ def _blocks(folder: Path, study: str, make: Callable[[Record, Record | None], st
     """Tables and provenance of each record of a study, after the means over all of them; nothing without one."""
     records = {name: record for name, record in read_records(folder, study).items() if record["runs"]}
     beside = {} if study == YARDSTICK else read_records(folder, YARDSTICK)
-    yardsticks = {record["data"]: record for record in beside.values()}
-    whole = [products_table(records, {}), mean_changes_table(list(records.values()))]
+    whole = [products_table({"": records}), mean_changes_table(list(records.values()))]
     if len(records) == 1 or study == YARDSTICK:
         whole = []
-    blocks = [
-        f"{make(record, yardsticks.get(record['data']))}\n\n{provenance(record, name)}"
+    return "\n\n".join(filter(None, [*whole, *_product_blocks(records, beside, make)]))
+
+
+def _product_blocks(
+    records: Mapping[str, Record], yardsticks: Mapping[str, Record], make: Callable[[Record, Record | None], str]
+) -> list[str]:
+    """Tables and provenance of each record, each beside the yardstick of its product, if there is one."""
+    of_product = {record["data"]: record for record in yardsticks.values()}
+    return [
+        f"{make(record, of_product.get(record['data']))}\n\n{provenance(record, name)}"
         for name, record in records.items()
     ]
-    return "\n\n".join(filter(None, [*whole, *blocks]))
 
 
 def _variants(record: Record) -> list[tuple[Variant, list[Run]]]:

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prn_fast.model.config import SCREEN_STRIDE
 from prn_fast.model.learned_map import enlarged
+from prn_fast.model.prn import PRN
 from prn_fast.training.logistic import fit_slopes
+from prn_fast.training.screen import EXTRACTION_BATCH
 
 # Neighbouring pixels tell the same: of this many along each axis, one is fitted to.
 STEP = 4
@@ -47,6 +50,30 @@ class Views:
             if len(others):
                 found[index, ..., 1:] = enlarged(torch.from_numpy(others)[None])[0, :, taken, taken].permute(1, 2, 0)
         return found
+
+
+@torch.inference_mode()
+def view_images(model: PRN, images: NDArray[np.uint8]) -> Views:
+    """What a network's map is made of; of a network without a learned map, its logits alone.
+
+    Args:
+        model: put into eval mode.
+        images: (N, S, S, C).
+    """
+    model.eval()
+    device, side, learned_map = next(model.parameters()).device, model.config.image_size, model.learned_map
+    count, coarse = 0 if learned_map is None else len(learned_map.names) - 1, side // SCREEN_STRIDE
+    found = Views(
+        np.empty((len(images), side, side), np.float32), np.empty((len(images), count, coarse, coarse), np.float32)
+    )
+    for start in range(0, len(images), EXTRACTION_BATCH):
+        part = slice(start, start + EXTRACTION_BATCH)
+        pixels = torch.from_numpy(images[part]).to(device)
+        logits, features, residuals = model.examine(model.normalize(pixels))
+        found.logits[part] = logits[:, 0].cpu().numpy()
+        if learned_map is not None:
+            found.others[part] = learned_map.views(features, residuals).cpu().numpy()
+    return found
 
 
 def fit_map(

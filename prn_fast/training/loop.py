@@ -29,7 +29,7 @@ from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import ConfigError, one_line
 from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import STATISTICS, map_statistics
-from prn_fast.model.config import SCREEN_STRIDE, TILE_OVERLAP, PRNConfig, preset
+from prn_fast.model.config import TILE_OVERLAP, PRNConfig, preset
 from prn_fast.model.engine_graph import fold_batch_norm
 from prn_fast.model.learned_map import SCREEN
 from prn_fast.model.memory import memory_size, remember
@@ -47,7 +47,7 @@ from prn_fast.training.conformal import FALSE_ALARM_RATE, default_rate, lowest_r
 from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.early_exit import anomalies_needed
 from prn_fast.training.image_score import fit_score
-from prn_fast.training.learned_map import Views, fit_map
+from prn_fast.training.learned_map import Views, fit_map, view_images
 from prn_fast.training.losses import hardest, prn_losses, score_losses
 from prn_fast.training.processes import Clock, is_first, launch, sum_over_processes, take_from_first
 from prn_fast.training.recipe import Recipe, learning_rate_factor, recipe_of
@@ -472,9 +472,9 @@ class Run:
         """Seconds that scoring the validation split will take, from its first batch, once it has been run before."""
         images = self.split.validation.images
         sample = images[:EXTRACTION_BATCH]
-        self.tell(self.kept, self.look(self.kept, sample))
+        self.tell(self.kept, view_images(self.kept, sample))
         start = self.clock.tick()
-        self.tell(self.kept, self.look(self.kept, sample))
+        self.tell(self.kept, view_images(self.kept, sample))
         return (self.clock.tick() - start) * len(images) / len(sample)
 
     def bound_validation(self, minutes: float) -> None:
@@ -626,9 +626,10 @@ class Run:
         """
         validation, learned_map = self.split.validation, model.learned_map
         seen_images, seen_masks = self.split.seen_images, self.split.seen_masks
-        if screened and folds is None:
+        nothing_is_fitted = learned_map is None and model.learned_score is None
+        if nothing_is_fitted or (screened and folds is None):
             seen_images, seen_masks = seen_images[:0], seen_masks[:0]
-        views, seen = self.look(model, validation.images), self.look(model, seen_images)
+        views, seen = view_images(model, validation.images), view_images(model, seen_images)
         fitted_to = views
         if learned_map is not None:
             if folds is not None:
@@ -652,25 +653,6 @@ class Run:
             model.learned_score.set_weights(torch.from_numpy(fitted.weights))
             scores = fitted.held_out
         return Detections.of(scores, maps)
-
-    @torch.inference_mode()
-    def look(self, model: PRN, images: NDArray[np.uint8]) -> Views:
-        """What a network's map is made of, in float32."""
-        model.eval()
-        side, learned_map = model.config.image_size, model.learned_map
-        others = 0 if learned_map is None else len(learned_map.names) - 1
-        coarse = side // SCREEN_STRIDE
-        found = Views(
-            np.empty((len(images), side, side), np.float32), np.empty((len(images), others, coarse, coarse), np.float32)
-        )
-        for start in range(0, len(images), EXTRACTION_BATCH):
-            part = slice(start, start + EXTRACTION_BATCH)
-            pixels = torch.from_numpy(images[part]).to(self.fabric.device)
-            logits, features, residuals = model.examine(model.normalize(pixels))
-            found.logits[part] = logits[:, 0].cpu().numpy()
-            if learned_map is not None:
-                found.others[part] = learned_map.views(features, residuals).cpu().numpy()
-        return found
 
     @torch.inference_mode()
     def tell(self, model: PRN, views: Views) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:

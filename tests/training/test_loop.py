@@ -18,7 +18,7 @@ from prn_fast.package import Package
 from prn_fast.training import image_size, loop, settle, small_start
 from prn_fast.training.checkpoint import STATE
 from prn_fast.training.image_score import fit_score
-from prn_fast.training.learned_map import Views, fit_map
+from prn_fast.training.learned_map import Views, fit_map, view_images
 from prn_fast.training.loop import FromBytes, is_kept, prepare_run, train
 from prn_fast.training.recipe import QUICK
 from prn_fast.training.settings import MEMORY, TrainingSettings
@@ -359,6 +359,20 @@ def test_with_few_seen_defects_the_map_is_learned_and_the_score_where_asked_for(
     assert kinds() == ("learned", "published")
     assert kinds(tiles=True) == ("published", "published")
     assert kinds(map="published", score="learned") == ("published", "learned")
+
+
+@pytest.mark.parametrize(("map_kind", "looked_at"), [("learned", 3), ("published", 0)])
+def test_seen_defects_are_looked_at_where_something_is_fitted_to_them(data, tmp_path, monkeypatch, map_kind, looked_at):
+    run, _ = prepare_run(settings(data, tmp_path / "other.prn", map=map_kind), Console(quiet=True))
+    counts = []
+
+    def count(model, images):
+        counts.append(len(images))
+        return view_images(model, images)
+
+    monkeypatch.setattr(loop, "view_images", count)
+    run.judge_validation(run.model)
+    assert counts == [len(run.split.validation.images), looked_at]
 
 
 SMALLEST = 64

@@ -149,12 +149,32 @@ def test_the_screen_alone_has_rows_of_its_own(record: Record, tmp_path: Path) ->
     assert text.count("| network |") == 1
 
 
+def test_the_products_table_holds_defaults_against_the_network_alone_and_the_yardstick(
+    record: Record, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for study, change in (("products", 0.05), ("seen", 0.0), (tables.YARDSTICK, -0.1)):
+        changed = copy.deepcopy(record) | {"study": study}
+        for run in changed["runs"]:
+            run["test"]["image"]["auroc"] += change
+        write_record(changed, folder / f"tiles-{study}.json")
+    whole, *blocks = tables.product_figures(folder).split("\n\n")
+    found = {name: cells(whole, name)[1].split(" / ")[0] for name in ("10 seen", "network alone, 10 seen")}
+    assert found == {"10 seen": "0.970", "network alone, 10 seen": "0.920"}
+    assert cells(whole, "nearest patch, 10 seen")[1].startswith("0.820 / ")
+    # Of the trainings themselves, those with defaults alone are shown, beside the yardstick.
+    assert len(blocks) == 3
+    assert cells(blocks[0], "10 seen")[2] == "0.970 (0.950 to 0.990)"
+    assert cells(blocks[0], "nearest patch, 10 seen")[2] == "0.820 (0.800 to 0.840)"
+
+
 def test_means_over_products_weigh_each_product_alike(record: Record) -> None:
     other = copy.deepcopy(record) | {"data": "cloth"}
     for run in other["runs"]:
         run["test"]["image"]["auroc"] -= 0.2 if run["variant"] == "0 seen" else 0.1
     other["runs"] = [run for run in other["runs"] if run["seed"] == 0]
-    text = tables.products_table({"a": record, "b": other}, {})
+    text = tables.products_table({"": {"a": record, "b": other}})
     ten = cells(text, "10 seen")
     assert [cell.split(" / ")[0] for cell in ten[1:]] == ["0.800", "0.920", "0.860"]
     changes = cells(tables.mean_changes_table([record, other]), "0 seen")
@@ -162,4 +182,4 @@ def test_means_over_products_weigh_each_product_alike(record: Record) -> None:
     assert (changes[1], changes[4]) == ("2", "-0.145 (-0.200 to -0.090)")
     # What misses a product has no mean.
     other["runs"] = [run for run in other["runs"] if run["variant"] == "0 seen"]
-    assert cells(tables.products_table({"a": record, "b": other}, {}), "10 seen")[-1] == "–"
+    assert cells(tables.products_table({"": {"a": record, "b": other}}), "10 seen")[-1] == "–"
