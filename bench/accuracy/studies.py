@@ -177,6 +177,15 @@ STUDIES: dict[str, Study] = {
             Variant("lost 0.03", "99 bound it at 3 %", {**_DEFAULTS, "--lost": "0.03"}),
         ),
     ),
+    "backbones": Study(
+        "Is a deeper EfficientNet-Lite worth its time?",
+        _with(
+            _DEFAULTS,
+            Variant("lite0", "EfficientNet-Lite0"),
+            Variant("lite1", "EfficientNet-Lite1: more blocks", {"--preset": "lite1"}),
+            Variant("lite2", "EfficientNet-Lite2: more blocks, and wider ones", {"--preset": "lite2"}),
+        ),
+    ),
     "presets": Study(
         "What does a larger network find, and what does it cost?",
         (

@@ -4,6 +4,7 @@ Module names follow the published checkpoints (torchvision's for ResNet; Efficie
 underscores), so that their weights load by name.
 """
 
+import math
 from typing import Self
 
 from torch import Tensor, nn
@@ -200,34 +201,51 @@ class InvertedBottleneck(EvalOnly):
         return out + maps if self.has_shortcut else out
 
 
-class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 without its head and classifier: no squeeze-and-excitation, ReLU6."""
+# (repeats, kernel, stride, expansion, channels) of each stage of EfficientNet-Lite0.
+_LITE_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+# The stages whose output is the last one at strides 4, 8, 16 and 32.
+_LITE_ENDS = (1, 2, 4, 6)
 
-    # (repeats, kernel, stride, expansion, channels) of each stage.
-    STAGES = (
-        (1, 3, 1, 1, 16),
-        (2, 3, 2, 6, 24),
-        (2, 5, 2, 6, 40),
-        (3, 3, 2, 6, 80),
-        (3, 5, 1, 6, 112),
-        (4, 5, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    )
-    # Blocks whose output is the last one at strides 4, 8, 16 and 32.
-    TAPS = (2, 4, 10, 15)
 
-    def __init__(self) -> None:
+def _widened(channels: int, width: float) -> int:
+    """Channels times a factor, to the nearest multiple of 8 that is not more than a tenth less."""
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
+
+
+class EfficientNetLite(Backbone):
+    """EfficientNet-Lite without its head and classifier: no squeeze-and-excitation, ReLU6.
+
+    Args:
+        depth: factor of the blocks of all stages but the first and the last (Tan and Le, "EfficientNet", 2019).
+        width: factor of the channels of all stages.
+    """
+
+    def __init__(self, depth: float = 1.0, width: float = 1.0) -> None:
         super().__init__()
         self.conv_stem = SamePadConv2d(3, 32, 3, 2, bias=False)
         self.bn0 = FrozenBatchNorm2d(32, eps=_LITE_EPSILON)
         blocks: list[nn.Module] = []
-        inputs = 32
-        for repeats, kernel, stride, expansion, channels in self.STAGES:
-            for index in range(repeats):
+        ends: list[int] = []
+        inputs, last = 32, len(_LITE_STAGES) - 1
+        for number, (repeats, kernel, stride, expansion, channels) in enumerate(_LITE_STAGES):
+            outputs = _widened(channels, width)
+            for index in range(repeats if number in (0, last) else math.ceil(depth * repeats)):
                 step = stride if index == 0 else 1
-                blocks.append(InvertedBottleneck(inputs, channels, kernel, step, expansion))
-                inputs = channels
+                blocks.append(InvertedBottleneck(inputs, outputs, kernel, step, expansion))
+                inputs = outputs
+            ends.append(len(blocks) - 1)
         self.blocks = FrozenSequential(*blocks)
+        self._taps = [ends[number] for number in _LITE_ENDS]
         self.eval()
 
     @property
@@ -239,17 +257,24 @@ class EfficientNetLite0(Backbone):
         """See `Backbone`."""
         maps = functional.relu6(self.bn0(self.conv_stem(images)), inplace=True)
         taps = []
-        for index in range(self.TAPS[2] + 1):
+        for index in range(self._taps[2] + 1):
             maps = self.blocks[index](maps)
-            if index in self.TAPS:
+            if index in self._taps:
                 taps.append(maps)
         return taps[0], taps[1], taps[2]
 
     def deepest(self, scale3: Tensor) -> Tensor:
         """See `Backbone`."""
-        for index in range(self.TAPS[2] + 1, len(self.blocks)):
+        for index in range(self._taps[2] + 1, len(self.blocks)):
             scale3 = self.blocks[index](scale3)
         return scale3
+
+
+_LITE_FACTORS: dict[str, dict[str, float]] = {
+    "efficientnet_lite0": {},
+    "efficientnet_lite1": {"depth": 1.1},
+    "efficientnet_lite2": {"depth": 1.2, "width": 1.1},
+}
 
 
 def make_backbone(name: BackboneName, ops: Ops = REFERENCE) -> Backbone:
@@ -260,7 +285,7 @@ def make_backbone(name: BackboneName, ops: Ops = REFERENCE) -> Backbone:
     elif name == "wide_resnet50_2":
         backbone = ResNet(WideBottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048), ops)
     else:
-        backbone = EfficientNetLite0()
+        backbone = EfficientNetLite(**_LITE_FACTORS[name])
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from prn_fast.errors import ConfigError
 
-BackboneName = Literal["resnet18", "wide_resnet50_2", "efficientnet_lite0"]
+BackboneName = Literal["resnet18", "wide_resnet50_2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 ProjectionKind = Literal["elementwise", "pointwise"]
 ResidualKind = Literal["square", "absolute"]
 MapKind = Literal["published", "learned"]
@@ -37,6 +37,8 @@ BACKBONES: dict[str, BackboneSpec] = {
     "resnet18": BackboneSpec((64, 128, 256, 512), _IMAGENET_MEAN, _IMAGENET_STD),
     "wide_resnet50_2": BackboneSpec((256, 512, 1024, 2048), _IMAGENET_MEAN, _IMAGENET_STD),
     "efficientnet_lite0": BackboneSpec((24, 40, 112, 320), _LITE_MEAN, _LITE_STD),
+    "efficientnet_lite1": BackboneSpec((24, 40, 112, 320), _LITE_MEAN, _LITE_STD),
+    "efficientnet_lite2": BackboneSpec((24, 48, 120, 352), _LITE_MEAN, _LITE_STD),
 }
 
 
@@ -164,6 +166,8 @@ PRESETS: dict[str, PRNConfig] = {
     "wide50": PRNConfig(backbone="wide_resnet50_2"),
     # One attention layer keeps the network near 5 GFLOP an image: a model for a CPU at the line.
     "lite0": PRNConfig(backbone="efficientnet_lite0", attention_layers=1),
+    "lite1": PRNConfig(backbone="efficientnet_lite1", attention_layers=1),
+    "lite2": PRNConfig(backbone="efficientnet_lite2", attention_layers=1),
 }
 
 

