@@ -6,7 +6,7 @@ several products, the mean of the products' means is what counts: a large set we
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,33 +65,47 @@ def resolution_figures(folder: Path) -> str:
 
 
 def exit_figures(folder: Path) -> str:
-    """How many images leave early, what is lost by it and what packages had promised; and what screens find alone."""
-    return _blocks(folder, "exit", _tables(exit_table, screen_table))
+    """How many images leave early, what is lost by it and what packages had promised; and what screens find alone.
+
+    Of all trainings with prn-train's defaults, and of those of the study that varies the bound of the loss.
+    """
+    records = {**read_records(folder, "products"), **read_records(folder, "exit")}
+    records = {name: record for name, record in records.items() if record["runs"]}
+    if not records:
+        return ""
+    parts = [exit_table(list(records.values())), screen_table(list(records.values()))]
+    return "\n\n".join(filter(None, [*parts, *(provenance(record, name) for name, record in records.items())]))
 
 
-def exit_table(record: Record) -> str:
-    """One row for each variant and seed: the package's own figures from validation, then those of the test images."""
-    rows = []
-    for variant, runs in _variants(record):
-        for run in runs:
-            rows.append([variant.name, str(run["seed"]), *_exit_cells(run["screen"], run["test"].get("early_exit"))])
+def _each_run(records: Sequence[Record]) -> Iterator[tuple[list[str], Run]]:
+    """All runs of some records with what names them: product, variant and seed."""
+    for record in records:
+        for variant, runs in _variants(record):
+            for run in runs:
+                yield [record["data"], variant.name, str(run["seed"])], run
+
+
+def exit_table(records: Sequence[Record]) -> str:
+    """One row for each run with a screen: the package's own figures from validation, then those of the test images."""
+    rows = [[*named, *_exit_cells(run["screen"], run["test"].get("early_exit"))] for named, run in _each_run(records)]
     headings = (
         "held-out normals leave", "flagged anomalies", "loss at most", "good test images leave", "detected defects",
         "lost", "false alarms fewer",
     )  # fmt: skip
-    return table(("variant", "seed", *headings), rows)
+    return table(("product", "variant", "seed", *headings), rows)
 
 
-def screen_table(record: Record) -> str:
-    """Two rows a variant and seed: what the network finds, and what its screen finds alone; "" where none was taken."""
+def screen_table(records: Sequence[Record]) -> str:
+    """Two rows a run: what the network finds, and what its screen finds alone; "" where none was taken."""
     rows = []
-    for variant, runs in _variants(record):
-        for run in runs:
-            if alone := run["test"].get("screen_alone"):
-                title = f"{variant.name}, seed {run['seed']}"
-                rows += [[title, *_found_cells("network", run["test"])], ["", *_found_cells("screen alone", alone)]]
+    for named, run in _each_run(records):
+        if alone := run["test"].get("screen_alone"):
+            rows += [
+                [*named, *_found_cells("network", run["test"])],
+                ["", "", "", *_found_cells("screen alone", alone)],
+            ]
     headings = ("", "image AUROC", "pixel AUROC", "PRO", "detected", "false alarms")
-    return table(("variant", *headings), rows) if rows else ""
+    return table(("product", "variant", "seed", *headings), rows) if rows else ""
 
 
 def _found_cells(by: str, figures: dict[str, Any]) -> list[str]:

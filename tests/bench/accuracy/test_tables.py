@@ -126,10 +126,15 @@ def test_early_exit_is_told_seed_by_seed_and_why_none_leaves(record: Record, tmp
     folder = tmp_path / "results"
     folder.mkdir()
     write_record(made, folder / "tiles-exit.json")
-    rows = [line.split(" | ") for line in tables.exit_figures(folder).splitlines() if line.startswith("| lost 0.01")]
-    assert rows[0][1:6] == ["0", "90% of 50", "310", "1.0%", "75% of 40"]
-    assert [cell.strip(" |") for cell in rows[0][6:]] == ["15", "1", "2"]
-    assert rows[1][5] == "none: only 5% would leave"
+    rows = [line.split(" | ") for line in tables.exit_figures(folder).splitlines() if line.startswith("| tiles")]
+    assert rows[0][1:7] == ["lost 0.01", "0", "90% of 50", "310", "1.0%", "75% of 40"]
+    assert [cell.strip(" |") for cell in rows[0][7:]] == ["15", "1", "2"]
+    assert rows[1][6] == "none: only 5% would leave"
+    # Trainings with defaults stand beside those of the study.
+    write_record(
+        {**made, "study": "products", "runs": [first | {"variant": "10 seen"}]}, folder / "tiles-products.json"
+    )
+    assert tables.exit_figures(folder).count("| 90% of 50 |") == 2
 
 
 def test_the_screen_alone_has_rows_of_its_own(record: Record, tmp_path: Path) -> None:
