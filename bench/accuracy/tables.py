@@ -151,6 +151,52 @@ def yardstick_figures(folder: Path) -> str:
     return _blocks(folder, YARDSTICK, _tables(test_table, training_table))
 
 
+def headline_figures(folder: Path) -> str:
+    """The README's table: what prn-train finds by default of each product, beside the yardstick's image AUROC."""
+    records = [record for record in read_records(folder, "products").values() if record["runs"]]
+    yardsticks = {record["data"]: record for record in read_records(folder, YARDSTICK).values()}
+    name, rows, commits = STUDIES["products"].variants[0].name, [], set()
+    for record in records:
+        runs = [run for run in record["runs"] if run["variant"] == name]
+        beside = [run for run in yardsticks.get(record["data"], {"runs": []})["runs"] if run["variant"] == name]
+        if not runs:
+            continue
+        counts = [run["test"]["confusion"] for run in runs]
+        rows.append(
+            [
+                record["data"],
+                *(f"{np.mean([figure(run, path) for run in runs]):.3f}" for path in PRODUCT_FIGURES),
+                _share([(count["detected"], count["detected"] + count["missed"]) for count in counts]),
+                _share([(count["false_alarms"], count["false_alarms"] + count["passed"]) for count in counts]),
+                f"{np.mean([figure(run, PRODUCT_FIGURES[0]) for run in beside]):.3f}" if beside else ABSENT,
+                _spread([run["training"]["minutes"] for run in runs], "{:.0f}"),
+                str(len(runs)),
+            ]
+        )
+        commits |= {run["commit"] for run in runs}
+    if not rows:
+        return ""
+    found = ("image AUROC", "pixel AUROC", "PRO", "detected", "false alarms", "image AUROC of nearest patch")
+    device, cores = (_distinct(values) for values in _machines(records))
+    return (
+        f"{table(('product', *found, 'minutes of training', 'trainings'), rows)}\n\n"
+        f"`prn-train --data PRODUCT --output PRODUCT.prn --seen 10`, then `prn-eval`, on {device}, {cores}, commit "
+        f"{_distinct(sorted(commits))}; [Accuracy](docs/accuracy.md#products) has all commands and figures."
+    )
+
+
+def _share(counts: Sequence[tuple[int, int]]) -> str:
+    """The mean share of some counts, each of a total."""
+    return f"{np.mean([count / total for count, total in counts]):.1%}"
+
+
+def _machines(records: Sequence[Record]) -> tuple[list[str], list[str]]:
+    """Devices of the trainings, and how many cores each took."""
+    runs = [run for record in records for run in record["runs"]]
+    threads = [run["environment"]["threads"] for run in runs]
+    return [run["training"]["device"] for run in runs], [f"{count} core{'s' * (count > 1)}" for count in threads]
+
+
 def products_table(groups: Mapping[str, Mapping[str, Record]]) -> str:
     """One row for each variant: image AUROC / pixel AUROC / PRO of each product, and their means over all products.
 
@@ -393,6 +439,7 @@ def _distinct(values: Iterable[str]) -> str:
 FIGURES: dict[str, Callable[[Path], str]] = {
     **{f"accuracy-{study}": partial(change_figures, study) for study in STUDIES},
     "accuracy": summary_figures,
+    "accuracy-headline": headline_figures,
     "accuracy-exit": exit_figures,
     "accuracy-products": product_figures,
     "accuracy-nearest-patch": yardstick_figures,

@@ -168,6 +168,10 @@ def test_the_products_table_holds_defaults_against_the_network_alone_and_the_yar
     found = {name: cells(whole, name)[1].split(" / ")[0] for name in ("10 seen", "network alone, 10 seen")}
     assert found == {"10 seen": "0.970", "network alone, 10 seen": "0.920"}
     assert cells(whole, "nearest patch, 10 seen")[1].startswith("0.820 / ")
+    headline = cells(tables.headline_figures(folder), "tiles")
+    counts = record["runs"][0]["test"]["confusion"]
+    assert (headline[1], headline[6], headline[8]) == ("0.970", "0.820", "3")
+    assert headline[4] == f"{counts['detected'] / (counts['detected'] + counts['missed']):.1%}"
     # Of the trainings themselves, those with defaults alone are shown, beside the yardstick.
     assert len(blocks) == 3
     assert cells(blocks[0], "10 seen")[2] == "0.970 (0.950 to 0.990)"
