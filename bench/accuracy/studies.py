@@ -101,6 +101,14 @@ STUDIES: dict[str, Study] = {
         "How many normal images does a line need to start?",
         _with(_DEFAULTS, Variant("all", "all normal images of the training side"), *map(_normals, (32, 16, 8))),
     ),
+    "parts": Study(
+        "What do thresholds promise if whole strips of a web are held out?",
+        _with(
+            _DEFAULTS,
+            Variant("by likeness", "what looks alike is one part"),
+            Variant("by name", "a strip is one part", {"--parts": r"(.+)_t\d+"}, own_validation=True),
+        ),
+    ),
     "nearest-patch": Study(
         "What does a memory of normal patches find, without any training?",
         (_remembered(10), _remembered(0)),

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,10 @@ UNTOLD = (
     "several pictures show one part, name the parts with --parts"
 )
 _HEADING = ["image", "part"]
+# What names of several pictures of one part look like: they differ in a last number, which may follow a word.
+_NUMBERED = re.compile(r"([^/]+)[-_ .][A-Za-z]*\d+\.\w+$")
+# Fewer groups of such names, or a larger one, are series of pictures, not parts.
+_MIN_PARTS, _LARGEST_PART = 8, 1 / 8
 
 
 class PartNames:
@@ -80,6 +85,27 @@ class PartNames:
                 f"{f', nor of {len(missing) - 1} other images' if len(missing) > 1 else ''}; add it"
             )
         return parts
+
+
+def numbered_names(inspection: InspectionSet) -> str | None:
+    """A note, if the names of a set's images look like those of parts with several pictures each; None otherwise."""
+    names = [sample.path.name for sample in inspection.train]
+    others = [sample.path.name for sample in (*inspection.validation, *inspection.test, *inspection.anomalies)]
+    found = [match[1] for name in names if (match := _NUMBERED.search(name))]
+    pictures = Counter(found)
+    if (
+        len(found) < len(names)
+        or not all(map(_NUMBERED.search, others))
+        or len(pictures) < _MIN_PARTS
+        or min(pictures.values()) < 2
+        or max(pictures.values()) > _LARGEST_PART * len(names)
+    ):
+        return None
+    return (
+        f"by their names, such as {names[0]}, the {len(names)} normal images may be pictures of {len(pictures)} parts. "
+        "If so, hold out whole parts, or thresholds promise too few false alarms for new ones: "
+        f"--parts '{_NUMBERED.pattern}'"
+    )
 
 
 def _read_table(path: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 import prn_fast
 from prn_fast.data.folders import find_images, summary
 from prn_fast.data.layouts import load_inspection_set
-from prn_fast.data.parts import UNTOLD
+from prn_fast.data.parts import UNTOLD, numbered_names
 from prn_fast.data.samples import choose_channels
 from prn_fast.data.training_set import EpochBatches, TrainingSet, use_one_thread
 from prn_fast.engine.base import Detections
@@ -179,6 +179,8 @@ def prepare_run(
             console.print(Text(f"{folder}: {summary(files, folder)}"), soft_wrap=True)
     if not split.parts_told:
         say_note(UNTOLD, console)
+    if settings.parts is None and not inspection.validation and (told := numbered_names(inspection)):
+        say_note(told, console)
     model, missing = prepare_model(settings, recipe, config, split, fabric, console, start)
     return Run(settings, recipe, model, split, fabric, clock, console, start), missing
 

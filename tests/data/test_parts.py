@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prn_fast.data.parts import PartNames
+from prn_fast.data.parts import PartNames, numbered_names
 from prn_fast.data.samples import InspectionSet, Sample
 from prn_fast.errors import ConfigError, DataError
 
@@ -74,3 +74,41 @@ def test_every_image_needs_a_part(tmp_path: Path) -> None:
 def test_a_name_that_two_images_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.png may be train/a\.png or test/a\.png"):
         table(tmp_path, "a.png,1").of_set(inspection("train/a.png", "test/a.png"))
+
+
+def strips(parts: int, pictures: int, name: str = "{part:04}_03_t{picture:02}.png") -> list[str]:
+    return [f"train/good/{name.format(part=part, picture=each)}" for part in range(parts) for each in range(pictures)]
+
+
+@pytest.mark.parametrize("name", ["{part:04}_03_t{picture:02}.png", "strip {part}-{picture}.jpg"])
+def test_names_of_parts_with_several_pictures_are_noted_with_a_pattern_that_finds_them(name: str) -> None:
+    made = inspection(*strips(9, 4, name))
+    told = numbered_names(made)
+    assert told is not None
+    assert "the 36 normal images may be pictures of 9 parts" in told
+    pattern = told.partition("--parts '")[2].removesuffix("'")
+    found = PartNames.read(pattern).of_set(made)
+    assert len(set(found.values())) == 9
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"train/good/{number:03}.png" for number in range(40)],
+        [f"train/good/normal-{number}.jpg" for number in range(40)],
+        strips(4, 10),
+        strips(40, 1),
+        [*strips(9, 4), "train/good/extra.png"],
+        [*strips(9, 4), *(f"train/good/other_{number}.png" for number in range(9))],
+    ],
+    ids=["numbers", "one series", "few series", "one picture each", "another name", "a large series"],
+)
+def test_other_names_are_not(names: list[str]) -> None:
+    assert numbered_names(inspection(*names)) is None
+
+
+def test_no_pattern_is_proposed_that_training_would_refuse() -> None:
+    train = inspection(*strips(9, 4)).train
+    defect = Sample(ROOT / "test/hole/broken.png", 1, "hole")
+    assert numbered_names(InspectionSet(ROOT, train, ())) is not None
+    assert numbered_names(InspectionSet(ROOT, train, (defect,))) is None

@@ -38,7 +38,7 @@ def test_an_unknown_study_is_named() -> None:
 
 def test_only_some_studies_train_a_screen_and_have_the_default_map() -> None:
     for name, study in STUDIES.items():
-        whole = name in ("products", "normals", "exit", "backbones")
+        whole = name in ("products", "normals", "parts", "exit", "backbones")
         for variant in study.variants:
             options = variant.train_options()
             assert ("--screen" in options) == whole
@@ -50,6 +50,6 @@ def test_only_some_studies_train_a_screen_and_have_the_default_map() -> None:
 def test_trainings_that_are_alike_share_a_package() -> None:
     packages = {
         plan_run(STUDIES[study].variants[0], 1, "tiles", None).package
-        for study in ("products", "normals", "exit", "backbones")
+        for study in ("products", "normals", "parts", "exit", "backbones")
     }
     assert len(packages) == 1
