@@ -2,21 +2,25 @@
 
     python -m prn_fast.bench.accuracy maps PACKAGE... --output maps.json
 
-No network is trained, so that any number of products can be asked. Each package brings a screen (`prn-train
---add-screen`), and a memory of normal patches is made of its calibration images. A learned map that it may have is left
-aside. `CANDIDATES` are the maps of `MAPS`, each with the published image score and with the learned one.
+No network is trained, so that any number of products can be asked. Each package has a screen and has seen some of the
+first `DRAWN` defects of its seed's draw, five, say; a memory of normal patches is made of its calibration images. A
+learned map that it may have is left aside. `CANDIDATES` are the maps of `MAPS`, each with the published image score and
+with the learned one.
 
-Validation asks how the seen defects stand out beside held-out normal images. Each of these images is told by weights of
-the map that were fitted without it, and by weights of the score that were. The screen of a package knows the seen
-defects. So each of them is told by a screen that has not seen it, and every other validation image by the mean of these
-screens (`prn_fast.training.cross_fit`). The network alone has known all of them: its training has pasted pieces of the
-seen defects, and has chosen its epoch by the validation split. Test images are told by the package's own screen, and by
-weights that are fitted as training fits them.
+Validation asks how defects that the network has not seen stand out beside held-out normal images: those of the same
+draw that training left. They are neither fitted to nor scored in the test. The weights are fitted as training fits
+them, to the validation split and the seen defects, each of which is told by a screen that has not seen it
+(`prn_fast.training.cross_fit`). Each held-out normal image is told by weights that were fitted without it.
+
+Two other validations are recorded beside it, to show how well they rank maps as the test does: the seen defects, each
+told by screens and weights that do not know it, though the network has trained with pasted pieces of it; and the
+anomalies that were generated for the validation split.
 
 The rule, of validation figures alone, averaged over the packages of a product, then over products: maps are judged by
-the mean of pixel AUROC and PRO. They stand in the order of what they cost, and the first one within `MARGIN` of the
-best is chosen. Of its two scores, the learned one is, unless its image AUROC is lower by more than `MARGIN`: a few
-seen defects tell scores apart only roughly, and the published score has a size of defects built in.
+the mean of pixel AUROC and PRO. They stand in the order of what they cost, and then of how little they change the
+weights that were fitted. The first one within `MARGIN` of the best is chosen. Of its two scores, the learned one is,
+unless its image AUROC is lower by more than `MARGIN`: a few defects tell scores apart only roughly, and the published
+score has a size of defects built in.
 
 Figures are written after each package; those that are there are not taken again.
 """
@@ -28,7 +32,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +44,9 @@ from prn_fast.bench.machine.measurement import add_allow_dirty
 from prn_fast.bench.report.formatting import ABSENT
 from prn_fast.bench.report.markdown import table
 from prn_fast.data.anomalies import AnomalyGenerator
+from prn_fast.data.duplicates import fingerprints
 from prn_fast.data.layouts import load_inspection_set
-from prn_fast.data.samples import load_samples
+from prn_fast.data.samples import draw_seen, load_samples
 from prn_fast.data.textures import load_textures
 from prn_fast.environment import commit, cpu_name
 from prn_fast.errors import DataError, PackageError, PRNError
@@ -52,6 +57,7 @@ from prn_fast.model.learned_map import LearnedMap
 from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN
 from prn_fast.package import Package
+from prn_fast.paths import shown_path
 from prn_fast.training.add_screen import recorded_recipe, recorded_textures
 from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.image_score import fit_score
@@ -60,21 +66,39 @@ from prn_fast.training.loop import slices
 from prn_fast.training.metrics import image_metrics, pixel_metrics
 from prn_fast.training.screen import EXTRACTION_BATCH
 from prn_fast.training.settings import MEMORY
-from prn_fast.training.unseen import part_test_images
+from prn_fast.training.unseen import leave_out_seen, part_test_images
 
 # Draws of what is left out of the fit of a score, over which its validation figures are averaged.
 DRAWS = 3
 # Less than this between two means over a handful of products is noise.
 MARGIN = 0.01
-# What a map weighs beside the network's logits, as columns of `Views.others`, cheapest first.
-MAPS = {"network": (), "network, memory": (0,), "network, screen": (1,), "network, memory, screen": (0, 1)}
+# Seen and unseen defects together, the most that training sees by default.
+DRAWN = 10
+
+
+class Mix(NamedTuple):
+    """What a map weighs beside the network's logits, as columns of `Views.others`; and the memory's least share."""
+
+    columns: tuple[int, ...]
+    memory_share: float = 0.0
+
+
+MAPS = {
+    "network": Mix(()),
+    "network, memory": Mix((0,)),
+    "network, screen": Mix((1,)),
+    "network, memory, screen": Mix((0, 1)),
+    "network, memory from 1/4, screen": Mix((0, 1), 1 / 4),
+    "network, memory from 1/3, screen": Mix((0, 1), 1 / 3),
+    "network, memory from 1/2, screen": Mix((0, 1), 1 / 2),
+}
 PUBLISHED, LEARNED = "published", "learned"
 CANDIDATES = tuple(f"{name}: {score}" for name in MAPS for score in (PUBLISHED, LEARNED))
-NORMAL, ANOMALOUS, SEEN = 0, 1, 2
+NORMAL, ANOMALOUS, UNSEEN, SEEN = 0, 1, 2, 3
 FIGURES = {"image": "image AUROC", "pixel": "pixel AUROC", "pro": "PRO", "ap": "pixel AP"}
 JUDGED = ("pixel", "pro")  # what the rule averages to judge a map
 SHOWN = ("image", *JUDGED)
-VALIDATED = {"generated": "generated", "validation": "seen, cross-fit"}
+VALIDATED = {"generated": "generated", "seen": "seen, cross-fit", "unseen": "not seen"}
 Figures = dict[str, float]
 Taken = dict[str, Any]
 
@@ -95,23 +119,41 @@ class Images:
 def examine(path: Path) -> Taken:
     """Figures of all candidates on validation, generated anomalies and test.
 
-    Errors: PRNError for a package or data that is not there, or a package that has seen no defect or has no screen.
+    Errors: PRNError for a package or data that is not there, a package that has seen no defect or all of the draw, or
+    has no screen.
     """
     package = Package.open(path)
     training, config, validation = package.manifest["training"], package.config, package.validation()
-    images = part_test_images(load_inspection_set(Path(training["data"]), training["layout"]), training, None)
-    if not images.seen:
-        raise PackageError(f"{path}: has seen no defect, so that its maps cannot be validated; train with --seen")
+    inspection = load_inspection_set(Path(training["data"]), training["layout"])
+    drawn = draw_seen(inspection.anomalies or inspection.test, DRAWN, training["seed"])[0]
+    unseen, seen = leave_out_seen(drawn, inspection.root, training["seen"])
+    if not seen or not unseen:
+        raise PackageError(
+            f"{path}: has seen {len(seen)} of the {DRAWN} defects that seed {training['seed']} draws; its maps are "
+            f"validated by the others, so train with --seen {DRAWN // 2}"
+        )
+    # What validates is not tested with, nor are other pictures of the same parts.
+    known = {
+        **training,
+        "seen": [shown_path(sample.path, inspection.root) for sample in drawn],
+        "seen_fingerprints": [fingerprint.to_dict() for fingerprint in fingerprints(drawn)],
+    }
+    scored = part_test_images(inspection, known, None).scored
     model = with_learned_map(package)
     assert model.learned_map is not None
-    seen, seen_masks = load_samples(images.seen, config.image_size, config.image_channels)
-    scored, masks = load_samples(images.scored, config.image_size, config.image_channels)
-    folds = _fold_screens(package, model, list(zip(seen, seen_masks, strict=True)))
-    kinds = np.concatenate([validation.labels, np.full(len(seen), SEEN)])
-    views = view_images(model, np.concatenate([validation.images, seen]))
-    told = np.concatenate(folds.blind(model, validation.images, seen))
-    blind = Images(views.screened(told), kinds, np.concatenate([validation.masks, seen_masks]))
-    test = Images(view_images(model, scored), np.array([sample.label for sample in images.scored]), masks)
+    (unseen_images, unseen_masks), (seen_images, seen_masks), (test_images, test_masks) = (
+        load_samples(samples, config.image_size, config.image_channels) for samples in (unseen, seen, scored)
+    )
+    folds = _fold_screens(package, model, list(zip(seen_images, seen_masks, strict=True)))
+    others = np.concatenate([validation.images, unseen_images])
+    own = Images(
+        view_images(model, np.concatenate([others, seen_images])),
+        np.concatenate([validation.labels, np.full(len(unseen), UNSEEN), np.full(len(seen), SEEN)]),
+        np.concatenate([validation.masks, unseen_masks, seen_masks]),
+    )
+    told = np.concatenate(folds.blind(model, others, seen_images))
+    blind = dataclasses.replace(own, views=own.views.screened(told))
+    test = Images(view_images(model, test_images), np.array([sample.label for sample in scored]), test_masks)
     return {
         "package": path.name,
         "data": Path(training["data"]).name,
@@ -119,10 +161,11 @@ def examine(path: Path) -> Taken:
         "seed": training["seed"],
         "commit": commit(),
         "device": cpu_name(),
-        "held_out_normals": int((kinds == NORMAL).sum()),
+        "held_out_normals": int((own.kinds == NORMAL).sum()),
         "seen": len(seen),
+        "unseen": len(unseen),
         "test_images": len(scored),
-        "candidates": judge(model.learned_map, blind, test),
+        "candidates": judge(model.learned_map, own, blind, test),
     }
 
 
@@ -166,58 +209,74 @@ def _fold_screens(
 
 
 @torch.inference_mode()
-def judge(learned_map: LearnedMap, blind: Images, test: Images) -> dict[str, dict[str, Figures]]:
+def judge(learned_map: LearnedMap, own: Images, blind: Images, test: Images) -> dict[str, dict[str, Figures]]:
     """Figures of each candidate by kind.
 
     Args:
         learned_map: with memory and screen; its weights are changed.
-        blind: validation images and seen defects, by screens that have not seen these.
+        own: validation images, unseen and seen defects, by the package's screen.
+        blind: the same by screens that have not seen the seen defects.
         test: by the package's screen.
     """
     found = {}
-    for name, columns in MAPS.items():
-        held_out = held_out_logits(learned_map, blind, columns)
-        weights = fit_weights(blind, columns)
+    for name, mix in MAPS.items():
+        told, told_blind = held_out_logits(learned_map, blind, (own, blind), mix)
+        weights = fit_weights(blind, mix)
         fitted, tested = (_weighed(learned_map, images.views, weights) for images in (blind, test))
-        score = torch.from_numpy(_fit_score(fitted, blind.kinds, 0)[0])
-        (published, maps), (test_published, test_maps) = anomaly_score(held_out), anomaly_score(tested)
-        draws = [_fit_score(held_out, blind.kinds, draw)[1] for draw in range(DRAWS)]
-        learned = (map_statistics(tested) @ score[:-1] + score[-1]).numpy()
-        for kind, validated, scores in (
-            ("published", [published.numpy()], test_published.numpy()),
-            ("learned", draws, learned),
-        ):
-            found[f"{name}: {kind}"] = {
-                "generated": _figures(validated, maps.numpy(), blind, ANOMALOUS),
-                "validation": _figures(validated, maps.numpy(), blind, SEEN),
-                "test": _figures([scores], test_maps.numpy(), test, ANOMALOUS),
+        final = torch.from_numpy(_fit_score(fitted, fitted, blind.kinds, 0)[0])
+        test_scores = {
+            PUBLISHED: anomaly_score(tested)[0].numpy(),
+            LEARNED: (map_statistics(tested) @ final[:-1] + final[-1]).numpy(),
+        }
+        maps, blind_maps, test_maps = (anomaly_score(logits)[1].numpy() for logits in (told, told_blind, tested))
+        for score in (PUBLISHED, LEARNED):
+            scores, blind_scores = (
+                [anomaly_score(logits)[0].numpy()]
+                if score == PUBLISHED
+                else [_fit_score(told_blind, logits, blind.kinds, draw)[1] for draw in range(DRAWS)]
+                for logits in (told, told_blind)
+            )
+            found[f"{name}: {score}"] = {
+                "generated": _figures(blind_scores, blind_maps, blind, ANOMALOUS),
+                "seen": _figures(blind_scores, blind_maps, blind, SEEN),
+                "unseen": _figures(scores, maps, own, UNSEEN),
+                "test": _figures([test_scores[score]], test_maps, test, ANOMALOUS),
             }
     return found
 
 
-def fit_weights(images: Images, columns: Sequence[int]) -> NDArray[np.float32]:
-    """Weights for `LearnedMap.set_weights`, fitted to images; 0 for what is not in `columns`."""
+def fit_weights(images: Images, mix: Mix) -> NDArray[np.float32]:
+    """Weights for `LearnedMap.set_weights`, fitted to all images but unseen defects; 0 for what the mix leaves out."""
     weights = np.array([1, 0, 0, 0], np.float32)
-    if columns:
-        some = dataclasses.replace(images, views=Views(images.views.logits, images.views.others[:, columns]))
-        rest, seen = some.chosen(some.kinds != SEEN), some.chosen(some.kinds == SEEN)
-        fitted = fit_map(rest.views, rest.kinds, rest.masks, seen.views, seen.masks)
-        weights[[0, *(1 + column for column in columns), -1]] = fitted
+    if mix.columns:
+        some = dataclasses.replace(images, views=Views(images.views.logits, images.views.others[:, mix.columns]))
+        rest, seen = (some.chosen(np.isin(some.kinds, kinds)) for kinds in ((NORMAL, ANOMALOUS), (SEEN,)))
+        least = [0.0, *(mix.memory_share * (column == 0) for column in mix.columns)]
+        fitted = fit_map(rest.views, rest.kinds, rest.masks, seen.views, seen.masks, least)
+        weights[[0, *(1 + column for column in mix.columns), -1]] = fitted
     return weights
 
 
-def held_out_logits(learned_map: LearnedMap, images: Images, columns: Sequence[int]) -> torch.Tensor:
-    """Logits (N, 1, S, S) of learned maps, each image's by weights that were fitted without it."""
+def held_out_logits(
+    learned_map: LearnedMap, images: Images, told: Sequence[Images], mix: Mix
+) -> tuple[torch.Tensor, ...]:
+    """Logits (N, 1, S, S) of learned maps, each image's by weights that were fitted without it.
+
+    Args:
+        images: fitted to.
+        told: other views of the same images, of which the logits are.
+    """
     fold = np.empty(len(images.kinds), int)
     # Kind by kind, so that a normal image and the anomaly that was made of it are left out together.
-    for kind in (NORMAL, ANOMALOUS, SEEN):
+    for kind in (NORMAL, ANOMALOUS, UNSEEN, SEEN):
         fold[images.kinds == kind] = np.arange((images.kinds == kind).sum())
     fold %= fold_count(int((images.kinds == SEEN).sum()))
-    logits = torch.empty(len(fold), 1, *images.views.logits.shape[1:])
+    found = tuple(torch.empty(len(fold), 1, *images.views.logits.shape[1:]) for _ in told)
     for number in np.unique(fold):
-        weights = fit_weights(images.chosen(fold != number), columns)
-        logits[fold == number] = _weighed(learned_map, images.chosen(fold == number).views, weights)
-    return logits
+        weights = fit_weights(images.chosen(fold != number), mix)
+        for logits, one in zip(found, told, strict=True):
+            logits[fold == number] = _weighed(learned_map, one.chosen(fold == number).views, weights)
+    return found
 
 
 def _weighed(learned_map: LearnedMap, views: Views, weights: NDArray[np.float32]) -> torch.Tensor:
@@ -227,13 +286,20 @@ def _weighed(learned_map: LearnedMap, views: Views, weights: NDArray[np.float32]
 
 
 def _fit_score(
-    logits: torch.Tensor, kinds: NDArray[np.integer], draw: int
+    logits: torch.Tensor, told: torch.Tensor, kinds: NDArray[np.integer], draw: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights of a learned score, and scores (N,) of the images, each by weights that were fitted without it."""
-    statistics, seen = map_statistics(logits).numpy(), kinds == SEEN
-    fitted = fit_score(statistics[~seen], kinds[~seen], statistics[seen], draw)
+    """Weights of a learned score, and scores (N,) of the images, each by weights that were fitted without it.
+
+    Args:
+        logits: (N, 1, S, S), fitted to; unseen defects are not.
+        told: (N, 1, S, S), of which the scores are.
+    """
+    statistics, by = map_statistics(logits).numpy(), map_statistics(told).numpy()
+    rest, seen, unseen = np.isin(kinds, (NORMAL, ANOMALOUS)), kinds == SEEN, kinds == UNSEEN
+    fitted = fit_score(statistics[rest], kinds[rest], statistics[seen], draw, told_by=(by[rest], by[seen]))
     scores = np.empty(len(kinds), np.float32)
-    scores[~seen], scores[seen] = fitted.held_out, fitted.held_out_seen
+    scores[rest], scores[seen] = fitted.held_out, fitted.held_out_seen
+    scores[unseen] = 1 / (1 + np.exp(-(by[unseen] @ fitted.weights[:-1] + fitted.weights[-1])))
     return fitted.weights, scores
 
 
@@ -261,7 +327,7 @@ def mean_figures(packages: Sequence[Taken], name: str, kind: str) -> Figures:
 
 def validated_by(packages: Sequence[Taken], name: str) -> float:
     """What the module's rule judges the map of a candidate by."""
-    means = mean_figures(packages, name, "validation")
+    means = mean_figures(packages, name, "unseen")
     return float(np.mean([means[figure] for figure in JUDGED]))
 
 
@@ -270,7 +336,7 @@ def choose(packages: Sequence[Taken]) -> str:
     means = {name: validated_by(packages, f"{name}: {LEARNED}") for name in MAPS}
     best = next(name for name, mean in means.items() if mean >= max(means.values()) - MARGIN)
     learned, published = (
-        mean_figures(packages, f"{best}: {score}", "validation")["image"] for score in (LEARNED, PUBLISHED)
+        mean_figures(packages, f"{best}: {score}", "unseen")["image"] for score in (LEARNED, PUBLISHED)
     )
     return f"{best}: {LEARNED if learned >= published - MARGIN else PUBLISHED}"
 
@@ -283,7 +349,7 @@ def maps_table(folder: Path) -> str:
     chosen, means, tests = choose(packages), [], []
     for name in CANDIDATES:
         title = f"**{name}**" if name == chosen else name
-        validation, test = (mean_figures(packages, name, kind) for kind in ("validation", "test"))
+        validation, test = (mean_figures(packages, name, kind) for kind in ("unseen", "test"))
         values = [*(validation[figure] for figure in SHOWN), validated_by(packages, name), *test.values()]
         means.append([title, *(f"{value:.3f}" for value in values)])
         found = [*(one["candidates"][name]["test"] for one in packages), test]
@@ -297,11 +363,13 @@ def maps_table(folder: Path) -> str:
     found_of = f"test {' / '.join(shown)}"
     products = [f"{one['data']}, seed {one['seed']}, {one['epochs']} epochs" for one in packages]
     commits, devices = (" and ".join(sorted({one[key] for one in packages})) for key in ("commit", "device"))
-    counts = ", ".join(f"{one['data']} {one['seen']} and {one['held_out_normals']}" for one in packages)
+    counts = ", ".join(
+        f"{one['data']} {one['seen']}, {one['unseen']} and {one['held_out_normals']}" for one in packages
+    )
     return (
         f"{table(('means of products', *heads), means)}\n\n"
         f"{table((found_of, *products, 'mean of products'), tests)}\n\n"
-        f"Seen defects and held-out normal images: {counts}. "
+        f"Defects seen, defects that validate, and held-out normal images: {counts}. "
         f"`python -m prn_fast.bench.accuracy maps PACKAGE... --output {MAPS_FILE}`, commit {commits}, on {devices}."
     )
 
@@ -364,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{path.name}: taken", flush=True)
         for name in CANDIDATES:
             print(f"{name}: {validated_by(done, name):.3f}", flush=True)
-        print(f"chosen, by seen defects beside held-out normal images: {choose(done)}", flush=True)
+        print(f"chosen, by defects not seen beside held-out normal images: {choose(done)}", flush=True)
     except PRNError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,8 +5,13 @@ the pixels of seen anomalies, which are real, weigh as much as those of all gene
 is that of screens that do not know them (`prn_fast.training.cross_fit`). The sum is then scaled and shifted to the mean
 and the spread that the network's own logits have over the held-out normal images, so that map values lie where they
 did. A view may get no weight, the network's, too, where it was hardly trained.
+
+The network and the screen have learned from anomalies of the same generator that makes the validation's, and from the
+seen defects; the memory knows neither. So the fit trusts them too much and the memory too little. The memory's share of
+the sum is therefore `MEMORY_SHARE` at least; a view's share is its weight times its deviation over normal images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +27,8 @@ from prn_fast.training.screen import EXTRACTION_BATCH
 # Neighbouring pixels tell the same: of this many along each axis, one is fitted to.
 STEP = 4
 PENALTY = 1e-3
+# Chosen by defects that the network had not seen: `python -m prn_fast.bench.accuracy maps`.
+MEMORY_SHARE = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ def fit_map(
     masks: NDArray[np.bool_],
     seen: Views,
     seen_masks: NDArray[np.bool_],
+    least: Sequence[float] = (),
 ) -> NDArray[np.float32]:
     """The weights.
 
@@ -90,6 +98,7 @@ def fit_map(
         labels, masks: (N,) and (N, S, S) of these, 0 normal and 1 anomalous; both occur.
         seen: of the seen anomalies, none or more.
         seen_masks: (M, S, S).
+        least: (J,), the least share of each view, less than 1 in all; by default none has any.
     Returns:
         (J + 1,) for `LearnedMap.set_weights`. They leave the network's map as it is where no defect has a pixel among
         those that are fitted to, or where nothing tells defects apart.
@@ -113,8 +122,25 @@ def fit_map(
     flat = pixels.reshape(-1, pixels.shape[-1])
     slopes = fit_slopes(flat, defect.ravel(), PENALTY, weights.ravel())
     normal = pixels[kind == 0].reshape(len(pixels[kind == 0]), -1, pixels.shape[-1]).astype(np.float64)
+    slopes = _at_least(slopes, normal.std((0, 1)), np.asarray(least or np.zeros(len(slopes))))
     before, after = normal[..., 0], normal @ slopes
     if not after.std() > 0 or not before.std() > 0:
         return unchanged
     scale = before.std() / after.std()
     return np.append(scale * slopes, before.mean() - scale * after.mean()).astype(np.float32)
+
+
+def _at_least(
+    slopes: NDArray[np.float64], deviations: NDArray[np.float64], least: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Slopes (J,) by which no view's share is below its least (J,); those above it keep their ratios."""
+    shares = slopes * deviations
+    if not shares.sum() > 0:
+        return slopes
+    shares = shares / shares.sum()
+    short = (shares < least) & (deviations > 0)
+    rest = shares[~short].sum()
+    if not short.any() or not rest > 0:
+        return slopes
+    raised = np.where(short, least, shares * (1 - least[short].sum()) / rest)
+    return np.divide(raised, deviations, out=np.zeros_like(raised), where=deviations > 0)

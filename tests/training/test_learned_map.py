@@ -82,3 +82,20 @@ def test_where_nothing_can_be_fitted_the_network_s_map_stays(fault: str) -> None
     if fault == "a constant network":
         views.logits[:] = 1.0
     np.testing.assert_array_equal(fit_map(views, LABELS, masks, *none()), [1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_a_view_gets_its_least_share_and_the_others_keep_their_ratios(share: float) -> None:
+    views, masks = images(0, LABELS, 2.0, (0.0, 6.0))
+    fitted = fit_map(views, LABELS, masks, *none())
+    normal = views.pixels()[LABELS == 0]
+    deviations = normal.std((0, 1, 2))
+    weights = fit_map(views, LABELS, masks, *none(), least=(0.0, share, 0.0))
+    shares, before = weights[:-1] * deviations, fitted[:-1] * deviations
+    assert before[1] / before.sum() < 0.25
+    assert shares[1] / shares.sum() == pytest.approx(max(share, before[1] / before.sum()), abs=1e-5)
+    assert shares[0] / shares[2] == pytest.approx(before[0] / before[2], rel=1e-4)
+    # Map values lie where they did.
+    told = weighed(views, weights)[LABELS == 0]
+    assert told.mean() == pytest.approx(normal[..., 0].mean(), abs=1e-3)
+    assert told.std() == pytest.approx(deviations[0], rel=1e-3)

@@ -14,6 +14,8 @@ import torch
 from prn_fast.bench.accuracy import __main__ as command
 from prn_fast.bench.accuracy import maps
 from prn_fast.bench.accuracy.record import MAPS_FILE
+from prn_fast.data.layouts import load_inspection_set
+from prn_fast.data.samples import draw_seen
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.model.learned_map import LearnedMap
 from prn_fast.package import Package
@@ -29,12 +31,12 @@ COARSE = SIDE // 8
 def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a package, its data and its figures."""
     folder = tmp_path_factory.mktemp("maps")
-    data = write_synthetic_surfaces(folder / "wood", side=SIDE, train=10, good=3, defects=4, materials=("wood",))
-    seen = next(path for path in sorted((data / "test").rglob("*.png")) if path.parent.name != "good")
+    data = write_synthetic_surfaces(folder / "wood", side=SIDE, train=10, good=3, defects=14, materials=("wood",))
+    seen = draw_seen(load_inspection_set(data, "auto").test, 3, 0)[0]
     training = {
         "data": str(data),
         "layout": "auto",
-        "seen": [seen.relative_to(data).as_posix()],
+        "seen": [sample.path.relative_to(data).as_posix() for sample in seen],
         "epochs": 1,
         "recipe": dataclasses.replace(QUICK, screen_steps=2).to_dict(),
     }
@@ -45,16 +47,16 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_candidate_is_judged_by_seen_and_generated_anomalies_and_the_test(taken: Path) -> None:
     (one,) = json.loads((taken / MAPS_FILE).read_text())["packages"]
-    counts = [one[name] for name in ("data", "epochs", "seen", "held_out_normals", "test_images")]
-    assert counts == ["wood", 1, 1, 12, 6]
+    counts = [one[name] for name in ("data", "epochs", "seen", "unseen", "held_out_normals", "test_images")]
+    assert counts == ["wood", 1, 3, 7, 12, 7]
     assert list(one["candidates"]) == list(maps.CANDIDATES)
     for kinds in one["candidates"].values():
-        assert set(kinds) == {"generated", "validation", "test"}
+        assert set(kinds) == {"generated", "seen", "unseen", "test"}
         assert all(0 <= value <= 1 for figures in kinds.values() for value in figures.values())
     text = maps.maps_table(taken)
     assert f"| **{maps.choose([one])}** |" in text
     assert "| wood, seed 0, 1 epochs | mean of products |" in text
-    assert "Seen defects and held-out normal images: wood 1 and 12." in text
+    assert "Defects seen, defects that validate, and held-out normal images: wood 3, 7 and 12." in text
     assert maps.maps_table(taken / "nowhere") == maps.predictors_table(taken / "nowhere") == ""
 
 
@@ -64,11 +66,11 @@ def test_what_is_taken_is_not_taken_again(taken: Path, monkeypatch: pytest.Monke
 
 
 def package_figures(data: str, **validated: float) -> dict[str, Any]:
-    """Figures of a package: some maps' figures on seen defects, 0.5 elsewhere; tests that say the opposite."""
+    """Figures of a package: some maps' figures on unseen defects, 0.5 elsewhere; all others say the opposite."""
     candidates = {}
     for name in maps.CANDIDATES:
         value = validated.get(name.split(":")[0].split(", ")[-1], 0.5)
-        found = {"generated": 1 - value, "validation": value, "test": 1 - value}
+        found = {"generated": 1 - value, "seen": 1 - value, "unseen": value, "test": 1 - value}
         candidates[name] = {kind: dict.fromkeys(maps.FIGURES, one) for kind, one in found.items()}
     return {"data": data, "candidates": candidates}
 
@@ -93,14 +95,14 @@ def test_the_cheapest_is_chosen_within_the_noise(memory: float, chosen: str) -> 
 def test_maps_are_judged_by_two_figures(figure: str, counts: bool) -> None:
     one = package_figures("tile")
     for score in ("published", "learned"):
-        one["candidates"][f"network, memory: {score}"]["validation"][figure] = 0.6
+        one["candidates"][f"network, memory: {score}"]["unseen"][figure] = 0.6
     assert maps.choose([one]).split(":")[0] == ("network, memory" if counts else "network")
 
 
 @pytest.mark.parametrize(("learned", "chosen"), [(0.8, "learned"), (0.795, "learned"), (0.785, "published")])
 def test_the_learned_score_is_chosen_unless_it_is_worse(learned: float, chosen: str) -> None:
     one = package_figures("tile", network=0.8)
-    one["candidates"]["network: learned"]["validation"]["image"] = learned
+    one["candidates"]["network: learned"]["unseen"]["image"] = learned
     assert maps.choose([one]) == f"network: {chosen}"
 
 
@@ -158,31 +160,58 @@ def learned_map() -> LearnedMap:
     return LearnedMap(dataclasses.replace(small_config(), map="learned", memory=4, screen_width=8))
 
 
-KINDS = np.repeat([maps.NORMAL, maps.ANOMALOUS, maps.SEEN], 10)
+KINDS = np.repeat([maps.NORMAL, maps.ANOMALOUS, maps.UNSEEN, maps.SEEN], 10)
 
 
 def test_maps_of_the_view_that_tells_are_better_and_those_of_noise_are_at_chance(learned_map: LearnedMap) -> None:
     rng = np.random.default_rng(0)
-    found = maps.judge(learned_map, made_images(rng, KINDS, column=0), made_images(rng, KINDS[:20], column=0))
+    images = made_images(rng, KINDS, column=0)
+    found = maps.judge(learned_map, images, images, made_images(rng, KINDS[:20], column=0))
+    told = ("generated", "seen", "unseen", "test")
     for name in ("network, memory: published", "network, memory: learned"):
-        for kind in ("generated", "validation", "test"):
+        for kind in told:
             assert found[name][kind]["image"] == 1
             assert found[name][kind]["pixel"] > 0.9
     for name in ("network, screen: published", "network, screen: learned"):
-        for kind in ("generated", "validation", "test"):
+        for kind in told:
             assert found[name][kind]["pixel"] < 0.7
             assert found[name][kind]["image"] < 0.9
-    for kind in ("generated", "validation", "test"):
+    for kind in told:
         assert found["network: published"][kind]["pixel"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_unseen_defects_are_told_by_the_own_screen_and_seen_ones_by_those_that_do_not_know_them(
+    learned_map: LearnedMap,
+) -> None:
+    rng = np.random.default_rng(0)
+    own, test = made_images(rng, KINDS, column=1), made_images(rng, KINDS[:20], column=1)
+    # The other screens tell generated anomalies, to which weights are fitted, and nothing of defects.
+    blind = dataclasses.replace(own, views=Views(own.views.logits, own.views.others.copy()))
+    real = np.isin(KINDS, (maps.UNSEEN, maps.SEEN))
+    blind.views.others[real, 1] = rng.normal(0, 1, (20, COARSE, COARSE))
+    found = maps.judge(learned_map, own, blind, test)["network, screen: published"]
+    assert found["generated"]["pixel"] > 0.9
+    assert found["unseen"]["pixel"] > 0.9
+    assert found["seen"]["pixel"] < 0.7
 
 
 def test_weights_of_views_that_are_left_out_are_zero() -> None:
     images = made_images(np.random.default_rng(0), KINDS, column=0)
-    assert maps.fit_weights(images, ()).tolist() == [1, 0, 0, 0]
-    network, memory, screen, _ = maps.fit_weights(images, (0,))
+    assert maps.fit_weights(images, maps.Mix(())).tolist() == [1, 0, 0, 0]
+    network, memory, screen, _ = maps.fit_weights(images, maps.Mix((0,)))
     assert memory > network
     assert screen == 0
-    assert maps.fit_weights(images, (1,))[1] == 0
+    assert maps.fit_weights(images, maps.Mix((1,)))[1] == 0
+
+
+def test_unseen_defects_are_not_fitted_to_and_the_memory_gets_its_least_share() -> None:
+    images = made_images(np.random.default_rng(0), KINDS, column=1)
+    weights = maps.fit_weights(images, maps.Mix((0, 1)))
+    for view in (images.views.logits, images.views.others):
+        view[images.kinds == maps.UNSEEN] = np.nan
+    np.testing.assert_array_equal(maps.fit_weights(images, maps.Mix((0, 1))), weights)
+    assert weights[1] == 0
+    assert maps.fit_weights(images, maps.Mix((0, 1), 0.25))[1] > 0
 
 
 def test_each_image_is_told_by_weights_that_were_fitted_without_it(
@@ -193,9 +222,9 @@ def test_each_image_is_told_by_weights_that_were_fitted_without_it(
     fits, told = [], []
     fit, weigh = maps.fit_weights, maps._weighed
 
-    def fits_to(chosen, columns):
+    def fits_to(chosen, mix):
         fits.append(set(chosen.views.logits[:, 0, 0].astype(int)))
-        return fit(chosen, columns)
+        return fit(chosen, mix)
 
     def tells(learned, views, weights):
         told.append(set(views.logits[:, 0, 0].astype(int)))
@@ -203,7 +232,7 @@ def test_each_image_is_told_by_weights_that_were_fitted_without_it(
 
     monkeypatch.setattr(maps, "fit_weights", fits_to)
     monkeypatch.setattr(maps, "_weighed", tells)
-    maps.held_out_logits(learned_map, images, (0, 1))
+    maps.held_out_logits(learned_map, images, (images,), maps.Mix((0, 1)))
     everything = set(range(len(KINDS)))
     assert len(told) == 5
     assert set.union(*told) == everything
@@ -215,21 +244,25 @@ def test_each_image_is_told_by_weights_that_were_fitted_without_it(
 
 def test_scores_are_of_weights_that_were_fitted_without_the_image() -> None:
     logits = torch.from_numpy(made_images(np.random.default_rng(0), KINDS).views.logits[:, None])
-    weights, noise = maps._fit_score(logits, KINDS, 0)
+    weights, noise = maps._fit_score(logits, logits, KINDS, 0)
     statistics = maps.map_statistics(logits).numpy()
     in_sample = statistics @ weights[:-1] + weights[-1]
-    labels = (KINDS != maps.NORMAL).astype(int)
-    assert maps.image_metrics(noise, labels).auroc < 0.5 < maps.image_metrics(in_sample, labels).auroc
+    fitted = KINDS != maps.UNSEEN
+    labels = (KINDS != maps.NORMAL).astype(int)[fitted]
+    assert maps.image_metrics(noise[fitted], labels).auroc < 0.5 < maps.image_metrics(in_sample[fitted], labels).auroc
     logits[KINDS == maps.SEEN] += 3
-    scores = maps._fit_score(logits, KINDS, 0)[1]
-    assert scores[KINDS == maps.SEEN].min() > scores[KINDS == maps.NORMAL].max()
+    raised = logits.clone()
+    raised[KINDS == maps.UNSEEN] += 3
+    scores = maps._fit_score(logits, raised, KINDS, 0)[1]
+    for kind in (maps.SEEN, maps.UNSEEN):
+        assert scores[np.isin(KINDS, kind)].min() > scores[KINDS == maps.NORMAL].max()
 
 
 def test_figures_are_of_one_kind_of_anomaly_beside_normal_images() -> None:
     images = made_images(np.random.default_rng(0), KINDS)
     found_seen = np.where(KINDS == maps.SEEN, 0.9, 0.1)
     found = found_seen[:, None, None] * images.masks
-    draws = [found_seen, np.full(30, 0.5)]
+    draws = [found_seen, np.full(40, 0.5)]
     # By the second draw at chance.
     assert maps._figures(draws, found, images, maps.SEEN) == {"image": 0.75, "pixel": 1, "pro": 1, "ap": 1}
     assert maps._figures(draws, found * (KINDS == maps.SEEN)[:, None, None], images, maps.ANOMALOUS)["image"] == 0.5
@@ -241,9 +274,12 @@ def test_what_cannot_be_validated_is_named(taken: Path, tmp_path: Path, capsys: 
     write_package(tmp_path / "plain.prn", training=training)
     assert maps.main([str(tmp_path / "plain.prn"), *output]) == 2
     assert "has no screen; add one: prn-train --add-screen" in capsys.readouterr().err
-    write_package(tmp_path / "unseen.prn", training={**training, "seen": []})
-    assert maps.main([str(tmp_path / "unseen.prn"), *output]) == 2
-    assert "has seen no defect" in capsys.readouterr().err
+    drawn = draw_seen(load_inspection_set(Path(training["data"]), "auto").test, maps.DRAWN, 0)[0]
+    everything = [sample.path.relative_to(training["data"]).as_posix() for sample in drawn]
+    for seen in ([], everything):
+        write_package(tmp_path / "other.prn", training={**training, "seen": seen}, screen=True)
+        assert maps.main([str(tmp_path / "other.prn"), *output]) == 2
+        assert f"has seen {len(seen)} of the 10 defects that seed 0 draws" in capsys.readouterr().err
     assert not (tmp_path / MAPS_FILE).exists()
 
 
@@ -259,13 +295,16 @@ def test_what_ranks_as_the_test_does_has_a_correlation_of_one(taken: Path, tmp_p
     one = json.loads((taken / MAPS_FILE).read_text())["packages"][0]
     for number, found in enumerate(one["candidates"].values()):
         found["generated"] = dict.fromkeys(maps.FIGURES, 0.9 - 0.01 * number)
-        found["validation"] = dict.fromkeys(maps.FIGURES, 0.5 + 0.01 * number)
+        found["seen"] = dict.fromkeys(maps.FIGURES, 0.9)
+        found["unseen"] = dict.fromkeys(maps.FIGURES, 0.5 + 0.01 * number)
         found["test"] = {**dict.fromkeys(maps.FIGURES, 0.6 + 0.02 * number), "pixel": 0.5}
     other = copy.deepcopy(one) | {"seed": 1}
     (tmp_path / MAPS_FILE).write_text(json.dumps({"packages": [one, other]}))
     text = maps.predictors_table(tmp_path)
     assert "| image AUROC, generated | -1.00 | -1.00 | -1.00 | network: published: 0.600 |" in text
-    assert "| image AUROC, seen, cross-fit | 1.00 | 1.00 | 1.00 | network, memory, screen: learned: 0.740 |" in text
+    assert "| image AUROC, seen, cross-fit | – | – | – | network: published: 0.600 |" in text
+    last, best = maps.CANDIDATES[-1], 0.6 + 0.02 * (len(maps.CANDIDATES) - 1)
+    assert f"| image AUROC, not seen | 1.00 | 1.00 | 1.00 | {last}: {best:.3f} |" in text
     # Where the test tells no difference there is no rank.
     assert "| pixel AUROC, generated | – | – | – | network: published: 0.500 |" in text
 
