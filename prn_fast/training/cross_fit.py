@@ -25,6 +25,7 @@ from prn_fast.training.recipe import Recipe
 from prn_fast.training.screen import (
     ANOMALIES_PER_NORMAL,
     EXTRACTION_BATCH,
+    MAX_BYTES,
     Deadline,
     ScreenInputs,
     fit_screen,
@@ -115,7 +116,9 @@ def train_fold_screens(
             light=recipe.light,
         )
         units = parts[0].deviations if parts else None
-        parts.append(screen_inputs(graph, Screen(model.config), dataset, seed, deadline.part(fold + 1, folds), units))
+        until = deadline.part(fold + 1, folds)
+        # Together they take no more memory than the inputs of one screen.
+        parts.append(screen_inputs(graph, Screen(model.config), dataset, seed, until, units, MAX_BYTES / folds))
     inputs = ScreenInputs.joined(parts)
     of_fold = torch.repeat_interleave(torch.arange(folds), torch.tensor([len(part.masks) for part in parts]))
     screens = []

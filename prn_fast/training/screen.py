@@ -145,6 +145,7 @@ def screen_inputs(
     seed: int,
     deadline: Deadline,
     units: Sequence[Tensor] | None = None,
+    max_bytes: float = MAX_BYTES,
 ) -> ScreenInputs:
     """The inputs of the items of a dataset, in an order drawn by the seed, as many as memory and time allow.
 
@@ -168,7 +169,7 @@ def screen_inputs(
         cells = torch.stack([mask for _, mask in items])[:, None]
         masks.append(functional.max_pool2d(cells, SCREEN_STRIDE)[:, 0] > 0)
         kept_bytes += sum(one.nbytes for one in parts[-1])
-        if kept_bytes > MAX_BYTES or deadline.passed(INPUTS_SHARE):
+        if kept_bytes > max_bytes or deadline.passed(INPUTS_SHARE):
             break
     return ScreenInputs(
         [torch.cat(scale) for scale in zip(*parts, strict=True)], [one.cpu() for one in deviations], torch.cat(masks)

@@ -11,7 +11,7 @@ from prn_fast.data.textures import load_textures
 from prn_fast.training import cross_fit
 from prn_fast.training.cross_fit import FOLDS, FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.recipe import QUICK
-from prn_fast.training.screen import Deadline, _progress
+from prn_fast.training.screen import EXTRACTION_BATCH, MAX_BYTES, Deadline, _progress
 from tests.small_package import SIDE, small_config, small_model, small_screen, textured_images
 
 RECIPE = dataclasses.replace(QUICK, screen_steps=2)
@@ -54,6 +54,28 @@ def test_each_screen_learns_from_the_images_of_all_other_folds(monkeypatch: pyte
     again = train_fold_screens(model, normals, generators, len(seen), RECIPE, seed=0)
     for name, value in again.screens[0].state_dict().items():
         torch.testing.assert_close(value, first[name])
+
+
+def test_inputs_of_all_folds_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds, kept = [], []
+    read, fit = cross_fit.screen_inputs, cross_fit.fit_screen
+
+    def reads(graph, screen, dataset, seed, deadline, units, max_bytes):
+        bounds.append(max_bytes)
+        # Less than one batch takes: no more are read.
+        return read(graph, screen, dataset, seed, deadline, units, 1)
+
+    def fits(screen, inputs, *rest):
+        kept.append(len(inputs.masks))
+        return fit(screen, inputs, *rest)
+
+    monkeypatch.setattr(cross_fit, "screen_inputs", reads)
+    monkeypatch.setattr(cross_fit, "fit_screen", fits)
+    generators = [AnomalyGenerator(load_textures(None, 1))] * 2
+    train_fold_screens(small_model(small_config()), textured_images(12, 1, seed=0), generators, 0, RECIPE, seed=0)
+    assert bounds == [MAX_BYTES / 2] * 2
+    # Each fold has six normal images, plain and with two anomalies: 18 items, of which a batch is kept.
+    assert kept == [2 * EXTRACTION_BATCH] * 2
 
 
 def test_seen_defects_are_told_by_the_screen_that_does_not_know_them_and_others_by_the_mean() -> None:
