@@ -2,10 +2,10 @@
 
     python -m prn_fast.bench.accuracy maps PACKAGE... --output maps.json
 
-No network is trained, so that any number of products can be asked. Each package has a screen and has seen some of the
-first `DRAWN` defects of its seed's draw, five, say; a memory of normal patches is made of its calibration images. A
-learned map that it may have is left aside. `CANDIDATES` are the maps of `MAPS`, each with the published image score and
-with the learned one.
+No network is trained, so that any number of products can be asked. Each package has a screen and has seen none or some
+of the first `DRAWN` defects of its seed's draw, five, say. A memory of normal patches is made of its calibration
+images. A learned map that it may have is left aside. `CANDIDATES` are the maps of `MAPS`, each with the published image
+score and with the learned one.
 
 Validation asks how defects that the network has not seen stand out beside held-out normal images: those of the same
 draw that training left. They are neither fitted to nor scored in the test. The weights are fitted as training fits
@@ -28,6 +28,7 @@ Figures are written after each package; those that are there are not taken again
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ from prn_fast.errors import DataError, PackageError, PRNError
 from prn_fast.files import replace_file
 from prn_fast.kernels import OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import anomaly_score, map_statistics
-from prn_fast.model.learned_map import LearnedMap
+from prn_fast.model.learned_map import MEMORY, NETWORK, SCREEN, LearnedMap
 from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN
 from prn_fast.package import Package
@@ -65,7 +66,7 @@ from prn_fast.training.learned_map import Views, fit_map, view_images
 from prn_fast.training.loop import slices
 from prn_fast.training.metrics import image_metrics, pixel_metrics
 from prn_fast.training.screen import EXTRACTION_BATCH
-from prn_fast.training.settings import MEMORY
+from prn_fast.training.settings import MEMORY as PATCHES
 from prn_fast.training.unseen import leave_out_seen, part_test_images
 
 # Draws of what is left out of the fit of a score, over which its validation figures are averaged.
@@ -77,10 +78,10 @@ DRAWN = 10
 
 
 class Mix(NamedTuple):
-    """What a map weighs beside the network's logits, as columns of `Views.others`; and the memory's least share."""
+    """What a map weighs beside the network's logits, as columns of `Views.others`; and what its prior weighs."""
 
     columns: tuple[int, ...]
-    memory_share: float = 0.0
+    prior_defects: float = 0.0
 
 
 MAPS = {
@@ -88,9 +89,10 @@ MAPS = {
     "network, memory": Mix((0,)),
     "network, screen": Mix((1,)),
     "network, memory, screen": Mix((0, 1)),
-    "network, memory from 1/4, screen": Mix((0, 1), 1 / 4),
-    "network, memory from 1/3, screen": Mix((0, 1), 1 / 3),
-    "network, memory from 1/2, screen": Mix((0, 1), 1 / 2),
+    "all, prior of 2": Mix((0, 1), 2),
+    "all, prior of 5": Mix((0, 1), 5),
+    "all, prior of 10": Mix((0, 1), 10),
+    "all, prior alone": Mix((0, 1), math.inf),
 }
 PUBLISHED, LEARNED = "published", "learned"
 CANDIDATES = tuple(f"{name}: {score}" for name in MAPS for score in (PUBLISHED, LEARNED))
@@ -99,6 +101,7 @@ FIGURES = {"image": "image AUROC", "pixel": "pixel AUROC", "pro": "PRO", "ap": "
 JUDGED = ("pixel", "pro")  # what the rule averages to judge a map
 SHOWN = ("image", *JUDGED)
 VALIDATED = {"generated": "generated", "seen": "seen, cross-fit", "unseen": "not seen"}
+REQUIRED = ("generated", "unseen", "test")
 Figures = dict[str, float]
 Taken = dict[str, Any]
 
@@ -119,18 +122,17 @@ class Images:
 def examine(path: Path) -> Taken:
     """Figures of all candidates on validation, generated anomalies and test.
 
-    Errors: PRNError for a package or data that is not there, a package that has seen no defect or all of the draw, or
-    has no screen.
+    Errors: PRNError for a package or data that is not there, a package that has seen all of the draw, or has no screen.
     """
     package = Package.open(path)
     training, config, validation = package.manifest["training"], package.config, package.validation()
     inspection = load_inspection_set(Path(training["data"]), training["layout"])
     drawn = draw_seen(inspection.anomalies or inspection.test, DRAWN, training["seed"])[0]
     unseen, seen = leave_out_seen(drawn, inspection.root, training["seen"])
-    if not seen or not unseen:
+    if not unseen:
         raise PackageError(
-            f"{path}: has seen {len(seen)} of the {DRAWN} defects that seed {training['seed']} draws; its maps are "
-            f"validated by the others, so train with --seen {DRAWN // 2}"
+            f"{path}: has seen all {DRAWN} defects that seed {training['seed']} draws; its maps are validated by those "
+            f"that it has not seen, so train with --seen {DRAWN // 2}, say"
         )
     # What validates is not tested with, nor are other pictures of the same parts.
     known = {
@@ -144,15 +146,17 @@ def examine(path: Path) -> Taken:
     (unseen_images, unseen_masks), (seen_images, seen_masks), (test_images, test_masks) = (
         load_samples(samples, config.image_size, config.image_channels) for samples in (unseen, seen, scored)
     )
-    folds = _fold_screens(package, model, list(zip(seen_images, seen_masks, strict=True)))
     others = np.concatenate([validation.images, unseen_images])
     own = Images(
         view_images(model, np.concatenate([others, seen_images])),
         np.concatenate([validation.labels, np.full(len(unseen), UNSEEN), np.full(len(seen), SEEN)]),
         np.concatenate([validation.masks, unseen_masks, seen_masks]),
     )
-    told = np.concatenate(folds.blind(model, others, seen_images))
-    blind = dataclasses.replace(own, views=own.views.screened(told))
+    blind = own
+    if len(seen) > 1:
+        folds = _fold_screens(package, model, list(zip(seen_images, seen_masks, strict=True)))
+        told = np.concatenate(folds.blind(model, others, seen_images))
+        blind = dataclasses.replace(own, views=own.views.screened(told))
     test = Images(view_images(model, test_images), np.array([sample.label for sample in scored]), test_masks)
     return {
         "package": path.name,
@@ -172,7 +176,7 @@ def examine(path: Path) -> Taken:
 def with_learned_map(package: Package) -> PRN:
     """The network of a package with a learned map of its own screen and a memory of its calibration images."""
     normals, screen = package.calibration_images(), package.screen()
-    count = memory_size(MEMORY, len(normals), package.config)
+    count = memory_size(PATCHES, len(normals), package.config)
     config = dataclasses.replace(
         package.config, map="learned", score="published", memory=count, screen_width=screen.width
     )
@@ -215,7 +219,7 @@ def judge(learned_map: LearnedMap, own: Images, blind: Images, test: Images) -> 
     Args:
         learned_map: with memory and screen; its weights are changed.
         own: validation images, unseen and seen defects, by the package's screen.
-        blind: the same by screens that have not seen the seen defects.
+        blind: the same by screens that have not seen the seen defects; of fewer than two, by the package's screen.
         test: by the package's screen.
     """
     found = {}
@@ -238,7 +242,7 @@ def judge(learned_map: LearnedMap, own: Images, blind: Images, test: Images) -> 
             )
             found[f"{name}: {score}"] = {
                 "generated": _figures(blind_scores, blind_maps, blind, ANOMALOUS),
-                "seen": _figures(blind_scores, blind_maps, blind, SEEN),
+                **({"seen": _figures(blind_scores, blind_maps, blind, SEEN)} if SEEN in blind.kinds else {}),
                 "unseen": _figures(scores, maps, own, UNSEEN),
                 "test": _figures([test_scores[score]], test_maps, test, ANOMALOUS),
             }
@@ -251,8 +255,8 @@ def fit_weights(images: Images, mix: Mix) -> NDArray[np.float32]:
     if mix.columns:
         some = dataclasses.replace(images, views=Views(images.views.logits, images.views.others[:, mix.columns]))
         rest, seen = (some.chosen(np.isin(some.kinds, kinds)) for kinds in ((NORMAL, ANOMALOUS), (SEEN,)))
-        least = [0.0, *(mix.memory_share * (column == 0) for column in mix.columns)]
-        fitted = fit_map(rest.views, rest.kinds, rest.masks, seen.views, seen.masks, least)
+        names = [NETWORK, *((MEMORY, SCREEN)[column] for column in mix.columns)]
+        fitted = fit_map(rest.views, rest.kinds, rest.masks, seen.views, seen.masks, names, mix.prior_defects)
         weights[[0, *(1 + column for column in mix.columns), -1]] = fitted
     return weights
 
@@ -361,7 +365,7 @@ def maps_table(folder: Path) -> str:
         *(f"test {one}" for one in FIGURES.values()),
     ]
     found_of = f"test {' / '.join(shown)}"
-    products = [f"{one['data']}, seed {one['seed']}, {one['epochs']} epochs" for one in packages]
+    products = [f"{_title(one)}, {one['epochs']} epochs" for one in packages]
     commits, devices = (" and ".join(sorted({one[key] for one in packages})) for key in ("commit", "device"))
     counts = ", ".join(
         f"{one['data']} {one['seen']}, {one['unseen']} and {one['held_out_normals']}" for one in packages
@@ -372,6 +376,10 @@ def maps_table(folder: Path) -> str:
         f"Defects seen, defects that validate, and held-out normal images: {counts}. "
         f"`python -m prn_fast.bench.accuracy maps PACKAGE... --output {MAPS_FILE}`, commit {commits}, on {devices}."
     )
+
+
+def _title(package: Taken) -> str:
+    return f"{package['data']}, {package['seen']} seen, seed {package['seed']}"
 
 
 def predictors_table(folder: Path) -> str:
@@ -386,14 +394,32 @@ def predictors_table(folder: Path) -> str:
         return ""
     for figure in ("image", "pixel"):
         for kind, anomalies in VALIDATED.items():
-            found = [[one["candidates"][name] for name in CANDIDATES] for one in packages]
-            values = np.array([[[one[part][figure] for part in (kind, "test")] for one in row] for row in found])
-            whole = np.concatenate([values, values.mean(0, keepdims=True)])
+            told = [one for one in packages if kind in one["candidates"][CANDIDATES[0]]]
+            if not told:
+                continue
+            values = np.array(
+                [
+                    [[one["candidates"][name][part][figure] for part in (kind, "test")] for name in CANDIDATES]
+                    for one in told
+                ]
+            )
+            means = values.mean(0)
             # Where all are equal there is no rank.
-            cells = [f"{spearmanr(*one.T).statistic:.2f}" if np.ptp(one, axis=0).all() else ABSENT for one in whole]
-            best = int(whole[-1][:, 0].argmax())
-            rows.append([f"{FIGURES[figure]}, {anomalies}", *cells, f"{CANDIDATES[best]}: {whole[-1][best, 1]:.3f}"])
-    heads = [*(f"{one['data']}, seed {one['seed']}" for one in packages), "mean figures"]
+            ranks = [
+                f"{spearmanr(*one.T).statistic:.2f}" if np.ptp(one, axis=0).all() else ABSENT
+                for one in (*values, means)
+            ]
+            cells = dict(zip([id(one) for one in told], ranks[:-1], strict=True))
+            best = int(means[:, 0].argmax())
+            rows.append(
+                [
+                    f"{FIGURES[figure]}, {anomalies}",
+                    *(cells.get(id(one), ABSENT) for one in packages),
+                    ranks[-1],
+                    f"{CANDIDATES[best]}: {means[best, 1]:.3f}",
+                ]
+            )
+    heads = [*(_title(one) for one in packages), "mean figures"]
     made = table(("rank correlation with the test", *heads, "best by the mean: its test figure"), rows)
     return f"{made}\n\n{len(CANDIDATES)} candidates, from the run above; both scores of a map share its pixel AUROC."
 
@@ -406,7 +432,7 @@ def _read(path: Path) -> list[Taken]:
         packages = json.loads(path.read_text(encoding="utf-8"))["packages"]
         for one in packages:
             for found in (one["candidates"][name] for name in CANDIDATES):
-                [float(found[kind][figure]) for kind in (*VALIDATED, "test") for figure in FIGURES]
+                [float(found[kind][figure]) for kind in REQUIRED for figure in FIGURES]
         return packages
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{path}: holds no figures of maps; take them again or remove it") from None

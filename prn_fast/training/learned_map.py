@@ -7,8 +7,12 @@ and the spread that the network's own logits have over the held-out normal image
 did. A view may get no weight, the network's, too, where it was hardly trained.
 
 The network and the screen have learned from anomalies of the same generator that makes the validation's, and from the
-seen defects; the memory knows neither. So the fit trusts them too much and the memory too little. The memory's share of
-the sum is therefore `MEMORY_SHARE` at least; a view's share is its weight times its deviation over normal images.
+seen defects; the memory knows neither. So a fit trusts them too much, most of all one to generated anomalies alone.
+Therefore the shares of the sum are a mean of the fitted ones and of `PRIOR_SHARES`, which weigh as much as
+`PRIOR_DEFECTS` seen defects:
+
+    share of a view = its weight times its deviation over the pixels of normal images, over the sum of all of these
+    shares = (n fitted + k prior) / (n + k)         n seen defects, k = PRIOR_DEFECTS
 """
 
 from collections.abc import Sequence
@@ -19,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from prn_fast.model.config import SCREEN_STRIDE
-from prn_fast.model.learned_map import enlarged
+from prn_fast.model.learned_map import MEMORY, NETWORK, SCREEN, enlarged
 from prn_fast.model.prn import PRN
 from prn_fast.training.logistic import fit_slopes
 from prn_fast.training.screen import EXTRACTION_BATCH
@@ -27,8 +31,9 @@ from prn_fast.training.screen import EXTRACTION_BATCH
 # Neighbouring pixels tell the same: of this many along each axis, one is fitted to.
 STEP = 4
 PENALTY = 1e-3
+PRIOR_SHARES = {NETWORK: 1.0, MEMORY: 2.0, SCREEN: 1.0}
 # Chosen by defects that the network had not seen: `python -m prn_fast.bench.accuracy maps`.
-MEMORY_SHARE = 0.0
+PRIOR_DEFECTS = 5.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ def fit_map(
     masks: NDArray[np.bool_],
     seen: Views,
     seen_masks: NDArray[np.bool_],
-    least: Sequence[float] = (),
+    names: Sequence[str],
+    prior_defects: float = PRIOR_DEFECTS,
 ) -> NDArray[np.float32]:
     """The weights.
 
@@ -98,7 +104,8 @@ def fit_map(
         labels, masks: (N,) and (N, S, S) of these, 0 normal and 1 anomalous; both occur.
         seen: of the seen anomalies, none or more.
         seen_masks: (M, S, S).
-        least: (J,), the least share of each view, less than 1 in all; by default none has any.
+        names: J of the views, as `LearnedMap.names` has them.
+        prior_defects: see the module; infinite leaves the shares to the prior alone.
     Returns:
         (J + 1,) for `LearnedMap.set_weights`. They leave the network's map as it is where no defect has a pixel among
         those that are fitted to, or where nothing tells defects apart.
@@ -122,7 +129,7 @@ def fit_map(
     flat = pixels.reshape(-1, pixels.shape[-1])
     slopes = fit_slopes(flat, defect.ravel(), PENALTY, weights.ravel())
     normal = pixels[kind == 0].reshape(len(pixels[kind == 0]), -1, pixels.shape[-1]).astype(np.float64)
-    slopes = _at_least(slopes, normal.std((0, 1)), np.asarray(least or np.zeros(len(slopes))))
+    slopes = _with_prior(slopes, normal.std((0, 1)), names, len(seen_masks), prior_defects)
     before, after = normal[..., 0], normal @ slopes
     if not after.std() > 0 or not before.std() > 0:
         return unchanged
@@ -130,17 +137,18 @@ def fit_map(
     return np.append(scale * slopes, before.mean() - scale * after.mean()).astype(np.float32)
 
 
-def _at_least(
-    slopes: NDArray[np.float64], deviations: NDArray[np.float64], least: NDArray[np.float64]
+def _with_prior(
+    slopes: NDArray[np.float64],
+    deviations: NDArray[np.float64],
+    names: Sequence[str],
+    seen: int,
+    prior_defects: float,
 ) -> NDArray[np.float64]:
-    """Slopes (J,) by which no view's share is below its least (J,); those above it keep their ratios."""
-    shares = slopes * deviations
-    if not shares.sum() > 0:
+    """Slopes (J,) of mean shares, given the deviations (J,) of the views; a view without any gets no weight."""
+    prior = np.array([PRIOR_SHARES[name] for name in names]) * (deviations > 0)
+    fitted = slopes * deviations
+    if not prior_defects or not fitted.sum() > 0:
         return slopes
-    shares = shares / shares.sum()
-    short = (shares < least) & (deviations > 0)
-    rest = shares[~short].sum()
-    if not short.any() or not rest > 0:
-        return slopes
-    raised = np.where(short, least, shares * (1 - least[short].sum()) / rest)
-    return np.divide(raised, deviations, out=np.zeros_like(raised), where=deviations > 0)
+    kept = seen / (seen + prior_defects)
+    shares = kept * fitted / fitted.sum() + (1 - kept) * prior / prior.sum()
+    return np.divide(shares, deviations, out=np.zeros_like(shares), where=deviations > 0)

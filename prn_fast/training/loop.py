@@ -31,7 +31,7 @@ from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import STATISTICS, map_statistics
 from prn_fast.model.config import TILE_OVERLAP, PRNConfig, preset
 from prn_fast.model.engine_graph import fold_batch_norm
-from prn_fast.model.learned_map import MEMORY, SCREEN
+from prn_fast.model.learned_map import SCREEN
 from prn_fast.model.memory import memory_size, remember
 from prn_fast.model.prn import PRN, full_precision
 from prn_fast.model.prototypes import cluster_prototypes, prototype_count
@@ -47,7 +47,7 @@ from prn_fast.training.conformal import FALSE_ALARM_RATE, default_rate, lowest_r
 from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.early_exit import anomalies_needed
 from prn_fast.training.image_score import fit_score
-from prn_fast.training.learned_map import MEMORY_SHARE, Views, fit_map, view_images
+from prn_fast.training.learned_map import Views, fit_map, view_images
 from prn_fast.training.losses import hardest, prn_losses, score_losses
 from prn_fast.training.processes import Clock, is_first, launch, sum_over_processes, take_from_first
 from prn_fast.training.recipe import Recipe, learning_rate_factor, recipe_of
@@ -640,8 +640,8 @@ class Run:
             weighed = np.array([screened or name != SCREEN for name in learned_map.names])
             some, some_seen = (Views(one.logits, one.others[:, weighed[1:]]) for one in (fitted_to, seen))
             weights = np.zeros(len(weighed) + 1, np.float32)
-            least = [MEMORY_SHARE * (name == MEMORY) for name in np.array(learned_map.names)[weighed]]
-            weights[[*weighed, True]] = fit_map(some, validation.labels, validation.masks, some_seen, seen_masks, least)
+            names = [name for name, one in zip(learned_map.names, weighed, strict=True) if one]
+            weights[[*weighed, True]] = fit_map(some, validation.labels, validation.masks, some_seen, seen_masks, names)
             learned_map.set_weights(torch.from_numpy(weights))
         scores, maps, statistics = self.tell(model, views)
         if model.learned_score is not None:

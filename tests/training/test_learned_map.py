@@ -1,11 +1,14 @@
 """Weights of a learned map: what they are fitted to, and what they leave as it was."""
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from prn_fast.training.learned_map import Views, fit_map
 
+NAMES = ("network", "memory", "screen")
 SIDE, COUNT = 64, 12
 LABELS = np.repeat([0, 1], COUNT // 2)
 
@@ -49,7 +52,7 @@ def test_pixels_are_every_fourth_of_the_map_and_of_the_enlarged_views() -> None:
 
 def test_what_tells_defects_gets_weight_and_what_tells_none_gets_little() -> None:
     views, masks = images(0, LABELS, 0.5, (6.0, 0.0))
-    weights = fit_map(views, LABELS, masks, *none())
+    weights = fit_map(views, LABELS, masks, *none(), NAMES, 0)
     spread = np.array([0.5, 2.0, 2.0])
     shares = weights[:-1] * spread
     assert (weights[:-1] >= 0).all()
@@ -61,7 +64,7 @@ def test_what_tells_defects_gets_weight_and_what_tells_none_gets_little() -> Non
 def test_over_normal_images_the_map_keeps_its_mean_and_spread() -> None:
     views, masks = images(0, LABELS, 0.5, (6.0, 3.0))
     normal = Views(views.logits[LABELS == 0], views.others[LABELS == 0])
-    found, own = weighed(normal, fit_map(views, LABELS, masks, *none())), normal.pixels()[..., 0]
+    found, own = weighed(normal, fit_map(views, LABELS, masks, *none(), NAMES, 0)), normal.pixels()[..., 0]
     assert found.mean() == pytest.approx(own.mean(), abs=1e-3)
     assert found.std() == pytest.approx(own.std(), rel=1e-3)
 
@@ -69,7 +72,10 @@ def test_over_normal_images_the_map_keeps_its_mean_and_spread() -> None:
 def test_seen_defects_weigh_as_much_as_all_generated_ones() -> None:
     generated, masks = images(0, LABELS, 1.5, (0.0, 0.0))
     seen = images(1, np.ones(3, int), 0.0, (8.0, 0.0))
-    without, beside = fit_map(generated, LABELS, masks, *none()), fit_map(generated, LABELS, masks, *seen)
+    without, beside = (
+        fit_map(generated, LABELS, masks, *none(), NAMES, 0),
+        fit_map(generated, LABELS, masks, *seen, NAMES, 0),
+    )
     assert beside[1] / beside[0] > 5 * without[1] / without[0]
 
 
@@ -81,21 +87,31 @@ def test_where_nothing_can_be_fitted_the_network_s_map_stays(fault: str) -> None
         masks[LABELS == 1, 0, 0] = True
     if fault == "a constant network":
         views.logits[:] = 1.0
-    np.testing.assert_array_equal(fit_map(views, LABELS, masks, *none()), [1, 0, 0, 0])
+    np.testing.assert_array_equal(fit_map(views, LABELS, masks, *none(), NAMES, 0), [1, 0, 0, 0])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
-def test_a_view_gets_its_least_share_and_the_others_keep_their_ratios(share: float) -> None:
+@pytest.mark.parametrize("seen_count", [0, 3, 10])
+def test_shares_are_a_mean_of_the_fitted_ones_and_of_the_prior(seen_count: int) -> None:
     views, masks = images(0, LABELS, 2.0, (0.0, 6.0))
-    fitted = fit_map(views, LABELS, masks, *none())
+    seen = images(1, np.ones(seen_count, int), 2.0, (0.0, 6.0)) if seen_count else none()
     normal = views.pixels()[LABELS == 0]
     deviations = normal.std((0, 1, 2))
-    weights = fit_map(views, LABELS, masks, *none(), least=(0.0, share, 0.0))
-    shares, before = weights[:-1] * deviations, fitted[:-1] * deviations
-    assert before[1] / before.sum() < 0.25
-    assert shares[1] / shares.sum() == pytest.approx(max(share, before[1] / before.sum()), abs=1e-5)
-    assert shares[0] / shares[2] == pytest.approx(before[0] / before[2], rel=1e-4)
+    fitted, some, alone = (
+        fit_map(views, LABELS, masks, *seen, NAMES, prior)[:-1] * deviations for prior in (0, 5, math.inf)
+    )
+    assert alone / alone.sum() == pytest.approx([0.25, 0.5, 0.25], abs=1e-5)
+    expected = (seen_count * fitted / fitted.sum() + 5 * alone / alone.sum()) / (seen_count + 5)
+    assert some / some.sum() == pytest.approx(expected, abs=1e-5)
     # Map values lie where they did.
-    told = weighed(views, weights)[LABELS == 0]
+    told = weighed(views, fit_map(views, LABELS, masks, *seen, NAMES))[LABELS == 0]
     assert told.mean() == pytest.approx(normal[..., 0].mean(), abs=1e-3)
     assert told.std() == pytest.approx(deviations[0], rel=1e-3)
+
+
+def test_a_view_that_is_everywhere_the_same_gets_no_weight() -> None:
+    views, masks = images(0, LABELS, 2.0, (0.0, 6.0))
+    views.others[:, 0] = 3.0
+    weights = fit_map(views, LABELS, masks, *none(), NAMES)
+    shares = weights[:-1] * views.pixels()[LABELS == 0].std((0, 1, 2))
+    assert weights[1] == 0
+    assert shares[0] == pytest.approx(shares[2], rel=1e-4)

@@ -313,7 +313,8 @@ def test_a_network_learns_its_map_and_its_image_score(data, tmp_path):
     found = views(validation.images), validation.labels, validation.masks, views(seen_images), seen_masks
     weights = torch.cat([model.learned_map.weights, model.learned_map.intercept])
     assert (weights != torch.tensor([1.0, 0.0, 0.0])).any()
-    torch.testing.assert_close(torch.from_numpy(fit_map(*found)), weights, rtol=1e-2, atol=1e-3)
+    names = model.learned_map.names
+    torch.testing.assert_close(torch.from_numpy(fit_map(*found, names)), weights, rtol=1e-2, atol=1e-3)
     fitted = fit_score(statistics(validation.images), validation.labels, statistics(seen_images), 5)
     torch.testing.assert_close(torch.from_numpy(fitted.weights[:-1]), model.learned_score.weights, rtol=1e-2, atol=1e-3)
     # A threshold is set by scores of images that the weights were fitted without, so that it holds for others.

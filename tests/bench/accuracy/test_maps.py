@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +56,7 @@ def test_every_candidate_is_judged_by_seen_and_generated_anomalies_and_the_test(
         assert all(0 <= value <= 1 for figures in kinds.values() for value in figures.values())
     text = maps.maps_table(taken)
     assert f"| **{maps.choose([one])}** |" in text
-    assert "| wood, seed 0, 1 epochs | mean of products |" in text
+    assert "| wood, 3 seen, seed 0, 1 epochs | mean of products |" in text
     assert "Defects seen, defects that validate, and held-out normal images: wood 3, 7 and 12." in text
     assert maps.maps_table(taken / "nowhere") == maps.predictors_table(taken / "nowhere") == ""
 
@@ -204,14 +205,15 @@ def test_weights_of_views_that_are_left_out_are_zero() -> None:
     assert maps.fit_weights(images, maps.Mix((1,)))[1] == 0
 
 
-def test_unseen_defects_are_not_fitted_to_and_the_memory_gets_its_least_share() -> None:
+def test_unseen_defects_are_not_fitted_to_and_the_prior_weighs_as_many_as_it_should() -> None:
     images = made_images(np.random.default_rng(0), KINDS, column=1)
     weights = maps.fit_weights(images, maps.Mix((0, 1)))
     for view in (images.views.logits, images.views.others):
         view[images.kinds == maps.UNSEEN] = np.nan
     np.testing.assert_array_equal(maps.fit_weights(images, maps.Mix((0, 1))), weights)
     assert weights[1] == 0
-    assert maps.fit_weights(images, maps.Mix((0, 1), 0.25))[1] > 0
+    some, alone = (maps.fit_weights(images, maps.Mix((0, 1), prior)) for prior in (5, math.inf))
+    assert 0 < some[1] / some[2] < alone[1] / alone[2]
 
 
 def test_each_image_is_told_by_weights_that_were_fitted_without_it(
@@ -276,10 +278,9 @@ def test_what_cannot_be_validated_is_named(taken: Path, tmp_path: Path, capsys: 
     assert "has no screen; add one: prn-train --add-screen" in capsys.readouterr().err
     drawn = draw_seen(load_inspection_set(Path(training["data"]), "auto").test, maps.DRAWN, 0)[0]
     everything = [sample.path.relative_to(training["data"]).as_posix() for sample in drawn]
-    for seen in ([], everything):
-        write_package(tmp_path / "other.prn", training={**training, "seen": seen}, screen=True)
-        assert maps.main([str(tmp_path / "other.prn"), *output]) == 2
-        assert f"has seen {len(seen)} of the 10 defects that seed 0 draws" in capsys.readouterr().err
+    write_package(tmp_path / "other.prn", training={**training, "seen": everything}, screen=True)
+    assert maps.main([str(tmp_path / "other.prn"), *output]) == 2
+    assert "has seen all 10 defects that seed 0 draws" in capsys.readouterr().err
     assert not (tmp_path / MAPS_FILE).exists()
 
 
@@ -289,6 +290,21 @@ def test_a_changed_checkout_records_nothing(
     monkeypatch.setattr(maps, "commit", lambda: "0123456789ab-dirty")
     assert maps.main([str(taken / "small.prn"), "--output", str(tmp_path / MAPS_FILE)]) == 2
     assert "commit them, or give --allow-dirty" in capsys.readouterr().err
+
+
+def test_a_package_that_has_seen_no_defect_is_validated_by_all_that_were_drawn(taken: Path, tmp_path: Path) -> None:
+    training = Package.open(taken / "small.prn").manifest["training"]
+    write_package(tmp_path / "none.prn", training={**training, "seen": []}, screen=True)
+    one = maps.examine(tmp_path / "none.prn")
+    assert (one["seen"], one["unseen"]) == (0, 10)
+    assert all(set(kinds) == {"generated", "unseen", "test"} for kinds in one["candidates"].values())
+    other = json.loads((taken / MAPS_FILE).read_text())["packages"][0]
+    (tmp_path / MAPS_FILE).write_text(json.dumps({"packages": [one, other]}))
+    (row,) = [line for line in maps.predictors_table(tmp_path).splitlines() if line.startswith("| image AUROC, seen")]
+    # The other package's rank is that of the means.
+    _, absent, *ranks, _ = [cell.strip() for cell in row.strip("|").split("|")]
+    assert absent == "–"
+    assert ranks[0] == ranks[1]
 
 
 def test_what_ranks_as_the_test_does_has_a_correlation_of_one(taken: Path, tmp_path: Path) -> None:
