@@ -208,7 +208,7 @@ def test_a_command_that_fails_is_told_by_its_last_line(settings: StudySettings) 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"study": "none"}, ConfigError, "no study is called 'none'; choose one of seen"),
+        ({"study": "none"}, ConfigError, "no study is called 'none'; choose one of products"),
         ({"only": ("2 seen",)}, ConfigError, "no variant is called '2 seen'"),
         ({"data": Path("nowhere")}, DataError, "nowhere: no such file or folder"),
         ({"options": ("--textures", "nowhere")}, DataError, "nowhere: no such file or folder"),
