@@ -4,7 +4,7 @@ Logistic regression tells pixels of defects from all others (`prn_fast.training.
 the pixels of seen anomalies, which are real, weigh as much as those of all generated ones, and a screen's view of them
 is that of screens that do not know them (`prn_fast.training.cross_fit`). The sum is then scaled and shifted to the mean
 and the spread that the network's own logits have over the held-out normal images, so that map values lie where they
-did. A view may get no weight, the network's, too, where it was hardly trained.
+did.
 
 The network and the screen have learned from anomalies of the same generator that makes the validation's, and from the
 seen defects; the memory knows neither. So a fit trusts them too much, most of all one to generated anomalies alone.
@@ -31,6 +31,7 @@ from prn_fast.training.screen import EXTRACTION_BATCH
 # Neighbouring pixels tell the same: of this many along each axis, one is fitted to.
 STEP = 4
 PENALTY = 1e-3
+# In proportion; those of the views that a map has are taken.
 PRIOR_SHARES = {NETWORK: 1.0, MEMORY: 2.0, SCREEN: 1.0}
 # Chosen by defects that the network had not seen: `python -m prn_fast.bench.accuracy maps`.
 PRIOR_DEFECTS = 5.0
