@@ -13,9 +13,10 @@ from prn_fast.bench.engines import seeded
 from prn_fast.engine.base import Detections
 from prn_fast.kernels import OPTIMIZED
 from prn_fast.model.config import PRNConfig
+from prn_fast.model.engine_graph import screen_images
 from prn_fast.model.memory import remember
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen, mean_and_spread, screen_score
+from prn_fast.model.screen import Screen, mean_and_spread
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.package import Package, ValidationSet
 from prn_fast.training.calibration import calibrate
@@ -56,7 +57,10 @@ def small_model(config: PRNConfig, seed: int = 0) -> PRN:
 
 @torch.no_grad()
 def small_screen(model: PRN, seed: int = 0) -> Screen:
-    """A screen with random weights whose scores depend on the image and lie well inside 0..1."""
+    """A screen with random weights whose scores depend on the image and lie well inside 0..1.
+
+    It reads the memory where the model has one.
+    """
     torch.manual_seed(seed)
     screen = Screen(model.config, width=8)
     images = torch.from_numpy(textured_images(16, model.config.image_channels, seed + 3, model.config.image_size))
@@ -72,7 +76,12 @@ def small_screen(model: PRN, seed: int = 0) -> Screen:
     # Engines must carry it: no image gets less than -0.2, and some just that.
     logits = screen.eval().logits_of_inputs(inputs)
     mean, spread = (float(values.mean()) for values in mean_and_spread(logits))
-    screen.take_level(np.array([-0.3, 0.5, 0.3 * mean - 0.5 * spread, -0.2], np.float32))
+    views = None
+    if model.learned_map is not None and model.learned_map.memory is not None:
+        distances = model.learned_map.distances(model.backbone.scales(model.normalize(images)))
+        slope = 0.5 * float(logits.std() / distances.std())
+        views = np.array([0.5, slope, float(0.5 * logits.mean() - slope * distances.mean())], np.float32)
+    screen.take_weights(np.array([-0.3, 0.5, 0.3 * mean - 0.5 * spread, -0.2], np.float32), views)
     return screen.eval().requires_grad_(False)
 
 
@@ -82,7 +91,7 @@ def add_small_screen(package: Package, seed: int = 0) -> Screen:
     screen = small_screen(model, seed)
     images = torch.from_numpy(textured_images(32, package.config.image_channels, seed + 4, package.config.image_size))
     with torch.no_grad():
-        scores, _ = screen_score(screen(*model.frozen(images)), screen.level_weights)
+        scores, _ = screen_images(model, screen, images)
     figures = {"exit_share": 0.5, "flagged": 12, "flagged_seen": 0, "lost": 0, "loss_bound": 0.221, "normals": 12}
     threshold = package.calibration("threshold")
     package.add_screen(screen, {"cut": float(scores.median()), "margin": 0.0, "threshold": threshold, **figures})
@@ -123,7 +132,9 @@ def learned_model(channels: int = 1, seed: int = 0) -> PRN:
     assert made.learned_score is not None
     images = made.normalize(torch.from_numpy(textured_images(6, channels, seed + 9)))
     made.learned_map.memory.patches.copy_(remember(made.backbone, [images], 6, 40))
-    made.learned_map.screen.load_state_dict(small_screen(made, seed).state_dict())
+    screen = small_screen(made, seed)
+    screen.view_weights = None  # the map weighs the memory by itself
+    made.learned_map.screen.load_state_dict(screen.state_dict())
     made.learned_map.set_weights(torch.tensor([0.4, 0.3, 0.5, -1.2]))
     made.learned_score.set_weights(torch.tensor([0.1, -0.2, 0.3, -0.2, 0.1, -0.6]))
     return made

@@ -9,18 +9,20 @@ second computes the rest for those that stay.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from prn_fast.errors import ConfigError
 from prn_fast.kernels import FUSED, OPTIMIZED, Ops
 from prn_fast.kernels.multi_size_attention.optimized import fold_query_key
 from prn_fast.model.attention import ElementwiseAttention, ResidualBlock
 from prn_fast.model.backbone import BasicBlock, WideBottleneck
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen, screen_score
+from prn_fast.model.screen import Screen, screen_score, weigh_views
 from prn_fast.model.streams import beside_each_other
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -84,11 +86,12 @@ class ScreenStage(nn.Module):
         self.screen: Screen = folded.to(device=weight.device, dtype=weight.dtype, memory_format=graph.memory_format)  # type: ignore[call-overload]
         # As they are: in half precision, a level would be rounded by a share of the cut's margin.
         self.screen.level_weights = screen.level_weights.to(weight.device)
+        self.screen.view_weights = None if screen.view_weights is None else screen.view_weights.to(weight.device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         features, residuals = self.model.frozen(images)
-        return (*screen_score(self.screen(features, residuals), self.screen.level_weights), *features, *residuals)
+        return (*screen_frozen(self.model, self.screen, features, residuals), *features, *residuals)
 
 
 class ScreenGraph(ScreenStage):
@@ -101,7 +104,23 @@ class ScreenGraph(ScreenStage):
 
 def screen_images(model: PRN, screen: Screen, images: Tensor) -> tuple[Tensor, Tensor]:
     """The screen's scores (N,) and maps (N, S / 8, S / 8) of uint8 images (N, S, S, C)."""
-    return screen_score(screen(*model.frozen(images)), screen.level_weights)
+    return screen_frozen(model, screen, *model.frozen(images))
+
+
+def screen_frozen(
+    model: PRN, screen: Screen, features: Sequence[Tensor], residuals: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The screen's scores and maps of features and residuals at strides 4, 8 and 16.
+
+    Raises:
+        ConfigError: the screen reads a memory that the network does not have.
+    """
+    logits = screen(features, residuals)
+    if screen.view_weights is not None:
+        if model.learned_map is None or model.learned_map.memory is None:
+            raise ConfigError("the screen reads a memory of normal patches, and the network has none")
+        logits = weigh_views(logits, model.learned_map.distances(features), screen.view_weights)
+    return screen_score(logits, screen.level_weights)
 
 
 class RestStage(nn.Module):

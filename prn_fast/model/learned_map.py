@@ -69,11 +69,17 @@ class LearnedMap(nn.Module):
         features, residuals = [one.to(dtype) for one in features], [one.to(dtype) for one in residuals]
         found = []
         if self.memory is not None:
-            distances = self.memory(features[1], features[2])[:, None]
-            found.append(functional.avg_pool2d(distances, 3, 1, 1, count_include_pad=False))
+            found.append(self.distances(features))
         if self.screen is not None:
             found.append(self.screen(features, residuals))
         return torch.cat(found, dim=1)
+
+    def distances(self, features: Sequence[Tensor]) -> Tensor:
+        """d (B, 1, S / 8, S / 8) of features at strides 4, 8 and 16, in the dtype of the weights; needs `memory`."""
+        assert self.memory is not None
+        dtype = self.weights.dtype
+        distances = self.memory(features[1].to(dtype), features[2].to(dtype))[:, None]
+        return functional.avg_pool2d(distances, 3, 1, 1, count_include_pad=False)
 
     def weigh(self, logits: Tensor, views: Tensor) -> Tensor:
         """The learned logits (B, 1, S, S) of the network's and `views`."""

@@ -2,10 +2,16 @@
 
     x_s = [F_s, sqrt(R_s)]                  features and absolute residuals of the scales at strides 4, 8 and 16
     h = sum over s of conv1x1_s(x_s)        at stride 8: x_1 is pooled (F_1 by its mean, R_1 by its largest), x_3 raised
-    logits = conv1x1(blocks(h))             depthwise 3x3 and 1x1 convolutions with a shortcut
+    t = conv1x1(blocks(h))                  depthwise 3x3 and 1x1 convolutions with a shortcut
+    logits = v_1 t + v_2 d + v_3            d: distances to the network's memory, where it has one
     level = max(u_1 mean(logits) + u_2 spread(logits) + u_3, u_4)
     map = sigmoid(logits + level)           (N, S / 8, S / 8)
     score = mean of the largest pixels of the map
+
+Where the network's map is a learned one, part of it is the distance to a memory of normal patches
+(`prn_fast.model.learned_map`), and an image may be flagged for that alone: a screen that did not know the memory would
+have to let hardly any image go. So it reads the same distances. The weights v are fitted when the cut is chosen
+(`prn_fast.training.exit_views`); without them, the logits are t.
 
 How high and how uneven the whole map is also tells good images from defective ones: on some products a high map is
 usual and is subtracted, on others it speaks for a defect. The weights u are fitted when the cut is chosen
@@ -47,6 +53,12 @@ def screen_score(logits: Tensor, level_weights: Tensor) -> tuple[Tensor, Tensor]
     values = logits[:, 0].to(torch.promote_types(logits.dtype, torch.float32))
     level = map_level(*mean_and_spread(values), level_weights)
     return score_of(largest_logits(values), level), torch.sigmoid(values + level[:, None, None])
+
+
+def weigh_views(own: Tensor, distances: Tensor, weights: Tensor) -> Tensor:
+    """Logits of t and d of the same shape, by `Screen.view_weights`, in the dtype of d."""
+    weights = weights.to(distances.dtype)
+    return own.to(distances.dtype) * weights[0] + distances * weights[1] + weights[2]
 
 
 def largest_logits(logits: Tensor) -> Tensor:
@@ -95,9 +107,11 @@ class Screen(nn.Module):
         blocks: depthwise and 1x1 convolutions in a row.
     Attributes:
         level_weights: (4,), u_1 to u_4; zero until they are fitted.
+        view_weights: (3,), v_1 to v_3; None where the screen reads no memory.
     """
 
     level_weights: Tensor
+    view_weights: Tensor | None
 
     def __init__(self, config: PRNConfig, width: int = SCREEN_WIDTH, blocks: int = SCREEN_BLOCKS) -> None:
         super().__init__()
@@ -108,10 +122,12 @@ class Screen(nn.Module):
         self.blocks = nn.ModuleList(ScreenBlock(width) for _ in range(blocks))
         self.out = nn.Conv2d(width, 1, 1)
         self.register_buffer("level_weights", torch.zeros(4))
+        self.register_buffer("view_weights", None)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # A screen of an earlier version has none.
         state_dict.setdefault(f"{prefix}level_weights", torch.zeros(4))
+        self.view_weights = torch.zeros(3) if f"{prefix}view_weights" in state_dict else None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def inputs(self, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
@@ -132,7 +148,7 @@ class Screen(nn.Module):
         return [torch.cat(pair, dim=1) for pair in zip(features, residuals, strict=True)]
 
     def logits_of_inputs(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Logits (N, 1, S / 8, S / 8) of what `inputs` returns."""
+        """t (N, 1, S / 8, S / 8) of what `inputs` returns."""
         fine, middle, coarse = (project(maps) for project, maps in zip(self.project, inputs, strict=True))
         # To raise after the 1x1 convolution is the same and less work.
         coarse = functional.interpolate(coarse, scale_factor=2, mode="nearest")
@@ -142,7 +158,7 @@ class Screen(nn.Module):
         return self.out(maps)
 
     def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
-        """Features and residuals, as for `inputs`, to logits (N, 1, S / 8, S / 8)."""
+        """Features and residuals, as for `inputs`, to t (N, 1, S / 8, S / 8)."""
         return self.logits_of_inputs(self.inputs(features, residuals))
 
     @torch.no_grad()
@@ -154,6 +170,7 @@ class Screen(nn.Module):
         return self
 
     @torch.no_grad()
-    def take_level(self, weights: NDArray[np.float32]) -> None:
-        """Set the weights of the level, (4,)."""
-        self.level_weights.copy_(torch.from_numpy(weights))
+    def take_weights(self, level: NDArray[np.float32], views: NDArray[np.float32] | None = None) -> None:
+        """Set `level_weights`, (4,), and `view_weights`, (3,) or None."""
+        self.level_weights.copy_(torch.from_numpy(level))
+        self.view_weights = None if views is None else torch.from_numpy(views).to(self.level_weights.device)

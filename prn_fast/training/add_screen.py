@@ -71,7 +71,7 @@ def give_screen(
         trained = train_screen(model, split.normals, split.generator, recipe, seed, training)
     screen, steps = trained
     stages = TwoStages(model, screen.to(next(model.parameters()).device))
-    description, level = calibrate_exit(
+    description, weights = calibrate_exit(
         stages,
         normals,
         split.all_kinds,
@@ -82,7 +82,7 @@ def give_screen(
         deadline,
         smallest_that_counts(split.seen_masks),
     )
-    screen.take_level(level)
+    screen.take_weights(*weights)
     if steps < recipe.screen_steps and description.get("exit_share", 1.0) < MIN_EXIT_SHARE:
         description["why_whole"] += (
             f"; it was trained for {steps} of {recipe.screen_steps} steps, until the time ran out: give more "

@@ -5,15 +5,16 @@
 Of n such anomalies none leaves. An anomaly of the same kind leaves with a probability that is below 1 - 0.05^(1 / n) in
 95 of 100 drawings of these n (Clopper and Pearson, 1934; the cut being their minimum, also Wilks' tolerance limit,
 1941): 299 bound it at 1 %. They are made from the held-out normal images, as many as the wanted bound needs. Others are
-made before them: the level of the screen's map is fitted to these and to the real anomalies that training has seen
-(`exit_level`). They can only lower the cut, and do not count for the bound.
+made before them: how much the memory counts in the screen's map (`exit_views`), and the level of this map
+(`exit_level`), are fitted to these and to the real anomalies that training has seen. They can only lower the cut, and
+do not count for the bound.
 """
 
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.engine.early_exit import logit
 from prn_fast.model.engine_graph import EngineGraph, two_stages
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen, largest_logits, map_level, mean_and_spread, score_of
-from prn_fast.training.exit_level import MIN_IMAGES, fit_level
+from prn_fast.model.screen import Screen
+from prn_fast.training.exit_level import MIN_IMAGES, MapStatistics, fit_level
+from prn_fast.training.exit_views import choose_weights, logits_of
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import SEEN_TO_LEARN, WANTED_LOSS, require_loss
 
@@ -38,7 +40,7 @@ MARGIN = 0.25
 SMALLEST_SHARE = 1 / 4
 # Where fewer normal images leave, two stages cost more than they save.
 MIN_EXIT_SHARE = 0.2
-# Flagged anomalies that the level is fitted to, for each one that the bound needs.
+# Flagged anomalies that the screen's weights are fitted to, for each one that the bound needs.
 FITTED_SHARE = 1 / 3
 # Anomalies to generate for each one needed, before giving up.
 MAX_TRIES = 5
@@ -50,17 +52,14 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class StageScores:
-    """What the screen and the whole network say of n images, float32.
+    """What the screen reads and the whole network says of n images, float32.
 
     Attributes:
-        largest: (n, k), the largest of the screen's logits.
-        mean, spread: (n,), of all of them, as `mean_and_spread`.
+        views: (n, 1, h, w), the screen's own logits, or (n, 2, h, w) with the distances to the network's memory.
         whole: scores (n,) of the whole network.
     """
 
-    largest: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    views: NDArray[np.float32]
     whole: NDArray[np.float32]
 
     @classmethod
@@ -73,22 +72,35 @@ class StageScores:
         kept = self.whole >= threshold
         return StageScores(*(getattr(self, one.name)[kept] for one in fields(self)))
 
-    @property
-    def statistics(self) -> NDArray[np.float32]:
-        """(n, 3), as for `fit_level`."""
-        return np.column_stack([self.largest.mean(1), self.mean, self.spread])
+    def screen(self, weights: "ScreenWeights") -> NDArray[np.float32]:
+        """Scores (n,) of the screen."""
+        return MapStatistics.of(logits_of(self.views, weights.views)).scores(weights.level)
 
-    def screen(self, level_weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (n,) of the screen, with weights of the level (4,)."""
-        level = map_level(*map(torch.from_numpy, (self.mean, self.spread, level_weights)))
-        return score_of(torch.from_numpy(self.largest), level).numpy()
+
+class ScreenWeights(NamedTuple):
+    """What `Screen.take_weights` takes: (4,), and (3,) where the screen reads a memory."""
+
+    level: NDArray[np.float32]
+    views: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, screen: Screen) -> Self:
+        """Those of a screen."""
+        views = screen.view_weights
+        return cls(screen.level_weights.cpu().numpy(), None if views is None else views.cpu().numpy())
+
+    @classmethod
+    def fitted(cls, normals: NDArray[np.float32], anomalies: NDArray[np.float32]) -> Self:
+        """Those for a product, from `StageScores.views` of normal images and of anomalies that the network flags."""
+        views = None if normals.shape[1] == 1 else choose_weights(normals, anomalies)
+        return cls(fit_level(*(MapStatistics.of(logits_of(one, views)) for one in (normals, anomalies))), views)
 
 
 class ExitRule(NamedTuple):
-    """When images may leave: a description for the package's manifest, and (4,) for `Screen.level_weights`."""
+    """When images may leave: a description for the package's manifest, and the weights that the screen then has."""
 
     description: dict[str, Any]
-    level_weights: NDArray[np.float32]
+    weights: ScreenWeights
 
 
 class TwoStages:
@@ -105,10 +117,14 @@ class TwoStages:
         """What both stages say of uint8 images (n, S, S, C), n of 1 or more."""
         parts = []
         for start in range(0, len(images), _BATCH):
-            frozen = self.first.model.frozen(torch.from_numpy(images[start : start + _BATCH]).to(self.device))
-            logits = self.first.screen(*frozen)
-            found = largest_logits(logits), *mean_and_spread(logits), self.second(*frozen[0], *frozen[1])[0]
-            parts.append(StageScores(*(values.cpu().numpy() for values in found)))
+            batch = torch.from_numpy(images[start : start + _BATCH]).to(self.device)
+            features, residuals = self.first.model.frozen(batch)
+            views = [self.first.screen(features, residuals)]
+            learned_map = self.first.model.learned_map
+            if learned_map is not None and learned_map.memory is not None:
+                views.append(learned_map.distances(features))
+            whole, _ = self.second(*features, *residuals)
+            parts.append(StageScores(torch.cat(views, dim=1).cpu().numpy(), whole.cpu().numpy()))
         return StageScores.joined(parts)
 
     @torch.inference_mode()
@@ -140,7 +156,7 @@ def loss_bound(lost: int, flagged: int) -> float:
 
 
 def flagged_to_fit(wanted_loss: float) -> int:
-    """How many flagged anomalies are made for the level, before those that a wanted bound needs."""
+    """How many flagged anomalies are made for the screen's weights, before those that a wanted bound needs."""
     return max(MIN_IMAGES, math.ceil(FITTED_SHARE * flagged_needed(wanted_loss)))
 
 
@@ -222,30 +238,29 @@ def calibrate_exit(
         deadline: where it passes, no more anomalies are made.
         smallest: pixels that a generated anomaly must cover to count, see `smallest_that_counts`.
     Returns:
-        Weights of the level, and the description: as `choose_cut`, with "threshold", "smallest", "anomalies" made and
-        "flagged_seen", the real ones among all flagged. The level is fitted to the seen anomalies and to the first that
-        are made; with fewer than ten normal images, to none.
+        Weights of the screen, and the description: as `choose_cut`, with "threshold", "smallest", "anomalies" made and
+        "flagged_seen", the real ones among all flagged. The weights are fitted to the seen anomalies and to the first
+        that are made; with fewer than ten normal images, to none.
     """
     require_loss(wanted_loss)
-    level = np.zeros(4, np.float32)
     off = {"cut": None, "threshold": threshold, "wanted_loss": wanted_loss}
-    if not wanted_loss:
-        return ExitRule({**off, "why_whole": "switched off by --lost 0"}, level)
     deadline = deadline or Deadline.after(None)
-    if deadline.passed():
-        return ExitRule({**off, "why_whole": NO_TIME}, level)
+    if not wanted_loss or deadline.passed():
+        why = NO_TIME if wanted_loss else "switched off by --lost 0"
+        return ExitRule({**off, "why_whole": why}, ScreenWeights(np.zeros(4, np.float32)))
     rng = np.random.default_rng((seed, 2))
     good = stages.scores(normals)
     flagged = [stages.scores(seen).flagged(threshold)] if len(seen) else []
     flagged_seen = sum(len(one.whole) for one in flagged)
     needed = flagged_needed(wanted_loss)
     to_fit = flagged_to_fit(wanted_loss) if len(normals) >= MIN_IMAGES else 0
-    settled, fitted, made, stopped = not to_fit, 0, 0, ""
+    weights, fitted = ScreenWeights.fitted(good.views, good.views[:0]), 0
+    settled, made, stopped = not to_fit, 0, ""
     while (count := sum(len(one.whole) for one in flagged)) - fitted < needed or not settled:
         if not settled and count - flagged_seen >= to_fit:
-            level = fit_level(good.statistics, StageScores.joined(flagged).statistics)
+            weights = ScreenWeights.fitted(good.views, StageScores.joined(flagged).views)
             settled, fitted = True, count
-        if settled and count and _let_too_few_go(good.screen(level), StageScores.joined(flagged).screen(level)):
+        if settled and count and _let_too_few_go(good.screen(weights), StageScores.joined(flagged).screen(weights)):
             break  # whatever else is made
         if made >= MAX_TRIES * (needed + to_fit):
             stopped = f"the network flags too few of the {made} anomalies that were made"
@@ -257,12 +272,12 @@ def calibrate_exit(
         if len(images):
             flagged.append(stages.scores(images).flagged(threshold))
         made += _BATCH
-    screened = StageScores.joined(flagged).screen(level) if flagged else np.empty(0, np.float32)
-    description = choose_cut(good.screen(level), screened, wanted_loss, fitted)
+    screened = StageScores.joined(flagged).screen(weights) if flagged else np.empty(0, np.float32)
+    description = choose_cut(good.screen(weights), screened, wanted_loss, fitted)
     if stopped and description["cut"] is None:
         description["why_whole"] += f"; {stopped}"
     counted = {"threshold": threshold, "smallest": smallest, "anomalies": made, "flagged_seen": flagged_seen}
-    return ExitRule({**description, **counted}, level)
+    return ExitRule({**description, **counted}, weights)
 
 
 def smallest_that_counts(seen_masks: NDArray[np.bool_]) -> float:
@@ -307,7 +322,7 @@ def seconds_for_cut(
 
 
 def anomalies_needed(wanted_loss: float) -> int:
-    """About how many anomalies it takes to fit a level and show a wanted bound; 0 switches early exit off."""
+    """About how many anomalies it takes to fit the weights and show a wanted bound; 0 switches early exit off."""
     if not wanted_loss:
         return 0
     return round((flagged_to_fit(wanted_loss) + flagged_needed(wanted_loss)) / USUALLY_FLAGGED)

@@ -211,9 +211,9 @@ def _pixels(package: Package, samples: Sequence[Sample], seed: int) -> NDArray[n
 def _keep_screen(package: Package, made: Package, model: PRN, held_out: NDArray[np.uint8], seed: int) -> None:
     """Give the updated package the screen of the former one, with a cut for the new network and threshold.
 
-    The screen's weights stay, but for the level of its score. Level and cut come from anomalies that are generated on
-    normal images that neither training nor the prototypes know; the real ones that training has seen are not in the
-    package.
+    The screen's weights stay, but for those of the memory and of its score's level. They and the cut come from
+    anomalies that are generated on normal images that neither training nor the prototypes know; the real ones that
+    training has seen are not in the package.
     """
     training, before = package.manifest["training"], package.manifest["screen"]
     channels = package.config.image_channels
@@ -222,7 +222,7 @@ def _keep_screen(package: Package, made: Package, model: PRN, held_out: NDArray[
     validation = package.validation()
     normals = np.concatenate([validation.images[validation.labels == 0], held_out])
     screen = package.screen()
-    entry, level = calibrate_exit(
+    entry, weights = calibrate_exit(
         TwoStages(model, screen),
         normals,
         generator,
@@ -232,7 +232,7 @@ def _keep_screen(package: Package, made: Package, model: PRN, held_out: NDArray[
         seed,
         smallest=before.get("smallest", 0.0),
     )
-    screen.take_level(level)
+    screen.take_weights(*weights)
     made.add_screen(screen, {**entry, **({"training": before["training"]} if "training" in before else {})})
 
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
+from prn_fast.engine.tensor_names import SCREEN_OUTPUT_NAMES
 from prn_fast.errors import ConfigError
 from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import map_statistics
 from prn_fast.model.config import PRNConfig
-from prn_fast.model.engine_graph import EngineGraph, two_stages
+from prn_fast.model.engine_graph import EngineGraph, ScreenGraph, screen_images, two_stages
 from prn_fast.model.learned_map import LearnedMap
 from prn_fast.model.prn import PRN
+from prn_fast.model.screen import screen_score
 from tests import needs
 from tests.small_package import learned_model, small_config, small_model, small_screen, textured_images
 
@@ -115,6 +117,50 @@ def test_in_two_stages_map_and_score_are_the_same(model: PRN) -> None:
     first, second = two_stages(graph, small_screen(model, seed=1))
     with torch.no_grad():
         torch.testing.assert_close(second(*first(images)[2:]), graph(images))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.float16, 4e-2)], ids=str)
+def test_a_screen_reads_the_distances_to_the_networks_memory(model: PRN, dtype, tolerance) -> None:
+    images = torch.from_numpy(textured_images(3, 1, 11))
+    screen = small_screen(model, seed=2)
+    assert model.learned_map is not None
+    assert screen.view_weights is not None
+    with torch.no_grad():
+        features, residuals = model.frozen(images)
+        logits = screen(features, residuals) * screen.view_weights[0] + screen.view_weights[2]
+        distances = model.learned_map.views(features, residuals)[:, :1]
+        expected = screen_score(logits + distances * screen.view_weights[1], screen.level_weights)
+        without = screen_score(logits, screen.level_weights)
+        graph = EngineGraph(model, OPTIMIZED, dtype)
+        for found in (screen_images(model, screen, images), ScreenGraph(graph, screen)(images)):
+            for one, wanted in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, wanted, rtol=0, atol=tolerance)
+    assert (expected[0] - without[0]).abs().max() > 3 * tolerance
+    weights = two_stages(graph, screen)[0].screen.view_weights
+    torch.testing.assert_close(weights, screen.view_weights, rtol=0, atol=0)
+
+
+def test_a_screen_that_reads_a_memory_is_refused_by_a_network_without_one(model: PRN) -> None:
+    plain = small_model(small_config())
+    with pytest.raises(ConfigError, match="the network has none"):
+        screen_images(plain, small_screen(model), torch.from_numpy(textured_images(1, 1, 3)))
+
+
+@needs.library("openvino", "openvino")
+def test_the_exported_screen_computes_the_distances(model: PRN, tmp_path: Path) -> None:
+    import openvino
+
+    from prn_fast.build.export import export_screen
+
+    images = textured_images(3, 1, 7)
+    screen = small_screen(model, seed=2)
+    export_screen(model, screen, tmp_path / "screen.onnx")
+    compiled = openvino.Core().compile_model(tmp_path / "screen.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled({"images": images})
+    with torch.no_grad():
+        expected = screen_images(model, screen, torch.from_numpy(images))
+    for name, wanted in zip(SCREEN_OUTPUT_NAMES, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(found[name]), wanted, rtol=0, atol=1e-4)
 
 
 def test_training_a_network_leaves_its_learned_map_alone(model: PRN) -> None:

@@ -13,6 +13,7 @@ from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.training.early_exit import (
     MAX_TRIES,
+    ScreenWeights,
     StageScores,
     TwoStages,
     anomalies_needed,
@@ -31,7 +32,7 @@ from tests.small_package import small_config, small_model, small_screen, texture
 
 NORMALS = np.linspace(0.01, 0.3, 100).astype(np.float32)
 FLAGGED = np.linspace(0.4, 0.99, 299).astype(np.float32)
-NO_LEVEL = np.zeros(4, np.float32)
+NO_LEVEL = ScreenWeights(np.zeros(4, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -125,16 +126,16 @@ def test_both_stages_score_every_image_by_itself(stages):
     images = textured_images(19, 1, 7)
     scores = stages.scores(images)
     alone = [stages.scores(images[number : number + 1]) for number in (0, 17)]
-    for level in (NO_LEVEL, np.array([-0.5, 1.0, 0.1, -0.3], np.float32)):
-        found = [one.screen(level)[0] for one in alone]
-        np.testing.assert_allclose(scores.screen(level)[[0, 17]], found, atol=1e-5)
+    for weights in (NO_LEVEL, ScreenWeights(np.array([-0.5, 1.0, 0.1, -0.3], np.float32))):
+        found = [one.screen(weights)[0] for one in alone]
+        np.testing.assert_allclose(scores.screen(weights)[[0, 17]], found, atol=1e-5)
     np.testing.assert_allclose(scores.whole[[0, 17]], [one.whole[0] for one in alone], atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 16, 19])
 def test_what_stays_is_computed_as_the_whole_network_does_and_what_leaves_is_not(model, stages, count):
     images = textured_images(count, 1, 7)
-    weights = stages.first.screen.level_weights.numpy()
+    weights = ScreenWeights.of(stages.first.screen)
     cut = float(np.median(stages.scores(images).screen(weights))) + 1e-6
     exited, scores, maps = stages.infer(images, cut)
     with torch.no_grad():
@@ -162,7 +163,7 @@ class Marks:
 def told(screen, flagged) -> StageScores:
     """As both stages give it, of even maps with these scores."""
     logits = np.log(screen / (1 - screen)).astype("f4")
-    return StageScores(logits[:, None], logits, np.zeros_like(logits), flagged.astype("f4"))
+    return StageScores(np.repeat(logits, 4).reshape(-1, 1, 2, 2), flagged.astype("f4"))
 
 
 class Unlike:
@@ -196,7 +197,7 @@ def test_anomalies_are_made_until_enough_are_flagged():
 def test_few_normal_images_determine_no_level_and_every_anomaly_counts():
     generator = Marks()
     rule = calibrate_exit(Unlike(0.9), BLACK[:4], generator, BLACK[:0], threshold=0.5, wanted_loss=0.1)
-    assert not rule.level_weights.any()
+    assert not rule.weights.level.any()
     assert rule.description["fitted"] == 0
     assert generator.made == rule.description["flagged"] == 32
 
