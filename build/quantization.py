@@ -19,9 +19,10 @@ ATTEMPTS = (
 # all prototypes for each image; if there are many, that takes as long as the backbone. If eight bits choose another
 # prototype, it is about as near, and the residual to it is as exact as before.
 PROTOTYPE_SEARCH = "prototype search"
-# The same for the screen, of which only verdicts count: its backbone is quantised too; the last resort is no
-# quantisation.
+# The same for the screen, of which only verdicts count: its backbone is quantised too, and what it compares with its
+# prototypes and with the memory of normal patches, where it reads one; the last resort is no quantisation.
 SCREEN_ATTEMPTS = (
+    ("model.backbone", "model.learned_map", "screen", PROTOTYPE_SEARCH),
     ("model.backbone", "screen", PROTOTYPE_SEARCH),
     ("model.backbone", "screen"),
     ("model.backbone",),

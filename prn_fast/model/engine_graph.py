@@ -22,7 +22,7 @@ from prn_fast.kernels.multi_size_attention.optimized import fold_query_key
 from prn_fast.model.attention import ElementwiseAttention, ResidualBlock
 from prn_fast.model.backbone import BasicBlock, WideBottleneck
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import Screen, screen_score, weigh_views
+from prn_fast.model.screen import SCREEN_PATCHES, Screen, screen_score, weigh_views
 from prn_fast.model.streams import beside_each_other
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -117,10 +117,19 @@ def screen_frozen(
     """
     logits = screen(features, residuals)
     if screen.view_weights is not None:
-        if model.learned_map is None or model.learned_map.memory is None:
+        distances = screen_distances(model, features)
+        if distances is None:
             raise ConfigError("the screen reads a memory of normal patches, and the network has none")
-        logits = weigh_views(logits, model.learned_map.distances(features), screen.view_weights)
+        logits = weigh_views(logits, distances, screen.view_weights)
     return screen_score(logits, screen.level_weights)
+
+
+def screen_distances(model: PRN, features: Sequence[Tensor]) -> Tensor | None:
+    """What a screen reads of the network's memory, (N, 1, S / 8, S / 8); None where the network has none."""
+    learned_map = model.learned_map
+    if learned_map is None or learned_map.memory is None:
+        return None
+    return learned_map.distances(features, SCREEN_PATCHES)
 
 
 class RestStage(nn.Module):

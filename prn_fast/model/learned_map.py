@@ -74,11 +74,15 @@ class LearnedMap(nn.Module):
             found.append(self.screen(features, residuals))
         return torch.cat(found, dim=1)
 
-    def distances(self, features: Sequence[Tensor]) -> Tensor:
-        """d (B, 1, S / 8, S / 8) of features at strides 4, 8 and 16, in the dtype of the weights; needs `memory`."""
+    def distances(self, features: Sequence[Tensor], most: int | None = None) -> Tensor:
+        """d (B, 1, S / 8, S / 8) of features at strides 4, 8 and 16, in the dtype of the weights; needs `memory`.
+
+        Args:
+            most: patches of the memory to compare with; all by default.
+        """
         assert self.memory is not None
         dtype = self.weights.dtype
-        distances = self.memory(features[1].to(dtype), features[2].to(dtype))[:, None]
+        distances = self.memory(features[1].to(dtype), features[2].to(dtype), most)[:, None]
         return functional.avg_pool2d(distances, 3, 1, 1, count_include_pad=False)
 
     def weigh(self, logits: Tensor, views: Tensor) -> Tensor:

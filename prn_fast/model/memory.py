@@ -34,13 +34,14 @@ class PatchMemory(nn.Module):
         super().__init__()
         self.register_buffer("patches", torch.zeros(count, config.channels[1] + config.channels[2]))
 
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+    def forward(self, fine: Tensor, coarse: Tensor, most: int | None = None) -> Tensor:
         """Distances (B, h, w) of maps at strides 8 and 16, (B, C2, h, w) and (B, C3, h / 2, w / 2); float32 at least.
 
-        Distances stay the same if one vector is taken from all patches: with the memory's mean off, little cancels.
+        Of more patches than `most`, the first ones are taken, which cover the memory. Distances stay the same if one
+        vector is taken from all patches: with the memory's mean off, little cancels.
         """
         dtype = torch.promote_types(fine.dtype, torch.float32)
-        memory = self.patches.to(dtype)
+        memory = self.patches[:most].to(dtype)
         centre = memory.mean(0)
         memory = memory - centre
         points = _patch_maps(fine.to(dtype), coarse.to(dtype)) - centre[:, None, None]

@@ -3,7 +3,7 @@
     x_s = [F_s, sqrt(R_s)]                  features and absolute residuals of the scales at strides 4, 8 and 16
     h = sum over s of conv1x1_s(x_s)        at stride 8: x_1 is pooled (F_1 by its mean, R_1 by its largest), x_3 raised
     t = conv1x1(blocks(h))                  depthwise 3x3 and 1x1 convolutions with a shortcut
-    logits = v_1 t + v_2 d + v_3            d: distances to the network's memory, where it has one
+    logits = v_1 t + v_2 d + v_3            d: distances to some patches of the network's memory, where it has one
     level = max(u_1 mean(logits) + u_2 spread(logits) + u_3, u_4)
     map = sigmoid(logits + level)           (N, S / 8, S / 8)
     score = mean of the largest pixels of the map
@@ -36,6 +36,9 @@ from prn_fast.model.config import SCREEN_STRIDE, PRNConfig
 
 SCREEN_WIDTH = 40
 SCREEN_BLOCKS = 2
+# Patches of the network's memory that a screen compares with: the first ones, which cover it. A quarter of the time,
+# and as many images leave.
+SCREEN_PATCHES = 250
 # The pixels of an image score, counted in pixels of the screen's map.
 SCREEN_TOP_PIXELS = round(TOP_PIXELS / SCREEN_STRIDE**2)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from prn_fast.data.anomalies import AnomalyGenerator
 from prn_fast.engine.early_exit import logit
-from prn_fast.model.engine_graph import EngineGraph, two_stages
+from prn_fast.model.engine_graph import EngineGraph, screen_distances, two_stages
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.training.exit_level import MIN_IMAGES, MapStatistics, fit_level
@@ -119,12 +119,10 @@ class TwoStages:
         for start in range(0, len(images), _BATCH):
             batch = torch.from_numpy(images[start : start + _BATCH]).to(self.device)
             features, residuals = self.first.model.frozen(batch)
-            views = [self.first.screen(features, residuals)]
-            learned_map = self.first.model.learned_map
-            if learned_map is not None and learned_map.memory is not None:
-                views.append(learned_map.distances(features))
+            own, distances = self.first.screen(features, residuals), screen_distances(self.first.model, features)
+            views = own if distances is None else torch.cat([own, distances], dim=1)
             whole, _ = self.second(*features, *residuals)
-            parts.append(StageScores(torch.cat(views, dim=1).cpu().numpy(), whole.cpu().numpy()))
+            parts.append(StageScores(views.cpu().numpy(), whole.cpu().numpy()))
         return StageScores.joined(parts)
 
     @torch.inference_mode()

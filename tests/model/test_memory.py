@@ -35,8 +35,11 @@ def test_a_memory_holds_the_patches_of_its_images_and_measures_to_the_nearest(mo
     memory.patches = patches[0].flatten(0, 1)
     found = memory(fine, coarse)
     assert found[0].max() < 0.01 * found[1].mean()
-    expected = (patches[1].flatten(0, 1)[:, None] - memory.patches).square().sum(2).sqrt().amin(1)
-    torch.testing.assert_close(found[1].flatten(), expected, rtol=1e-3, atol=1e-3)
+    distances = (patches[1].flatten(0, 1)[:, None] - memory.patches).square().sum(2).sqrt()
+    torch.testing.assert_close(found[1].flatten(), distances.amin(1), rtol=1e-3, atol=1e-3)
+    by_some = memory(fine, coarse, most=20)[1]
+    torch.testing.assert_close(by_some.flatten(), distances[:, :20].amin(1), rtol=1e-3, atol=1e-3)
+    assert by_some.sum() > found[1].sum()
     again = [remember(model.backbone, [images], 2, 20, seed) for seed in (3, 3, 4)]
     assert torch.equal(again[0], again[1])
     assert not torch.equal(again[0], again[2])
