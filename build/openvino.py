@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prn_fast.build.candidate import BuildOptions, Candidate, ScreenCandidate
 from prn_fast.build.export import export_onnx, export_screen
-from prn_fast.build.quantization import ATTEMPTS, CLIPPED_SHARE, PROTOTYPE_SEARCH, SCREEN_ATTEMPTS, nodes_of
+from prn_fast.build.quantization import ATTEMPTS, CLIPPED_SHARE, PROTOTYPE_SEARCH, nodes_of, screen_attempts
 from prn_fast.engine.openvino_graph import (
     GRAPH_FILE,
     SCREEN_FILE,
@@ -86,7 +86,8 @@ def screens(package: Package, precision: str, folder: Path) -> Iterator[ScreenCa
     if package.early_exit is None:
         return
     onnx_file = folder.parent / "screen.onnx"
-    exported = export_screen(package.model(), package.screen(), onnx_file)
+    screen = package.screen()
+    exported = export_screen(package.model(), screen, onnx_file)
     if precision != "int8":
         graph = one_core().read_model(onnx_file)
         state_float_type(graph, "bf16" if precision == "bf16" else "f32")
@@ -97,7 +98,7 @@ def screens(package: Package, precision: str, folder: Path) -> Iterator[ScreenCa
 
     nodes = onnx.load_from_string(exported).graph.node
     images = package.calibration_images()
-    for modules in SCREEN_ATTEMPTS:
+    for modules in screen_attempts(screen.view_weights is not None):
         graph = one_core().read_model(onnx_file)
         if modules:
             # What is left to compute of constants would hide the prototypes from their quantisation.

@@ -19,10 +19,11 @@ ATTEMPTS = (
 # all prototypes for each image; if there are many, that takes as long as the backbone. If eight bits choose another
 # prototype, it is about as near, and the residual to it is as exact as before.
 PROTOTYPE_SEARCH = "prototype search"
-# The same for the screen, of which only verdicts count: its backbone is quantised too, and what it compares with its
-# prototypes and with the memory of normal patches, where it reads one; the last resort is no quantisation.
+# Where the distances to the memory of normal patches are computed, for a screen that reads it.
+MEMORY = "model.learned_map"
+# The same for the screen, of which only verdicts count: its backbone is quantised too, and at first the distances to
+# the memory; the last resort is no quantisation.
 SCREEN_ATTEMPTS = (
-    ("model.backbone", "model.learned_map", "screen", PROTOTYPE_SEARCH),
     ("model.backbone", "screen", PROTOTYPE_SEARCH),
     ("model.backbone", "screen"),
     ("model.backbone",),
@@ -31,6 +32,11 @@ SCREEN_ATTEMPTS = (
 # Share of activations that may be clipped: squared residuals have few, very large values, which would otherwise
 # stretch the 256 steps of a tensor over a range that is nearly empty.
 CLIPPED_SHARE = 1e-5
+
+
+def screen_attempts(reads_memory: bool) -> tuple[tuple[str, ...], ...]:
+    """As `ATTEMPTS`, for a screen."""
+    return (*(((*SCREEN_ATTEMPTS[0], MEMORY),) if reads_memory else ()), *SCREEN_ATTEMPTS)
 
 
 def nodes_of(nodes: Iterable[Any], modules: Collection[str]) -> set[str]:

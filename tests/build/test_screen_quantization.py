@@ -4,7 +4,7 @@ import openvino
 import pytest
 
 from prn_fast.build import openvino as builder
-from prn_fast.build.quantization import PROTOTYPE_SEARCH, SCREEN_ATTEMPTS
+from prn_fast.build.quantization import MEMORY, PROTOTYPE_SEARCH, SCREEN_ATTEMPTS, screen_attempts
 from prn_fast.engine.openvino_graph import SCREEN_FILE, float_types
 from tests.small_package import write_package
 
@@ -13,10 +13,21 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory):
-    """The first graph of each attempt, by its modules."""
-    package = write_package(tmp_path_factory.mktemp("package") / "small.prn", screen=True)
-    folder = tmp_path_factory.mktemp("graphs") / "candidate"
-    folder.mkdir()
+    """The first graphs of a screen that reads no memory, by what is quantised."""
+    return first_graphs(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def graphs_with_memory(tmp_path_factory):
+    """Those of one that does."""
+    return first_graphs(tmp_path_factory.mktemp("memory"), learned=True)
+
+
+def first_graphs(place, **options):
+    """The first graph of the first two attempts."""
+    package = write_package(place / "small.prn", screen=True, **options)
+    folder = place / "graphs" / "candidate"
+    folder.mkdir(parents=True)
     found = {}
     for candidate in builder.screens(package, "int8", folder):
         modules = tuple(candidate.record["quantized"])
@@ -51,6 +62,16 @@ def test_the_first_attempt_quantises_backbone_head_and_the_search_for_prototypes
     assert quantised(graph, "MatMul") == (3, 3)
     count, found = quantised(graph, "Convolution")
     assert found == count > 25
+
+
+def test_the_distances_to_a_memory_are_quantised_first_and_then_left_as_they_are(graphs_with_memory):
+    first, second = screen_attempts(True)[:2]
+    assert list(graphs_with_memory) == [first, second]
+    assert (first, second) == ((*SCREEN_ATTEMPTS[0], MEMORY), SCREEN_ATTEMPTS[0])
+    assert screen_attempts(False) == SCREEN_ATTEMPTS
+    (count, found), (_, without) = (quantised(graphs_with_memory[one], "Convolution") for one in (first, second))
+    assert (found, without) == (count, count - 1)
+    assert quantised(graphs_with_memory[second], "MatMul") == (3, 3)
 
 
 def test_the_second_leaves_the_search_as_it_is(graphs):
