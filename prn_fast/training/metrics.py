@@ -84,9 +84,9 @@ def image_metrics(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> 
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
     best = int(np.flatnonzero(f1 == f1.max())[-1])
     return ImageMetrics(
-        auroc=float(roc_auc_score(labels, scores)),
-        average_precision=float(average_precision_score(labels, scores)),
-        f1_max=float(f1[best]),
+        auroc=_at_most_one(roc_auc_score(labels, scores)),
+        average_precision=_at_most_one(average_precision_score(labels, scores)),
+        f1_max=_at_most_one(f1[best]),
         f1_threshold=float(thresholds[best]),
     )
 
@@ -142,8 +142,8 @@ def pixel_metrics(maps: NDArray[np.floating], masks: NDArray[np.bool_], pro_limi
     order = np.tile(np.arange(ranks), 2)
     weight = np.concatenate([positives_at, negatives_at])
     return PixelMetrics(
-        auroc=float(roc_auc_score(labels, order, sample_weight=weight)),
-        average_precision=float(average_precision_score(labels, order, sample_weight=weight)),
+        auroc=_at_most_one(roc_auc_score(labels, order, sample_weight=weight)),
+        average_precision=_at_most_one(average_precision_score(labels, order, sample_weight=weight)),
         pro=_area_up_to(
             np.concatenate([[0.0], np.cumsum(negatives_at[::-1]) / len(negatives)]),
             np.concatenate([[0.0], np.minimum(np.cumsum(overlap_at[::-1]), 1.0)]),
@@ -172,7 +172,12 @@ def _area_up_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) ->
     share = (limit - x[cut - 1]) / (x[cut] - x[cut - 1])
     x_to = np.append(x[:cut], limit)
     y_to = np.append(y[:cut], y[cut - 1] + share * (y[cut] - y[cut - 1]))
-    return float(np.trapezoid(y_to, x_to) / limit)
+    return _at_most_one(np.trapezoid(y_to, x_to) / limit)
+
+
+def _at_most_one(figure: float | np.floating) -> float:
+    """A figure whose sum may be rounded to just above 1."""
+    return min(float(figure), 1.0)
 
 
 def _require_finite(values: NDArray, what: str) -> None:

@@ -131,6 +131,19 @@ def test_f1_threshold_separates_where_it_can() -> None:
     assert figures.to_dict() == {"auroc": 1.0, "average_precision": 1.0, "f1_max": 1.0, "f1_threshold": 0.8}
 
 
+@pytest.mark.parametrize("count", [20, 21, 43, 60])
+def test_perfect_figures_are_not_rounded_to_more_than_one(count: int) -> None:
+    """The planted fault: with 20 defects the steps in recall add up to 1.0000000000000002."""
+    labels = np.repeat([0, 1], [5, count])
+    found = image_metrics(np.arange(len(labels)), labels)
+    assert found.auroc <= found.average_precision <= found.f1_max == 1.0
+    masks = np.zeros((1, 9, 9), bool)
+    masks.flat[:count] = True
+    pixels = pixel_metrics(-np.arange(81.0).reshape(1, 9, 9), masks)
+    assert max(pixels.auroc, pixels.average_precision, pixels.pro) <= 1.0
+    assert pixels.average_precision == pytest.approx(1.0)
+
+
 def test_scores_all_wrong_way_round() -> None:
     figures = image_metrics(np.array([0.9, 0.8, 0.2, 0.1]), np.array([0, 0, 1, 1]))
     assert figures.auroc == 0.0
