@@ -14,6 +14,7 @@ from prn_fast.engine.parity import TOLERANCES, compare, faults
 from prn_fast.model.prototypes import cluster_prototypes, extend_prototypes
 from prn_fast.package import Package
 from prn_fast.training import update
+from prn_fast.training.exit_views import SHARES
 from tests.small_package import add_small_screen, textured_images, write_package
 
 NEW = 40
@@ -61,13 +62,21 @@ def test_new_parts_join_the_memory_of_a_learned_map(
     tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(update, "TOLERATED_FALL", 1.0)
-    package = write_package(tmp_path / "learned.prn", learned=True)
-    before = package.model().state_dict()
+    # As loose as can be: it takes five flagged anomalies.
+    monkeypatch.setattr(update, "WANTED_LOSS", 0.5)
+    package = write_package(tmp_path / "learned.prn", learned=True, screen=True)
+    before, weights_before = package.model().state_dict(), package.screen().view_weights
     assert main([str(package.path), "--good", str(good)]) == 0
-    after = Package.open(package.path).model().state_dict()
+    package = Package.open(package.path)
+    after, weights = package.model().state_dict(), package.screen().view_weights
     own = {name for name in before if not torch.equal(before[name], after[name])}
     assert "learned_map.memory.patches" in own
     assert all(name.startswith("prototypes.") for name in own - {"learned_map.memory.patches"})
+    # Distances are others now, and the screen weighs them anew.
+    assert weights is not None
+    assert weights[0] in [1 - share for share in SHARES]
+    assert weights_before is not None
+    assert (weights[1:] != weights_before[1:]).all()
 
 
 def test_a_package_that_would_get_worse_stays_as_it_is(package: Package, good: Path, capsys, monkeypatch) -> None:

@@ -12,11 +12,12 @@ from prn_fast.engine.tensor_names import SCREEN_OUTPUT_NAMES
 from prn_fast.errors import ConfigError
 from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import map_statistics
+from prn_fast.model import engine_graph
 from prn_fast.model.config import PRNConfig
-from prn_fast.model.engine_graph import EngineGraph, ScreenGraph, screen_images, two_stages
+from prn_fast.model.engine_graph import EngineGraph, ScreenGraph, screen_distances, screen_images, two_stages
 from prn_fast.model.learned_map import LearnedMap
 from prn_fast.model.prn import PRN
-from prn_fast.model.screen import screen_score
+from prn_fast.model.screen import SCREEN_PATCHES, screen_score
 from tests import needs
 from tests.small_package import learned_model, small_config, small_model, small_screen, textured_images
 
@@ -138,6 +139,23 @@ def test_a_screen_reads_the_distances_to_the_networks_memory(model: PRN, dtype, 
     assert (expected[0] - without[0]).abs().max() > 3 * tolerance
     weights = two_stages(graph, screen)[0].screen.view_weights
     torch.testing.assert_close(weights, screen.view_weights, rtol=0, atol=0)
+
+
+def test_a_screen_compares_with_the_first_patches_of_a_memory(model: PRN, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.from_numpy(textured_images(2, 1, 11))
+    memory = model.learned_map.memory  # type: ignore[union-attr]
+    with torch.no_grad():
+        features, _ = model.frozen(images)
+        every = screen_distances(model, features)
+        monkeypatch.setattr(engine_graph, "SCREEN_PATCHES", 10)
+        first = screen_distances(model, features)
+        expected = memory(features[1], features[2], 10)  # type: ignore[misc]
+    assert SCREEN_PATCHES >= len(memory.patches) > 10  # type: ignore[union-attr]
+    assert every is not None
+    assert first is not None
+    torch.testing.assert_close(first[:, 0, 3, 3], expected[:, 2:5, 2:5].mean((1, 2)))
+    assert (first >= every - 1e-4).all()
+    assert (first > every + 1e-2).any()
 
 
 def test_a_screen_that_reads_a_memory_is_refused_by_a_network_without_one(model: PRN) -> None:

@@ -7,13 +7,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from prn_fast.cli.train import main
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError
+from prn_fast.model.engine_graph import screen_distances
 from prn_fast.package import Package
 from prn_fast.training.add_screen import add_screen, exit_line, time_to_train
+from prn_fast.training.exit_views import SHARES
 from prn_fast.training.loop import train
 from prn_fast.training.recipe import QUICK
 from prn_fast.training.screen import Deadline
@@ -70,6 +73,23 @@ def test_training_gives_a_screen_and_says_what_it_lets_go(trained):
 def test_the_network_is_the_same_with_and_without_a_screen(trained, without):
     assert not without.has_screen
     assert trained[0].manifest["files"]["model.safetensors"] == without.manifest["files"]["model.safetensors"]
+
+
+def test_the_screen_of_a_learned_map_reads_its_memory(data, tmp_path):
+    package = train(settings(data, tmp_path / "learned.prn", map="learned"), Console(quiet=True))
+    model, screen = package.model(), package.screen()
+    assert screen.view_weights is not None
+    assert model.learned_map.screen.view_weights is None
+    normals = package.validation().images[package.validation().labels == 0]
+    with torch.no_grad():
+        features, residuals = model.frozen(torch.from_numpy(normals))
+        own, distances = screen(features, residuals), screen_distances(model, features)
+    # Distances have the mean 0 and the deviation of the screen's own logits.
+    share = 1 - float(screen.view_weights[0])
+    weighed = distances * screen.view_weights[1] + screen.view_weights[2]
+    assert share in SHARES
+    assert float(weighed.mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(weighed.std()) == pytest.approx(share * float(own.std()), rel=1e-2)
 
 
 def test_a_screen_added_later_is_the_one_of_the_training(trained, older, capsys):

@@ -8,7 +8,7 @@ import torch
 
 from prn_fast.errors import ConfigError
 from prn_fast.kernels import OPTIMIZED
-from prn_fast.model.engine_graph import EngineGraph
+from prn_fast.model.engine_graph import EngineGraph, screen_distances, screen_images
 from prn_fast.model.prn import PRN
 from prn_fast.model.screen import Screen
 from prn_fast.training.early_exit import (
@@ -28,7 +28,7 @@ from prn_fast.training.early_exit import (
 )
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import require_loss
-from tests.small_package import small_config, small_model, small_screen, textured_images
+from tests.small_package import learned_model, small_config, small_model, small_screen, textured_images
 
 NORMALS = np.linspace(0.01, 0.3, 100).astype(np.float32)
 FLAGGED = np.linspace(0.4, 0.99, 299).astype(np.float32)
@@ -130,6 +130,19 @@ def test_both_stages_score_every_image_by_itself(stages):
         found = [one.screen(weights)[0] for one in alone]
         np.testing.assert_allclose(scores.screen(weights)[[0, 17]], found, atol=1e-5)
     np.testing.assert_allclose(scores.whole[[0, 17]], [one.whole[0] for one in alone], atol=1e-4)
+
+
+def test_of_a_network_with_a_memory_both_views_are_told_apart_and_scored_as_the_screen_does():
+    model = learned_model()
+    screen = small_screen(model)
+    images = textured_images(19, 1, 7)
+    found = TwoStages(model, screen).scores(images)
+    with torch.no_grad():
+        features, residuals = model.frozen(torch.from_numpy(images))
+        own, distances = screen(features, residuals), screen_distances(model, features)
+        expected, _ = screen_images(model, screen, torch.from_numpy(images))
+    np.testing.assert_allclose(found.views, np.concatenate([own, distances], axis=1), atol=1e-3)
+    np.testing.assert_allclose(found.screen(ScreenWeights.of(screen)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 16, 19])
