@@ -19,10 +19,10 @@ ATTEMPTS = (
 # all prototypes for each image; if there are many, that takes as long as the backbone. If eight bits choose another
 # prototype, it is about as near, and the residual to it is as exact as before.
 PROTOTYPE_SEARCH = "prototype search"
-# Where the distances to the memory of normal patches are computed, for a screen that reads it.
-MEMORY = "model.learned_map"
-# The same for the screen, of which only verdicts count: its backbone is quantised too, and at first the distances to
-# the memory; the last resort is no quantisation.
+# The module that computes a screen's distances to the memory of normal patches.
+MEMORY_SEARCH = "model.learned_map"
+# The same for the screen, of which only verdicts count: its backbone is quantised too; the last resort is no
+# quantisation.
 SCREEN_ATTEMPTS = (
     ("model.backbone", "screen", PROTOTYPE_SEARCH),
     ("model.backbone", "screen"),
@@ -35,8 +35,8 @@ CLIPPED_SHARE = 1e-5
 
 
 def screen_attempts(reads_memory: bool) -> tuple[tuple[str, ...], ...]:
-    """As `ATTEMPTS`, for a screen."""
-    return (*(((*SCREEN_ATTEMPTS[0], MEMORY),) if reads_memory else ()), *SCREEN_ATTEMPTS)
+    """`SCREEN_ATTEMPTS`; of a screen that reads the memory, first one that quantises the distances to it, too."""
+    return (*(((*SCREEN_ATTEMPTS[0], MEMORY_SEARCH),) if reads_memory else ()), *SCREEN_ATTEMPTS)
 
 
 def nodes_of(nodes: Iterable[Any], modules: Collection[str]) -> set[str]:

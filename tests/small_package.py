@@ -20,6 +20,7 @@ from prn_fast.model.screen import Screen, mean_and_spread
 from prn_fast.model.weights import load_backbone_weights, pretrained_state
 from prn_fast.package import Package, ValidationSet
 from prn_fast.training.calibration import calibrate
+from prn_fast.training.early_exit import ScreenWeights
 from tests.built_once import built_once
 
 SIDE = 64
@@ -77,12 +78,18 @@ def small_screen(model: PRN, seed: int = 0) -> Screen:
     logits = screen.eval().logits_of_inputs(inputs)
     mean, spread = (float(values.mean()) for values in mean_and_spread(logits))
     views = None
-    if model.learned_map is not None and model.learned_map.memory is not None:
+    if model.learned_map is not None and model.memory is not None:
         distances = model.learned_map.distances(model.backbone.scales(model.normalize(images)))
         slope = 0.5 * float(logits.std() / distances.std())
         views = np.array([0.5, slope, float(0.5 * logits.mean() - slope * distances.mean())], np.float32)
     screen.take_weights(np.array([-0.3, 0.5, 0.3 * mean - 0.5 * spread, -0.2], np.float32), views)
     return screen.eval().requires_grad_(False)
+
+
+def weights_of(screen: Screen) -> ScreenWeights:
+    """What `Screen.take_weights` has set."""
+    views = screen.view_weights
+    return ScreenWeights(screen.level_weights.numpy(), None if views is None else views.numpy())
 
 
 def add_small_screen(package: Package, seed: int = 0) -> Screen:

@@ -50,7 +50,7 @@ ATTEMPTS = {
     "int8": EIGHT_BIT_ATTEMPTS,
     "fp8": EIGHT_BIT_ATTEMPTS,
 }
-# The same for the screen; here only convolutions are quantised.
+# The same for the screen; here only convolutions of its backbone and head are quantised.
 SCREEN_EIGHT_BIT_ATTEMPTS = (
     *(Attempt(modules) for modules in eight_bits.SCREEN_ATTEMPTS if eight_bits.PROTOTYPE_SEARCH not in modules),
     HALF_ATTEMPTS[-1],

@@ -126,10 +126,9 @@ def screen_frozen(
 
 def screen_distances(model: PRN, features: Sequence[Tensor]) -> Tensor | None:
     """What a screen reads of the network's memory, (N, 1, S / 8, S / 8); None where the network has none."""
-    learned_map = model.learned_map
-    if learned_map is None or learned_map.memory is None:
+    if model.learned_map is None or model.memory is None:
         return None
-    return learned_map.distances(features, SCREEN_PATCHES)
+    return model.learned_map.distances(features, SCREEN_PATCHES)
 
 
 class RestStage(nn.Module):

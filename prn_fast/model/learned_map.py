@@ -75,14 +75,13 @@ class LearnedMap(nn.Module):
         return torch.cat(found, dim=1)
 
     def distances(self, features: Sequence[Tensor], most: int | None = None) -> Tensor:
-        """d (B, 1, S / 8, S / 8) of features at strides 4, 8 and 16, in the dtype of the weights; needs `memory`.
+        """d (B, 1, S / 8, S / 8) of features at strides 4, 8 and 16, float32 at least; needs `memory`.
 
         Args:
             most: patches of the memory to compare with; all by default.
         """
         assert self.memory is not None
-        dtype = self.weights.dtype
-        distances = self.memory(features[1].to(dtype), features[2].to(dtype), most)[:, None]
+        distances = self.memory(features[1], features[2], most)[:, None]
         return functional.avg_pool2d(distances, 3, 1, 1, count_include_pad=False)
 
     def weigh(self, logits: Tensor, views: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from prn_fast.model.decoder import Decoder
 from prn_fast.model.fusion import MultiScaleFusion
 from prn_fast.model.image_score import LearnedScore
 from prn_fast.model.learned_map import LearnedMap
+from prn_fast.model.memory import PatchMemory
 from prn_fast.model.prototypes import Prototypes
 from prn_fast.model.streams import one_by_one
 
@@ -151,6 +152,11 @@ class PRN(nn.Module):
         """As `scored`, of the logits (N, 1, S, S) of the anomaly map itself."""
         scores, maps = self.ops.anomaly_score(logits)
         return (scores if self.learned_score is None else self.learned_score(logits, self.ops)), maps
+
+    @property
+    def memory(self) -> PatchMemory | None:
+        """The memory of normal patches that a learned map weighs; None where there is none."""
+        return None if self.learned_map is None else self.learned_map.memory
 
     def set_prototypes(self, prototypes: list[Tensor]) -> Self:
         """Take over the prototypes of the three scales, each (K_s, C_s, h_s, h_s) as the configuration says."""

@@ -9,8 +9,8 @@
     score = mean of the largest pixels of the map
 
 Where the network's map is a learned one, part of it is the distance to a memory of normal patches
-(`prn_fast.model.learned_map`), and an image may be flagged for that alone: a screen that did not know the memory would
-have to let hardly any image go. So it reads the same distances. The weights v are fitted when the cut is chosen
+(`prn_fast.model.learned_map`), and an image may be flagged for that alone: a screen that did not know the memory could
+let hardly any image go. So it reads the same distances. The weights v are fitted when the cut is chosen
 (`prn_fast.training.exit_views`); without them, the logits are t.
 
 How high and how uneven the whole map is also tells good images from defective ones: on some products a high map is
@@ -36,8 +36,8 @@ from prn_fast.model.config import SCREEN_STRIDE, PRNConfig
 
 SCREEN_WIDTH = 40
 SCREEN_BLOCKS = 2
-# Patches of the network's memory that a screen compares with: the first ones, which cover it. A quarter of the time,
-# and as many images leave.
+# Patches of the network's memory that a screen compares with: the first ones, which cover it. As many images leave as
+# with a thousand, and distances take a quarter of the time.
 SCREEN_PATCHES = 250
 # The pixels of an image score, counted in pixels of the screen's map.
 SCREEN_TOP_PIXELS = round(TOP_PIXELS / SCREEN_STRIDE**2)
@@ -130,7 +130,8 @@ class Screen(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # A screen of an earlier version has none.
         state_dict.setdefault(f"{prefix}level_weights", torch.zeros(4))
-        self.view_weights = torch.zeros(3) if f"{prefix}view_weights" in state_dict else None
+        # Only a screen that reads a memory has these.
+        self.view_weights = self.level_weights.new_zeros(3) if f"{prefix}view_weights" in state_dict else None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def inputs(self, features: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
@@ -175,5 +176,6 @@ class Screen(nn.Module):
     @torch.no_grad()
     def take_weights(self, level: NDArray[np.float32], views: NDArray[np.float32] | None = None) -> None:
         """Set `level_weights`, (4,), and `view_weights`, (3,) or None."""
-        self.level_weights.copy_(torch.from_numpy(level))
-        self.view_weights = None if views is None else torch.from_numpy(views).to(self.level_weights.device)
+        device = self.level_weights.device
+        self.level_weights = torch.tensor(level, device=device)
+        self.view_weights = None if views is None else torch.tensor(views, device=device)

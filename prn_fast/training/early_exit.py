@@ -55,7 +55,7 @@ class StageScores:
     """What the screen reads and the whole network says of n images, float32.
 
     Attributes:
-        views: (n, 1, h, w), the screen's own logits, or (n, 2, h, w) with the distances to the network's memory.
+        views: (n, 1, h, w), the screen's own logits, or (n, 2, h, w), and the distances to the network's memory.
         whole: scores (n,) of the whole network.
     """
 
@@ -82,12 +82,6 @@ class ScreenWeights(NamedTuple):
 
     level: NDArray[np.float32]
     views: NDArray[np.float32] | None = None
-
-    @classmethod
-    def of(cls, screen: Screen) -> Self:
-        """Those of a screen."""
-        views = screen.view_weights
-        return cls(screen.level_weights.cpu().numpy(), None if views is None else views.cpu().numpy())
 
     @classmethod
     def fitted(cls, normals: NDArray[np.float32], anomalies: NDArray[np.float32]) -> Self:
@@ -238,7 +232,7 @@ def calibrate_exit(
     Returns:
         Weights of the screen, and the description: as `choose_cut`, with "threshold", "smallest", "anomalies" made and
         "flagged_seen", the real ones among all flagged. The weights are fitted to the seen anomalies and to the first
-        that are made; with fewer than ten normal images, to none.
+        that are made; with fewer than ten normal images, to none: the usual ones are taken.
     """
     require_loss(wanted_loss)
     off = {"cut": None, "threshold": threshold, "wanted_loss": wanted_loss}
@@ -252,13 +246,14 @@ def calibrate_exit(
     flagged_seen = sum(len(one.whole) for one in flagged)
     needed = flagged_needed(wanted_loss)
     to_fit = flagged_to_fit(wanted_loss) if len(normals) >= MIN_IMAGES else 0
-    weights, fitted = ScreenWeights.fitted(good.views, good.views[:0]), 0
-    settled, made, stopped = not to_fit, 0, ""
+    weights = ScreenWeights.fitted(good.views, good.views[:0])
+    good_scores = good.screen(weights)
+    settled, fitted, made, stopped = not to_fit, 0, 0, ""
     while (count := sum(len(one.whole) for one in flagged)) - fitted < needed or not settled:
         if not settled and count - flagged_seen >= to_fit:
             weights = ScreenWeights.fitted(good.views, StageScores.joined(flagged).views)
-            settled, fitted = True, count
-        if settled and count and _let_too_few_go(good.screen(weights), StageScores.joined(flagged).screen(weights)):
+            settled, fitted, good_scores = True, count, good.screen(weights)
+        if settled and count and _let_too_few_go(good_scores, StageScores.joined(flagged).screen(weights)):
             break  # whatever else is made
         if made >= MAX_TRIES * (needed + to_fit):
             stopped = f"the network flags too few of the {made} anomalies that were made"
@@ -271,7 +266,7 @@ def calibrate_exit(
             flagged.append(stages.scores(images).flagged(threshold))
         made += _BATCH
     screened = StageScores.joined(flagged).screen(weights) if flagged else np.empty(0, np.float32)
-    description = choose_cut(good.screen(weights), screened, wanted_loss, fitted)
+    description = choose_cut(good_scores, screened, wanted_loss, fitted)
     if stopped and description["cut"] is None:
         description["why_whole"] += f"; {stopped}"
     counted = {"threshold": threshold, "smallest": smallest, "anomalies": made, "flagged_seen": flagged_seen}

@@ -7,8 +7,6 @@ a, the one is taken that leaves the lowest score of a flagged anomaly farthest a
 standard deviations: that distance decides how many normal images leave.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +15,8 @@ from prn_fast.engine.early_exit import logit
 from prn_fast.model.screen import weigh_views
 from prn_fast.training.exit_level import MIN_IMAGES, MapStatistics, fit_level
 
-# None without the memory: the network's map never is without it.
+# The least is not 0: the network's map mostly counts the memory, and of the few anomalies that are fitted to, none need
+# be one that it is flagged for.
 SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 # Where too few images are there to choose.
 USUAL_SHARE = 1 / 4
@@ -31,7 +30,9 @@ def weights_for(share: float, normals: NDArray[np.float32]) -> NDArray[np.float3
         normals: (N, 2, h, w), t and d of normal images.
     """
     own, distances = normals[:, 0].astype(np.float64), normals[:, 1].astype(np.float64)
-    slope = share * own.std() / max(float(distances.std()), 1e-6)
+    spread = float(distances.std())
+    # Where all distances are the same but for rounding, they tell nothing.
+    slope = share * own.std() / spread if spread > 1e-5 * float(np.abs(distances).mean()) else 0.0
     return np.array([1.0 - share, slope, -slope * distances.mean()], np.float32)
 
 
@@ -42,9 +43,7 @@ def logits_of(views: NDArray[np.float32], weights: NDArray[np.float32] | None) -
     return weigh_views(*map(torch.from_numpy, (views[:, 0], views[:, 1], weights))).numpy()
 
 
-def choose_weights(
-    normals: NDArray[np.float32], anomalies: NDArray[np.float32], shares: Sequence[float] = SHARES
-) -> NDArray[np.float32]:
+def choose_weights(normals: NDArray[np.float32], anomalies: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weights (3,) for `Screen.view_weights`, each share judged with the level that is fitted for it.
 
     Args:
@@ -55,7 +54,7 @@ def choose_weights(
     """
     if min(len(normals), len(anomalies)) < MIN_IMAGES:
         return weights_for(USUAL_SHARE, normals)
-    candidates = [weights_for(share, normals) for share in shares]
+    candidates = [weights_for(share, normals) for share in SHARES]
     return max(candidates, key=lambda weights: _distance(normals, anomalies, weights))
 
 

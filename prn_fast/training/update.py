@@ -105,8 +105,8 @@ def update_package(
     behind = int(training.get("normals") or len(package.calibration_images()))
     old = [one.clone() for one in model.prototypes()]
     model.set_prototypes(extend_prototypes(model.backbone, old, behind, _normalized(model, pixels), seed, progress))
-    if model.learned_map is not None and model.learned_map.memory is not None:
-        patches = model.learned_map.memory.patches
+    if model.memory is not None:
+        patches = model.memory.patches
         patches.copy_(remember_more(patches, model.backbone, _normalized(model, pixels), len(pixels), seed))
     progress("scoring the same images with the new prototypes")
     scored, detections, after = _figures(package, model, validation, paths)

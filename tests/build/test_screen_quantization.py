@@ -4,7 +4,7 @@ import openvino
 import pytest
 
 from prn_fast.build import openvino as builder
-from prn_fast.build.quantization import MEMORY, PROTOTYPE_SEARCH, SCREEN_ATTEMPTS, screen_attempts
+from prn_fast.build.quantization import MEMORY_SEARCH, PROTOTYPE_SEARCH, SCREEN_ATTEMPTS, screen_attempts
 from prn_fast.engine.openvino_graph import SCREEN_FILE, float_types
 from tests.small_package import write_package
 
@@ -67,7 +67,7 @@ def test_the_first_attempt_quantises_backbone_head_and_the_search_for_prototypes
 def test_the_distances_to_a_memory_are_quantised_first_and_then_left_as_they_are(graphs_with_memory):
     first, second = screen_attempts(True)[:2]
     assert list(graphs_with_memory) == [first, second]
-    assert (first, second) == ((*SCREEN_ATTEMPTS[0], MEMORY), SCREEN_ATTEMPTS[0])
+    assert (first, second) == ((*SCREEN_ATTEMPTS[0], MEMORY_SEARCH), SCREEN_ATTEMPTS[0])
     assert screen_attempts(False) == SCREEN_ATTEMPTS
     (count, found), (_, without) = (quantised(graphs_with_memory[one], "Convolution") for one in (first, second))
     assert (found, without) == (count, count - 1)

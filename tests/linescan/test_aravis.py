@@ -227,8 +227,6 @@ def test_the_lines_that_a_short_block_lacks_are_missing(run_camera, strip, count
     reason = "incomplete" if counter == "block" else "gap"
     for one in short:
         assert Gap(one.end_line, BLOCK - held, reason) in events
-    missing = sum(one.lines for one in events if isinstance(one, Gap))
-    assert missing + sum(len(one.rows) for one in blocks) == events[-1].end_line >= lines
 
 
 @pytest.mark.parametrize("pixel_format", ["Mono10p", "Mono10Packed", "Mono12p", "Mono12Packed"])

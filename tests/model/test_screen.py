@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -87,6 +88,22 @@ def test_a_screen_of_an_earlier_version_has_no_level(model):
     screen.level_weights.fill_(1.0)
     screen.load_state_dict(state)
     assert screen.level_weights.tolist() == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_screen_reads_a_memory_by_the_weights_that_were_set_last(model):
+    screen, other = Screen(model.config, width=8), Screen(model.config, width=8)
+    views = np.array([0.5, 2.0, -1.0], np.float32)
+    screen.take_weights(np.ones(4, np.float32), views)
+    views[:] = 7.0
+    other.load_state_dict(screen.state_dict())
+    for one in (screen, other):
+        assert one.view_weights.tolist() == [0.5, 2.0, -1.0]
+        assert one.level_weights.tolist() == [1.0] * 4
+    screen.take_weights(np.zeros(4, np.float32))
+    other.load_state_dict(screen.state_dict())
+    for one in (screen, other):
+        assert one.view_weights is None
+        assert not one.level_weights.any()
 
 
 def test_scores_are_told_apart_in_half_precision():

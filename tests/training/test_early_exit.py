@@ -26,9 +26,10 @@ from prn_fast.training.early_exit import (
     seconds_for_cut,
     smallest_that_counts,
 )
+from prn_fast.training.exit_views import SHARES
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import require_loss
-from tests.small_package import learned_model, small_config, small_model, small_screen, textured_images
+from tests.small_package import learned_model, small_config, small_model, small_screen, textured_images, weights_of
 
 NORMALS = np.linspace(0.01, 0.3, 100).astype(np.float32)
 FLAGGED = np.linspace(0.4, 0.99, 299).astype(np.float32)
@@ -142,13 +143,13 @@ def test_of_a_network_with_a_memory_both_views_are_told_apart_and_scored_as_the_
         own, distances = screen(features, residuals), screen_distances(model, features)
         expected, _ = screen_images(model, screen, torch.from_numpy(images))
     np.testing.assert_allclose(found.views, np.concatenate([own, distances], axis=1), atol=1e-3)
-    np.testing.assert_allclose(found.screen(ScreenWeights.of(screen)), expected, atol=1e-4)
+    np.testing.assert_allclose(found.screen(weights_of(screen)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 16, 19])
 def test_what_stays_is_computed_as_the_whole_network_does_and_what_leaves_is_not(model, stages, count):
     images = textured_images(count, 1, 7)
-    weights = ScreenWeights.of(stages.first.screen)
+    weights = weights_of(stages.first.screen)
     cut = float(np.median(stages.scores(images).screen(weights))) + 1e-6
     exited, scores, maps = stages.infer(images, cut)
     with torch.no_grad():
@@ -205,6 +206,26 @@ def test_anomalies_are_made_until_enough_are_flagged():
     assert found["anomalies"] == generator.made == 48
     assert found["lost"] == 0
     assert 0.1 < found["cut"] < 0.9
+
+
+class Distant:
+    """Two stages of a network with a memory: what is not black is flagged, and told by its distance alone."""
+
+    def scores(self, images) -> StageScores:
+        rng = np.random.default_rng(int(images[0, 0, 0, 0]) + len(images))
+        views = rng.standard_normal((len(images), 2, 8, 8)).astype("f4") - np.float32(3)
+        flagged = images.any(axis=(1, 2, 3))
+        views[flagged, 1, 2:5, 2:5] += 5
+        return StageScores(views, flagged.astype("f4"))
+
+
+def test_the_memory_counts_as_much_as_the_flagged_anomalies_ask_for():
+    seen = BLACK[:2] + np.uint8(1)
+    rule = calibrate_exit(Distant(), BLACK, Marks(), seen, threshold=0.5, wanted_loss=0.1)
+    assert rule.weights.views is not None
+    assert 1 - rule.weights.views[0] == pytest.approx(SHARES[-1])
+    assert rule.description["exit_share"] > 0.9
+    assert rule.description["cut"] is not None
 
 
 def test_few_normal_images_determine_no_level_and_every_anomaly_counts():

@@ -17,11 +17,11 @@ from prn_fast.engine.optimized import OptimizedEngine
 from prn_fast.kernels import OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import image_scores
 from prn_fast.package import Package
-from prn_fast.training.early_exit import ScreenWeights, TwoStages
+from prn_fast.training.early_exit import TwoStages
 from prn_fast.training.evaluation import Evaluation, evaluate, infer_tiles
 from prn_fast.training.exit_effect import exit_effect
 from prn_fast.training.update import ModelEngine
-from tests.small_package import SIDE, small_config, small_model, small_screen, write_package
+from tests.small_package import SIDE, small_config, small_model, small_screen, weights_of, write_package
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def whole(package: Package, samples: tuple[Sample, ...]) -> Evaluation:
 
 def scores_of(stages: TwoStages, images: np.ndarray) -> np.ndarray:
     """The screen's."""
-    return stages.scores(images).screen(ScreenWeights.of(stages.first.screen))
+    return stages.scores(images).screen(weights_of(stages.first.screen))
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
+from prn_fast.engine.early_exit import logit
 from prn_fast.training.early_exit import ScreenWeights, StageScores
+from prn_fast.training.exit_level import MapStatistics, fit_level
 from prn_fast.training.exit_views import SHARES, USUAL_SHARE, choose_weights, logits_of, weights_for
 
 SIDE = 8
@@ -64,9 +65,27 @@ def test_too_few_images_choose_nothing(normals, anomalies):
     assert not weights.level.any()
 
 
-def test_distances_that_are_all_alike_leave_the_logits_finite():
+def test_distances_that_are_all_alike_but_for_rounding_count_nothing():
     normals = drawn(30)
     normals[:, 1] = 3.0
+    normals[::2, 1] = np.nextafter(np.float32(3), np.float32(4))
     weights = choose_weights(normals, drawn(30, own=4.0, seed=1))
-    assert np.isfinite(weights).all()
-    assert torch.isfinite(torch.from_numpy(logits_of(normals, weights))).all()
+    assert weights[1:].tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(logits_of(normals, weights), weights[0] * normals[:, 0], rtol=1e-6)
+
+
+def test_a_share_is_judged_in_the_deviation_of_the_normal_images_and_with_its_level():
+    """Distances lie twice as far apart, and differ from image to image as a whole: a level that is taken off."""
+    normals, anomalies = drawn(60, seed=3), drawn(90, own=1.5, distance=3.0, seed=4)
+    for seed, views in enumerate((normals, anomalies)):
+        views[:, 1] += np.random.default_rng(seed).standard_normal((len(views), 1, 1)).astype("f4")
+    told = {}
+    for share in SHARES:
+        weights = weights_for(share, normals)
+        good, bad = (MapStatistics.of(logits_of(views, weights)) for views in (normals, anomalies))
+        for name, level in (("level", fit_level(good, bad)), ("none", np.zeros(4, "f4"))):
+            own = logit(good.scores(level))
+            told.setdefault(name, []).append((logit(bad.scores(level)).min() - own.mean()) / own.std())
+    best = SHARES[int(np.argmax(told["level"]))]
+    assert share_of(choose_weights(normals, anomalies)) == pytest.approx(best)
+    assert best != SHARES[int(np.argmax(told["none"]))]
