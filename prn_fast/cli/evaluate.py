@@ -217,6 +217,7 @@ def _evaluate(package: "Package", arguments: argparse.Namespace, command_line: s
         _tell_lowest_rate(calibration, arguments, tiles)
     if of_network:
         console.say(_shift_line(calibration, threshold, arguments.shift or SHIFT, tiles))
+        _tell_broken_promise(package, calibration, evaluation, tiles)
     if seen:
         known = "seen_fingerprints" in package.manifest["training"]
         console.say(_seen_line(len(seen), len(images.seen), len(images.same_part), known))
@@ -404,6 +405,29 @@ def _shift_line(calibration: Mapping[str, Any], threshold: float, images: int, t
     return (
         f"expected in a shift of {images:,} good images: {rate * images:,.0f}{bound} false alarms "
         f"({rate:.2%}, estimated from {calibration['normals']} held-out normal {_pieces_word(pieces)})"
+    )
+
+
+def _tell_broken_promise(
+    package: "Package", calibration: Mapping[str, Any], evaluation: "Evaluation", tiles: float
+) -> None:
+    """Warn on stderr if the test has more false alarms than the calibration and bad luck explain."""
+    from prn_fast.training.calibration import expected_false_alarm_rate, judged_pieces
+    from prn_fast.training.conformal import UNLIKELY, allowed_above, chance_of_alarms
+
+    rate, normals = expected_false_alarm_rate(calibration, evaluation.threshold), calibration.get("normals")
+    if normals is None or rate >= calibration["normal_tail"]["share"]:
+        return
+    alarms, pieces = evaluation.confusion.false_alarms, judged_pieces(calibration, tiles)
+    good = alarms + evaluation.confusion.passed
+    place = max(1, allowed_above(normals, rate))
+    if chance_of_alarms(alarms, good, normals, place, pieces) >= UNLIKELY:
+        return
+    print(
+        f"note: {alarms} false alarms among {good} good images are more than bad luck explains: they look different "
+        f"from the {normals} that the threshold was set by. Calibrate with good images of the line: "
+        f"prn-calibrate {shown_path(package.path)} --good DIR",
+        file=sys.stderr,
     )
 
 

@@ -26,6 +26,10 @@ USUAL_PLACE = 2
 MAX_FALSE_ALARM_RATE = 0.25
 # Side by side in tables.
 SHOWN_RATES = (0.001, 0.01, 0.02, 0.05)
+# An outcome less likely than this is not put down to luck.
+UNLIKELY = 0.025
+# Quantiles that stand for a distribution.
+_LEVELS = 4000
 # Users give rates as decimals: rounding must not push (n + 1) R below a whole number.
 _ROUNDING = 1e-9
 
@@ -81,6 +85,23 @@ def promise_at(normals: int, false_alarm_rate: float) -> tuple[float, float] | N
     """
     place = allowed_above(normals, false_alarm_rate)
     return (place / (normals + 1), rate_bound(normals, place)) if place else None
+
+
+def chance_of_alarms(false_alarms: int, good: int, normals: int, place: int, pieces: float = 1.0) -> float:
+    """How likely so many false alarms, or more, are among new good images, if these are like those of the calibration.
+
+        chance = mean over q of P(Binomial(m, min(1, t q)) >= f),  q ~ Beta(k, n + 1 - k)
+
+    Args:
+        false_alarms, good: f of m new images.
+        normals, place: n good images, and k, the place of the one just above which the threshold lies, from the top.
+        pieces: t, how many tiles of an image are judged, each of which may call it defective.
+    """
+    from scipy.stats import beta, binom
+
+    levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
+    rates = np.minimum(1.0, pieces * beta.ppf(levels, place, normals + 1 - place))
+    return float(binom.sf(false_alarms - 1, good, rates).mean())
 
 
 def just_above(score: float) -> float:

@@ -399,6 +399,28 @@ def test_the_wanted_false_alarm_rate_sets_the_threshold(package: Package, tmp_pa
     assert "--false-alarm-rate must be above 0" in capsys.readouterr().err
 
 
+def test_more_false_alarms_than_the_calibration_allows_are_told(package: Package, tmp_path: Path, capsys) -> None:
+    assert main([str(package.path), "--output", str(tmp_path / "out")]) == 0
+    images = json.loads((tmp_path / "out" / "evaluation.json").read_text())["images"]
+    good = sorted(image["raw_score"] for image in images if image["label"] == 0)
+    for name, threshold, told in (("low", good[0], True), ("usual", good[-1], False)):
+        calibration = {
+            "threshold": threshold,
+            "pixel_threshold": 0.5,
+            "normals": 99,
+            "highest_scores": [threshold, *np.linspace(0.9 * threshold, 0.5 * threshold, 24).tolist()],
+            "normal_tail": {"level": -9.0, "share": 0.25, "mean_excess": 0.5},
+        }
+        path = rewritten(package, tmp_path / f"{name}.prn", calibration=calibration)
+        capsys.readouterr()
+        assert main([str(path)]) == 0
+        printed = capsys.readouterr()
+        assert "200 false alarms (2.00%" in " ".join(printed.out.split())
+        note = "5 false alarms among 5 good images are more than bad luck explains"
+        assert (note in printed.err) is told
+        assert (f"prn-calibrate {shown_path(path)} --good DIR" in printed.err) is told
+
+
 def test_a_package_without_the_tail_of_its_normals_says_so(package: Package, capsys) -> None:
     assert main([str(package.path), "--false-alarm-rate", "0.01"]) == 2
     assert "train the package again" in capsys.readouterr().err

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import betabinom, binomtest
 
 from prn_fast.errors import ConfigError
 from prn_fast.training.conformal import (
     allowed_above,
+    chance_of_alarms,
     conformal_threshold,
     default_rate,
     lowest_rate,
@@ -78,6 +79,28 @@ def test_nineteen_of_twenty_calibrations_keep_their_rate_below_the_bound(normals
     # Of uniform scores, what lies above a threshold is a share of one less the threshold.
     rates = 1 - np.sort(rng.random((20_000, normals)), axis=1)[:, -place]
     assert np.mean(rates <= rate_bound(normals, place)) == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("normals", "place", "good", "alarms", "pieces"), [(20, 2, 18, 5, 1), (99, 2, 70, 3, 1), (40, 1, 30, 6, 3)]
+)
+def test_the_chance_of_false_alarms_is_how_often_they_happen(normals, place, good, alarms, pieces):
+    rng = np.random.default_rng(normals)
+    thresholds = np.sort(rng.random((20_000, normals)), axis=1)[:, -place]
+    # An image is called defective where one of its pieces lies above the threshold, each of them in another image.
+    above = rng.random((20_000, good, pieces)) > thresholds[:, None, None]
+    counts = above.any(2).sum(1)
+    chance = chance_of_alarms(alarms, good, normals, place, pieces)
+    if pieces == 1:
+        assert chance == pytest.approx(betabinom.sf(alarms - 1, good, place, normals + 1 - place), abs=1e-4)
+        assert np.mean(counts >= alarms) == pytest.approx(chance, abs=0.01)
+    else:
+        # Of pieces that are above together, no more images are called defective.
+        assert np.mean(counts >= alarms) <= chance + 0.01
+
+
+def test_no_false_alarm_is_always_possible():
+    assert chance_of_alarms(0, 10, 20, 2) == 1.0
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 0.5, float("nan")])
