@@ -34,6 +34,8 @@ if _TRITONSERVER.is_file():
     os.environ.setdefault("PRN_FAST_TRITONSERVER", str(_TRITONSERVER))
 
 _THREAD_END_SECONDS = 5.0
+# A test of two minutes takes several times as long on a slow machine whose cores others use.
+_LONG_TIMEOUT_SECONDS = 1200
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
     # Where tests run in parallel, the process that starts the others hears of all skips.
     if file is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(ExpectedSkips(file.read_text(encoding="utf-8").splitlines()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests have a timeout of their own, unless they set one."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONG_TIMEOUT_SECONDS))
 
 
 @pytest.fixture(autouse=True)
