@@ -36,6 +36,8 @@ TEST: tuple[Column, ...] = (
 CHANGES: tuple[Column, ...] = (*VALIDATION, TEST[0], TEST[3], TEST[5])
 PRODUCT_FIGURES = (TEST[0][1], TEST[3][1], TEST[5][1])
 YARDSTICK = "nearest-patch"
+# Folder of records beside those of the tables.
+LONGER = "longer"
 KIND_FIGURES = ("image_auroc", "pixel_auroc", "pro")
 
 
@@ -144,6 +146,26 @@ def product_figures(folder: Path) -> str:
             None, [products_table(groups), *_product_blocks(records, yardsticks, _tables(test_table, training_table))]
         )
     )
+
+
+def longer_figures(folder: Path) -> str:
+    """Longer trainings of products, each below the run of the products' table that has the same variant and seed."""
+    records = read_records(folder / LONGER, "products")
+    shorter = {record["data"]: record for record in read_records(folder, "products").values()}
+    rows = []
+    for named, run in _each_run(list(records.values())):
+        product, variant, seed = named
+        beside = find_run(shorter[product], variant, int(seed)) if product in shorter else None
+        for one in filter(None, (beside, run)):
+            training = one["training"]
+            length = [str(training["epochs"]), f"{training['steps']:,}", f"{training['minutes']:.0f}"]
+            figures = [f"{figure(one, path):.3f}" for _, path in CHANGES]
+            rows.append([*named, *length, *figures])
+    if not rows:
+        return ""
+    headings = ("product", "variant", "seed", "epochs", "steps", "minutes", *(heading for heading, _ in CHANGES))
+    sources = [provenance(record, f"{LONGER}/{name}") for name, record in records.items()]
+    return "\n\n".join([table(headings, rows), *sources])
 
 
 def yardstick_figures(folder: Path) -> str:
@@ -442,6 +464,7 @@ FIGURES: dict[str, Callable[[Path], str]] = {
     "accuracy-headline": headline_figures,
     "accuracy-exit": exit_figures,
     "accuracy-products": product_figures,
+    "accuracy-longer": longer_figures,
     "accuracy-nearest-patch": yardstick_figures,
     "accuracy-maps": maps_table,
     "accuracy-predictors": predictors_table,

@@ -178,6 +178,23 @@ def test_the_products_table_holds_defaults_against_the_network_alone_and_the_yar
     assert cells(blocks[0], "nearest patch, 10 seen")[2] == "0.820 (0.800 to 0.840)"
 
 
+def test_longer_trainings_stand_below_those_of_the_products_table(record: Record, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    (folder / tables.LONGER).mkdir(parents=True)
+    shorter, longer = copy.deepcopy(record) | {"study": "products"}, copy.deepcopy(record) | {"study": "products"}
+    longer["runs"] = [run | {"training": run["training"] | {"epochs": 80}} for run in longer["runs"][1:2]]
+    longer["runs"][0]["test"]["image"]["auroc"] = 0.99
+    write_record(longer, folder / tables.LONGER / "tiles-products.json")
+    assert len(tables.longer_figures(folder).splitlines()) == 5
+    write_record(shorter, folder / "tiles-products.json")
+    rows = [line.split(" | ") for line in tables.longer_figures(folder).splitlines()[2:4]]
+    assert [(row[1], row[2], row[3], row[8]) for row in rows] == [
+        ("10 seen", "1", "1", "0.920"),
+        ("10 seen", "1", "80", "0.990"),
+    ]
+    assert "bench/accuracy/results/longer/tiles-products.json" in tables.longer_figures(folder)
+
+
 def test_means_over_products_weigh_each_product_alike(record: Record) -> None:
     other = copy.deepcopy(record) | {"data": "cloth"}
     for run in other["runs"]:
