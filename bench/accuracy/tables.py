@@ -156,7 +156,7 @@ def longer_figures(folder: Path) -> str:
     for named, run in _each_run(list(records.values())):
         product, variant, seed = named
         beside = find_run(shorter[product], variant, int(seed)) if product in shorter else None
-        for one in filter(None, (beside, run)):
+        for one in (run,) if beside is None else (beside, run):
             training = one["training"]
             length = [str(training["epochs"]), f"{training['steps']:,}", f"{training['minutes']:.0f}"]
             figures = [f"{figure(one, path):.3f}" for _, path in CHANGES]
