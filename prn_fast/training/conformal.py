@@ -101,7 +101,7 @@ def chance_of_alarms(false_alarms: int, good: int, normals: int, place: int, pie
 
     levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
     rates = np.minimum(1.0, pieces * beta.ppf(levels, place, normals + 1 - place))
-    return float(binom.sf(false_alarms - 1, good, rates).mean())
+    return float(np.mean(binom.sf(false_alarms - 1, good, rates)))
 
 
 def just_above(score: float) -> float:
