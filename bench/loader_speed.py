@@ -50,7 +50,8 @@ def measure(data: Path, preset: str, image_size: int, batches: int, workers: int
     """Time the loader and the step of a preset on a folder of images; also the device's name."""
     from rich.console import Console
 
-    from prn_fast.training.loop import device_name, prepare_run
+    from prn_fast.training.hardware import device_name
+    from prn_fast.training.train import prepare_run
 
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingSettings(

@@ -62,8 +62,8 @@ from prn_fast.paths import shown_path
 from prn_fast.training.add_screen import recorded_recipe, recorded_textures
 from prn_fast.training.cross_fit import FoldScreens, fold_count, train_fold_screens
 from prn_fast.training.image_score import fit_score
+from prn_fast.training.initial_network import slices
 from prn_fast.training.learned_map import Views, fit_map, view_images
-from prn_fast.training.loop import slices
 from prn_fast.training.metrics import image_metrics, pixel_metrics
 from prn_fast.training.screen import EXTRACTION_BATCH
 from prn_fast.training.settings import MEMORY as PATCHES

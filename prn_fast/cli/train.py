@@ -218,9 +218,9 @@ def main(argv: list[str] | None = None) -> int:
     from prn_fast.package import check_writable
     from prn_fast.training.checkpoint import ENDING
     from prn_fast.training.image_size import parse_size
-    from prn_fast.training.loop import train
     from prn_fast.training.processes import is_first
     from prn_fast.training.settings import TrainingSettings
+    from prn_fast.training.train import train
 
     recipe = RECIPES[arguments.recipe] if arguments.recipe else recipe_of(arguments.preset)
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Recipe)}

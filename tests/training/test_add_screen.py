@@ -17,10 +17,10 @@ from prn_fast.model.engine_graph import screen_distances
 from prn_fast.package import Package
 from prn_fast.training.add_screen import add_screen, exit_line, time_to_train
 from prn_fast.training.exit_views import SHARES
-from prn_fast.training.loop import train
 from prn_fast.training.recipe import QUICK
 from prn_fast.training.screen import Deadline
 from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.train import train
 from tests.small_package import SIDE
 
 RECIPE = dataclasses.replace(QUICK, epochs=2, batch=8, screen_steps=20)
@@ -140,7 +140,7 @@ def test_a_run_cut_short_before_its_screen_goes_on(data, tmp_path, monkeypatch):
 
     one = settings(data, tmp_path / "a.prn")
     with monkeypatch.context() as patched:
-        patched.setattr("prn_fast.training.loop.give_screen", kill)
+        patched.setattr("prn_fast.training.finish.give_screen", kill)
         with pytest.raises(KeyboardInterrupt):
             train(one, Console(quiet=True))
     assert not Package.open(tmp_path / "a.prn").has_screen

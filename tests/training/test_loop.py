@@ -15,13 +15,14 @@ from prn_fast.errors import ConfigError, PackageError
 from prn_fast.kernels import FUSED, OPTIMIZED
 from prn_fast.kernels.anomaly_score.reference import map_statistics
 from prn_fast.package import Package
-from prn_fast.training import image_size, loop, settle, small_start
+from prn_fast.training import finish, image_size, judging, loop, settle, small_start
 from prn_fast.training.checkpoint import STATE
 from prn_fast.training.image_score import fit_score
 from prn_fast.training.learned_map import Views, fit_map, view_images
-from prn_fast.training.loop import FromBytes, is_kept, prepare_run, train
+from prn_fast.training.loop import FromBytes, is_kept
 from prn_fast.training.recipe import QUICK
 from prn_fast.training.settings import MEMORY, TrainingSettings
+from prn_fast.training.train import prepare_run, train
 from tests.small_package import SIDE, small_config, small_model
 
 RECIPE = dataclasses.replace(QUICK, epochs=4, batch=8, ema=0.9, screen=False)
@@ -204,7 +205,7 @@ def test_resuming_with_other_settings_is_refused(data, tmp_path, monkeypatch):
     output = tmp_path / "fabric.prn"
     with pytest.raises(ConfigError, match="nothing to resume"):
         train(settings(data, output, resume=True))
-    monkeypatch.setattr(loop.Run, "write_package", lambda self, missing: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(finish, "write_package", lambda run, missing: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         train(settings(data, output, recipe=dataclasses.replace(RECIPE, epochs=1)))
     with pytest.raises(ConfigError, match="seed=5, now it is 6"):
@@ -371,8 +372,8 @@ def test_seen_defects_are_looked_at_where_something_is_fitted_to_them(data, tmp_
         counts.append(len(images))
         return view_images(model, images)
 
-    monkeypatch.setattr(loop, "view_images", count)
-    run.judge_validation(run.model)
+    monkeypatch.setattr(judging, "view_images", count)
+    judging.judge_validation(run.model, run.split, 0)
     assert counts == [len(run.split.validation.images), looked_at]
 
 
@@ -382,7 +383,7 @@ SMALLEST = 64
 @pytest.fixture
 def small_sides(monkeypatch):
     """Sides of 64 and 128 px in place of 256 and more."""
-    for module in (image_size, loop, settle, small_start):
+    for module in (finish, image_size, settle, small_start):
         monkeypatch.setattr(module, "SIZES", (SMALLEST, 2 * SMALLEST))
 
 

@@ -11,9 +11,9 @@ import torch
 
 from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.package import Package
-from prn_fast.training.loop import train
 from prn_fast.training.recipe import Recipe
 from prn_fast.training.settings import TrainingSettings
+from prn_fast.training.train import train
 from tests.small_package import SIDE
 
 pytestmark = pytest.mark.long
