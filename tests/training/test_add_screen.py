@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 
 from prn_fast.cli.train import main
-from prn_fast.data.synthetic import write_synthetic_surfaces
 from prn_fast.errors import ConfigError
 from prn_fast.model.engine_graph import screen_distances
 from prn_fast.package import Package
@@ -26,12 +25,6 @@ from tests.small_package import SIDE
 RECIPE = dataclasses.replace(QUICK, epochs=2, batch=8, screen_steps=20)
 # So few flagged anomalies bound the loss at a half.
 LAX = 0.5
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("surfaces") / "set"
-    return write_synthetic_surfaces(root, side=SIDE, train=30, good=4, defects=8, materials=("woven_fabric",))
 
 
 def settings(data, output, **changes) -> TrainingSettings:
