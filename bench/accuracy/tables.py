@@ -177,7 +177,7 @@ def headline_figures(folder: Path) -> str:
     """The README's table: what prn-train finds by default of each product, beside the yardstick's image AUROC."""
     records = [record for record in read_records(folder, "products").values() if record["runs"]]
     yardsticks = {record["data"]: record for record in read_records(folder, YARDSTICK).values()}
-    name, rows, commits = STUDIES["products"].variants[0].name, [], set()
+    name, rows, shown = STUDIES["products"].variants[0].name, [], list[Run]()
     for record in records:
         runs = [run for run in record["runs"] if run["variant"] == name]
         beside = [run for run in yardsticks.get(record["data"], {"runs": []})["runs"] if run["variant"] == name]
@@ -195,15 +195,16 @@ def headline_figures(folder: Path) -> str:
                 str(len(runs)),
             ]
         )
-        commits |= {run["commit"] for run in runs}
+        shown += runs
     if not rows:
         return ""
     found = ("image AUROC", "pixel AUROC", "PRO", "detected", "false alarms", "image AUROC of nearest patch")
-    device, cores = (_distinct(values) for values in _machines(records))
+    device, cores = (_distinct(values) for values in _machines(shown))
+    commits = _distinct(sorted({run["commit"] for run in shown}))
     return (
         f"{table(('product', *found, 'minutes of training', 'trainings'), rows)}\n\n"
         f"`prn-train --data PRODUCT --output PRODUCT.prn --seen 10`, then `prn-eval`, on {device}, {cores}, commit "
-        f"{_distinct(sorted(commits))}; [Accuracy](docs/accuracy.md#products) has all commands and figures."
+        f"{commits}; [Accuracy](docs/accuracy.md#products) has all commands and figures."
     )
 
 
@@ -212,9 +213,8 @@ def _share(counts: Sequence[tuple[int, int]]) -> str:
     return f"{np.mean([count / total for count, total in counts]):.1%}"
 
 
-def _machines(records: Sequence[Record]) -> tuple[list[str], list[str]]:
-    """Devices of the trainings, and how many cores each took."""
-    runs = [run for record in records for run in record["runs"]]
+def _machines(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
+    """Devices of trainings, and how many cores each took."""
     threads = [run["environment"]["threads"] for run in runs]
     return [run["training"]["device"] for run in runs], [f"{count} core{'s' * (count > 1)}" for count in threads]
 
