@@ -15,6 +15,8 @@ import numpy as np
 from prn_fast.model.config import PRNConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prn_fast.package import Package
 
 MATRIX_SIDES = {"cpu": (512, 2048), "cuda": (2048, 8192)}
@@ -118,7 +120,8 @@ def matrix_rates(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") ->
     """Best rate of a large matrix product, FLOP/s (int8: operations/s), by precision.
 
     On a CPU also of a convolution, which is a matrix product to oneDNN: PyTorch's own products come from a library that
-    is not at its best on every processor. A precision that torch cannot multiply here is left out.
+    is not at its best on every processor; in int8 without VNNI it takes one number at a time. A precision that torch
+    cannot multiply here is left out.
     """
     import torch
 
@@ -132,6 +135,8 @@ def matrix_rates(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") ->
     except RuntimeError:
         # Not every processor has it in torch; then int8 has no ceiling, see `ceiling_of`.
         return rates
+    if device == "cpu":
+        rates["int8"] = max(rates["int8"], _int8_convolution_rate(seconds))
     return rates
 
 
@@ -157,17 +162,44 @@ def _convolution_flop() -> float:
     return 2.0 * 9 * CONVOLVED_CHANNELS**2 * CONVOLVED_SIDE**2
 
 
-def _convolution_rate(dtype: Any, seconds: float) -> float:
-    """Rate of a 3x3 convolution on the CPU."""
+def _convolved() -> tuple["Tensor", "Tensor"]:
+    """Maps and weights of a 3x3 convolution, float32, channels last."""
     import torch
-    from torch.nn import functional
 
     generator = torch.Generator().manual_seed(0)
     shapes = (1, CONVOLVED_CHANNELS, CONVOLVED_SIDE, CONVOLVED_SIDE), (CONVOLVED_CHANNELS, CONVOLVED_CHANNELS, 3, 3)
-    maps, weight = (
-        torch.randn(shape, generator=generator).to(dtype=dtype, memory_format=torch.channels_last) for shape in shapes
-    )
+    maps, weight = (torch.randn(shape, generator=generator) for shape in shapes)
+    return maps.to(memory_format=torch.channels_last), weight.to(memory_format=torch.channels_last)
+
+
+def _convolution_rate(dtype: Any, seconds: float) -> float:
+    """Rate of a 3x3 convolution on the CPU."""
+    from torch.nn import functional
+
+    maps, weight = (values.to(dtype) for values in _convolved())
     return _convolution_flop() / best_seconds(lambda: functional.conv2d(maps, weight, padding=1), seconds)
+
+
+def _int8_convolution_rate(seconds: float) -> float:
+    """Rate of the same convolution of integers of eight bits, by oneDNN; 0 where torch comes without it."""
+    import torch
+
+    maps, weights = _convolved()
+    pixels, weight = (16 * maps + 128).clamp(0, 255).to(torch.uint8), (16 * weights).clamp(-64, 63).to(torch.int8)
+    channels, ones = len(weight), [1, 1]
+    scales, zeros = torch.ones(channels), torch.zeros(channels, dtype=torch.int64)
+    onednn = torch.ops.onednn
+    try:
+        packed = onednn.qconv_prepack(weight.contiguous(), scales, 1.0, 128, ones, ones, ones, 1, list(pixels.shape))
+    except (AttributeError, RuntimeError):
+        return 0.0
+
+    convolve = partial(
+        onednn.qconv2d_pointwise,
+        *(pixels, 1.0, 128, packed, scales, zeros, None, ones, ones, ones, 1),
+        *(256.0, 128, torch.uint8, "none", [], ""),
+    )
+    return _convolution_flop() / best_seconds(convolve, seconds)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prn_fast.bench.engines.memory import measure_memory, peak_rss_bytes
+from prn_fast.bench.machine import ceilings
 from prn_fast.bench.machine.ceilings import (
     ceiling_fault,
     ceiling_of,
@@ -46,6 +47,13 @@ def test_a_rate_over_the_ceiling_is_refused() -> None:
     assert ceiling_fault("fp32", 190e9, RATES) is None
     assert "300 GFLOP/s is over the machine's measured 200 GFLOP/s in fp32" in str(ceiling_fault("fp32", 300e9, RATES))
     assert ceiling_fault("int8", 9e12, RATES) is None
+
+
+def test_the_ceiling_of_int8_counts_the_convolutions_of_quantised_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On processors without VNNI, torch multiplies matrices of integers one number at a time.
+    assert ceilings._int8_convolution_rate(0.01) > 0
+    monkeypatch.setattr(ceilings, "_int8_convolution_rate", lambda seconds: 1e21)
+    assert matrix_rates(seconds=0.01)["int8"] == 1e21
 
 
 def test_matrix_rates_are_positive() -> None:
