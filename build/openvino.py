@@ -133,7 +133,7 @@ def quantize(
 ) -> tuple[Any, str]:
     """Post-training quantisation of convolutions to INT8 by NNCF, calibrated on uint8 images (N, S, S, C).
 
-    Activations have eight bits and weights seven: the same graph then gives the same results on every processor.
+    Activations have eight bits; weights have seven, but for depthwise convolutions, which add nothing over channels.
 
     Args:
         quantizable: names of ONNX nodes; all others stay as they are.

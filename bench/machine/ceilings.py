@@ -6,6 +6,7 @@ name says; its speed is refused.
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -130,13 +131,11 @@ def matrix_rates(seconds: float = SECONDS_PER_PRECISION, device: str = "cpu") ->
         rates[name] = _product_rate(torch.mm, dtype, seconds, device)
         if device == "cpu" and _convolution_flop() < SLOW_PRODUCT * seconds * rates[name]:
             rates[name] = max(rates[name], _convolution_rate(dtype, seconds))
-    try:
+    with suppress(RuntimeError):  # not every processor has it in torch
         rates["int8"] = _product_rate(torch._int_mm, torch.int8, seconds, device)
-    except RuntimeError:
-        # Not every processor has it in torch; then int8 has no ceiling, see `ceiling_of`.
-        return rates
-    if device == "cpu":
-        rates["int8"] = max(rates["int8"], _int8_convolution_rate(seconds))
+    if device == "cpu" and (rate := _int8_convolution_rate(seconds)):
+        rates["int8"] = max(rates.get("int8", 0.0), rate)
+    # Without either, int8 has no ceiling, see `ceiling_of`.
     return rates
 
 
@@ -191,15 +190,14 @@ def _int8_convolution_rate(seconds: float) -> float:
     onednn = torch.ops.onednn
     try:
         packed = onednn.qconv_prepack(weight.contiguous(), scales, 1.0, 128, ones, ones, ones, 1, list(pixels.shape))
+        convolve = partial(
+            onednn.qconv2d_pointwise,
+            *(pixels, 1.0, 128, packed, scales, zeros, None, ones, ones, ones, 1),
+            *(256.0, 128, torch.uint8, "none", [], ""),
+        )
+        return _convolution_flop() / best_seconds(convolve, seconds)
     except (AttributeError, RuntimeError):
         return 0.0
-
-    convolve = partial(
-        onednn.qconv2d_pointwise,
-        *(pixels, 1.0, 128, packed, scales, zeros, None, ones, ones, ones, 1),
-        *(256.0, 128, torch.uint8, "none", [], ""),
-    )
-    return _convolution_flop() / best_seconds(convolve, seconds)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What of the screen is quantised in OpenVINO's graph, by each attempt."""
 
+import numpy as np
 import openvino
 import pytest
 
@@ -40,16 +41,21 @@ def first_graphs(place, **options):
     return found
 
 
+def source(value):
+    """What a layer reads: its weights are eight bits, a conversion and a scale; maps are pooled and put together."""
+    node = value.get_node()
+    passed = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Concat", "MaxPool", "AvgPool")
+    while node.get_type_name() in passed:
+        node = node.input_value(0).get_node()
+    return node
+
+
 def quantised(graph, kind):
     """How many nodes of a kind there are, and how many of them read quantised values on both sides."""
     nodes = [node for node in graph.get_ops() if node.get_type_name() == kind]
 
     def is_quantised(value):
-        node = value.get_node()
-        # The weights of a layer are eight bits, a conversion and a scale; quantised maps are pooled and put together.
-        passed = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Concat", "MaxPool", "AvgPool")
-        while node.get_type_name() in passed:
-            node = node.input_value(0).get_node()
+        node = source(value)
         return node.get_type_name() == "FakeQuantize" or node.get_element_type() in (openvino.Type.i8, openvino.Type.u8)
 
     return len(nodes), sum(all(is_quantised(node.input_value(side)) for side in (0, 1)) for node in nodes)
@@ -82,3 +88,12 @@ def test_the_second_leaves_the_search_as_it_is(graphs):
 def test_the_last_attempts_do_without_eight_bits():
     assert SCREEN_ATTEMPTS[-1] == ()
     assert float_types()[-1] == "f32"
+
+
+def test_weights_that_are_added_over_channels_have_seven_bits(graphs_with_memory):
+    graph = graphs_with_memory[screen_attempts(True)[0]]
+    layers = [node for node in graph.get_ops() if node.get_type_name() in ("Convolution", "MatMul")]
+    read = [source(node.input_value(side)) for node in layers for side in (0, 1)]
+    weights = [node.get_data() for node in read if node.get_element_type() == openvino.Type.i8]
+    assert len(weights) > 25
+    assert max(np.abs(values.astype(int)).max() for values in weights) <= 64
